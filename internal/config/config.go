@@ -1,0 +1,234 @@
+// Package config turns files, environment and flags into checked, typed settings.
+//
+// A setting is looked for in four layers; the first that has it wins:
+//
+//	flag          Options.Flags, "udp.port"
+//	environment   DIARKIS_UDP_PORT
+//	file          <directory>/udp/main.json, key port
+//	default       the same file embedded in the binary
+//
+// [Load] is strict: it refuses what it does not understand, and says about all
+// problems at once where they are and what was expected. The structs in
+// settings.go are the only description of the keys; the embedded files hold
+// every key with its default.
+//
+// A file may contain {$DIARKIS_NAME}, which stands for that variable: inside
+// quotes as text, bare as one whole JSON value. A variable is parsed by itself
+// and so can't add keys or close the text or object around it.
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/viper"
+
+	"github.com/Diarkis/diarkis/configs"
+)
+
+// Options says where settings come from.
+type Options struct {
+	// Role is the role whose main.json is read. Empty means all of them, for
+	// `diarkisd dev` and `diarkisd config`.
+	Role Role
+	// Dir is --config-dir: the directory with <role>/main.json and shared/. Empty
+	// means DIARKIS_CONFIG_ROOT_PATH, else ./configs, else /configs, else only the
+	// embedded defaults. A directory named by the first two must exist.
+	Dir string
+	// File is --config: read instead of <Dir>/<Role>/main.json. Needs Role.
+	File string
+	// Flags are settings from the command line by "file.key", such as "udp.port"
+	// or "health-check.level", as text.
+	Flags map[string]string
+}
+
+// Config is the settings of one node. Load fills all of it: files of other roles
+// than Options.Role hold what environment and defaults say.
+type Config struct {
+	Role        Role
+	MARS        MARS
+	HTTP        HTTP
+	UDP         UDP
+	TCP         TCP
+	Mesh        Mesh
+	Metrics     Metrics
+	Log         Log
+	HealthCheck HealthCheck
+	Room        Room
+	Env         Env
+
+	// Dir is the configuration directory in use, "" when there is none.
+	Dir string
+	// Warnings are sentences to log once the logger exists.
+	Warnings []string
+
+	sources map[string]string // "udp.port" → where its value came from
+}
+
+// Load reads and checks the settings. The error is an [*Errors].
+func Load(o Options) (*Config, error) {
+	c := &Config{Role: o.Role, sources: map[string]string{}}
+	l := &loader{options: o, config: c, viper: viper.New()}
+	l.findDir()
+	for _, s := range c.sections() {
+		l.defaults(s)
+		l.file(s)
+	}
+	l.strayFiles()
+	l.flags()
+	for _, s := range c.sections() {
+		l.environment(s)
+		l.store(s)
+	}
+	l.strayVariables()
+	c.Env = l.env()
+	l.together()
+	if len(l.problems) > 0 {
+		return nil, &Errors{l.problems}
+	}
+	return c, nil
+}
+
+// Source says where a setting ("udp.nic") came from: "default", a file with its
+// line, an environment variable, or "flag".
+func (c *Config) Source(key string) string { return c.sources[key] }
+
+// IsDefault tells whether nobody set the setting ("udp.nic").
+func (c *Config) IsDefault(key string) bool { return c.sources[key] == sourceDefault }
+
+// What [Config.Source] says besides files and variables.
+const (
+	sourceDefault = "default"
+	sourceFlag    = "flag"
+)
+
+// loader is one Load.
+type loader struct {
+	options  Options
+	config   *Config
+	viper    *viper.Viper
+	problems []Problem
+}
+
+func (l *loader) report(source, key, format string, args ...any) {
+	l.problems = append(l.problems, Problem{Source: source, Key: key, Text: fmt.Sprintf(format, args...)})
+}
+
+func (l *loader) warn(format string, args ...any) {
+	l.config.Warnings = append(l.config.Warnings, fmt.Sprintf(format, args...))
+}
+
+// findDir picks the configuration directory.
+func (l *loader) findDir() {
+	dir, from := l.options.Dir, "--config-dir"
+	if dir == "" {
+		dir, from = os.Getenv(envConfigRoot), envConfigRoot
+	}
+	if dir == "" {
+		for _, d := range []string{"configs", "/configs"} {
+			if isDir(d) {
+				l.config.Dir = d
+				return
+			}
+		}
+		return
+	}
+	switch info, err := os.Stat(dir); {
+	case err != nil:
+		l.report(from, "", "%v", err)
+	case !info.IsDir():
+		l.report(from, "", "%s is not a directory", dir)
+	default:
+		l.config.Dir = dir
+	}
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// defaults reads a section's embedded file, which has to be perfect.
+func (l *loader) defaults(s section) {
+	src, err := configs.Defaults.ReadFile(s.path)
+	if err != nil {
+		panic(err)
+	}
+	r := l.read(s, "embedded "+s.path, src, nil)
+	for key, v := range r.values {
+		l.viper.SetDefault(s.name+"."+key, v)
+		l.config.sources[s.name+"."+key] = sourceDefault
+	}
+	l.problems = append(l.problems, r.problems...)
+}
+
+// file merges a section's file from the configuration directory, if there is one.
+func (l *loader) file(s section) {
+	name, must := "", false
+	if l.config.Dir != "" {
+		name = filepath.Join(l.config.Dir, filepath.FromSlash(s.path))
+	}
+	if !strings.HasPrefix(s.path, "shared/") {
+		switch role := l.options.Role; {
+		case role != "" && s.name != string(role):
+			return // another role's file is that role's business
+		case role != "" && l.options.File != "":
+			name, must = l.options.File, true
+		}
+	}
+	if name == "" {
+		return
+	}
+	src, err := readRegular(name)
+	if os.IsNotExist(err) && !must {
+		return
+	}
+	if err != nil {
+		l.report(name, "", "%v", err)
+		return
+	}
+	r := l.read(s, name, src, os.LookupEnv)
+	l.problems = append(l.problems, r.problems...)
+	tree := map[string]any{}
+	for key, v := range r.values {
+		nest(tree, s.name+"."+key, v)
+		l.config.sources[s.name+"."+key] = fmt.Sprintf("%s:%d", name, r.lines[key])
+	}
+	if err := l.viper.MergeConfigMap(tree); err != nil {
+		l.report(name, "", "%v", err)
+	}
+}
+
+// nest stores v in tree under a dotted key, as viper keeps files.
+func nest(tree map[string]any, key string, v any) {
+	for {
+		head, rest, ok := strings.Cut(key, ".")
+		if !ok {
+			tree[key] = v
+			return
+		}
+		sub, ok := tree[head].(map[string]any)
+		if !ok {
+			sub = map[string]any{}
+			tree[head] = sub
+		}
+		tree, key = sub, rest
+	}
+}
+
+// readRegular reads a file that must not make the process wait, as a pipe would.
+func readRegular(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("not a regular file")
+	}
+	if info.Size() > fileBytesMax {
+		return nil, fmt.Errorf("file has %d bytes, at most %d are read", info.Size(), fileBytesMax)
+	}
+	return os.ReadFile(name)
+}

@@ -1,0 +1,196 @@
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+const envPrefix = "DIARKIS_"
+
+// Variables that are settings of their own, not keys of a file.
+const (
+	envConfigRoot        = "DIARKIS_CONFIG_ROOT_PATH"
+	envCloud             = "DIARKIS_CLOUD_ENV"
+	envShutdownTimeout   = "DIARKIS_SHUTDOWN_TIMEOUT"
+	envServerType        = "DIARKIS_SERVER_TYPE"
+	envStructErr         = "DIARKIS_USE_STRUCT_ERR"
+	envJSONLog           = "DIARKIS_JSON_LOG"
+	envAppName           = "DIARKIS_APP_NAME"
+	envAppVersion        = "DIARKIS_APP_VERSION"
+	envClientKey         = "DIARKIS_CLIENT_KEY"
+	envStopOnSIGHUP      = "DIARKIS_STOP_PROCESS_ON_SIGHUP"
+	envRunDir            = "DIARKIS_RUN_DIR"
+	envClusterSecret     = "DIARKIS_CLUSTER_SECRET"
+	envClusterSecretFile = "DIARKIS_CLUSTER_SECRET_FILE"
+)
+
+var envNames = []string{envConfigRoot, envCloud, envShutdownTimeout, envServerType, envStructErr, envJSONLog, envAppName,
+	envAppVersion, envClientKey, envStopOnSIGHUP, envRunDir, envClusterSecret, envClusterSecretFile}
+
+// Bounds of the environment's settings.
+const (
+	SecretBytesMin     = 32 // of one line of the cluster secret
+	clientKeyBytesMax  = 1024
+	labelBytesMax      = 64 // server type, app name and version
+	secretLinesMax     = 8
+	shutdownDefault    = 10 * time.Second
+	shutdownSecondsMax = 86400
+)
+
+// Env is the settings that only the environment has.
+type Env struct {
+	CloudEnv        string        // provider whose metadata knows the public address; "" means not in a cloud
+	ShutdownTimeout time.Duration // whole time from the signal to the exit
+	ServerType      string        // label of this node; the role in capitals unless set
+	StructErr       bool          // errors to clients are a code and a text
+	JSONLog         bool
+	StopOnSIGHUP    bool
+	AppName         string // namespace of the cluster, with AppVersion
+	AppVersion      string
+	ClientKey       Secret
+	RunDir          string // the OS temporary directory unless set
+
+	// ClusterSecret is the lines the mesh derives its identity from: the first
+	// signs, all verify. Empty when nothing is configured. It comes from
+	// ClusterSecretFile when that is set, which may be read again when it changes.
+	ClusterSecret     Secret
+	ClusterSecretFile string
+}
+
+// Secret is a value that prints as "(redacted)" with every verb.
+type Secret struct{ text string }
+
+// NewSecret wraps text.
+func NewSecret(text string) Secret { return Secret{text} }
+
+// Reveal returns the value. Keep it out of logs, errors and metrics.
+func (s Secret) Reveal() string { return s.text }
+
+// IsSet tells whether there is a value.
+func (s Secret) IsSet() bool { return s.text != "" }
+
+// String returns a fixed text, never the value.
+func (s Secret) String() string {
+	if s.text == "" {
+		return ""
+	}
+	return "(redacted)"
+}
+
+// Format keeps every verb from printing the value.
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(s.String())) }
+
+// MarshalText keeps JSON from printing the value.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// env reads and checks the settings of the environment.
+func (l *loader) env() Env {
+	e := Env{
+		CloudEnv:        strings.ToUpper(strings.TrimSpace(os.Getenv(envCloud))),
+		ShutdownTimeout: shutdownDefault,
+		ServerType:      l.label(envServerType),
+		StructErr:       l.bool(envStructErr),
+		JSONLog:         l.bool(envJSONLog),
+		StopOnSIGHUP:    l.bool(envStopOnSIGHUP),
+		AppName:         l.label(envAppName),
+		AppVersion:      l.label(envAppVersion),
+		RunDir:          os.Getenv(envRunDir),
+	}
+	if e.ServerType == "" {
+		e.ServerType = l.options.Role.Type()
+	}
+	if e.RunDir == "" {
+		e.RunDir = os.TempDir()
+	}
+	if s := os.Getenv(envShutdownTimeout); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > shutdownSecondsMax {
+			l.report(envShutdownTimeout, "", "expected a whole number of seconds from 1 to %d, got %s", shutdownSecondsMax, shorten(s))
+		}
+		e.ShutdownTimeout = time.Duration(n) * time.Second
+	}
+	key := os.Getenv(envClientKey)
+	if len(key) > clientKeyBytesMax || !utf8.ValidString(key) {
+		l.report(envClientKey, "", "expected at most %d bytes of UTF-8, got %d bytes", clientKeyBytesMax, len(key))
+	}
+	e.ClientKey = Secret{key}
+	e.ClusterSecretFile = os.Getenv(envClusterSecretFile)
+	e.ClusterSecret = l.clusterSecret(e.ClusterSecretFile)
+	return e
+}
+
+func (l *loader) bool(name string) bool {
+	s := os.Getenv(name)
+	if s == "" {
+		return false
+	}
+	b, err := strconv.ParseBool(strings.ToLower(s))
+	if err != nil {
+		l.report(name, "", "expected TRUE or FALSE, got %s", shorten(s))
+	}
+	return b
+}
+
+func (l *loader) label(name string) string {
+	s := os.Getenv(name)
+	control := strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == '/' })
+	if len(s) > labelBytesMax || control || !utf8.ValidString(s) {
+		l.report(name, "", "expected at most %d bytes of UTF-8 without control characters and slashes", labelBytesMax)
+		return ""
+	}
+	return s
+}
+
+// clusterSecret reads the secret and checks the length of its lines. The value
+// never gets into a problem's text.
+func (l *loader) clusterSecret(file string) Secret {
+	text, from := os.Getenv(envClusterSecret), envClusterSecret
+	if file != "" {
+		src, err := readRegular(file)
+		if err != nil {
+			l.report(envClusterSecretFile, "", "%v", err)
+			return Secret{}
+		}
+		text, from = string(src), file
+	}
+	if text == "" && file == "" {
+		return Secret{}
+	}
+	lines, err := SecretLines([]byte(text))
+	if err != nil {
+		l.report(from, "", "cluster secret: %v", err)
+		return Secret{}
+	}
+	return Secret{string(bytes.Join(lines, []byte("\n")))}
+}
+
+// SecretLines splits the content of a cluster secret into its lines, of which
+// the first signs and all verify. Blank lines and line ends don't count; every
+// other line has at least [SecretBytesMin] bytes.
+func SecretLines(content []byte) ([][]byte, error) {
+	var lines [][]byte
+	for line := range bytes.Lines(content) {
+		if line = bytes.TrimRight(line, "\r\n"); len(bytes.TrimSpace(line)) > 0 {
+			lines = append(lines, slices.Clone(line))
+		}
+	}
+	if len(lines) == 0 {
+		return nil, fmt.Errorf("no line in it")
+	}
+	if len(lines) > secretLinesMax {
+		return nil, fmt.Errorf("%d lines, at most %d are read", len(lines), secretLinesMax)
+	}
+	for i, line := range lines {
+		if len(line) < SecretBytesMin {
+			return nil, fmt.Errorf("line %d has %d bytes, at least %d are needed", i+1, len(line), SecretBytesMin)
+		}
+	}
+	return lines, nil
+}

@@ -1,0 +1,228 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// reading is what one file said.
+type reading struct {
+	values   map[string]any // checked raw values by key
+	lines    map[string]int
+	problems []Problem
+}
+
+// read parses a section's file and checks every key in it.
+func (l *loader) read(s section, name string, src []byte, lookup func(string) (string, bool)) reading {
+	r := reading{values: map[string]any{}, lines: map[string]int{}}
+	root, problems, ok := parseFile(name, src, lookup)
+	r.problems = problems
+	switch {
+	case !ok || root.broken:
+	case root.kind != kindObject:
+		r.problems = append(r.problems, Problem{name, root.line, root.col, "", "expected an object of settings, got " + root.describe()})
+		return r
+	}
+	r.walk(s, name, root, "")
+	slices.SortStableFunc(r.problems, func(a, b Problem) int {
+		if a.Line != b.Line {
+			return a.Line - b.Line
+		}
+		return a.Column - b.Column
+	})
+	return r
+}
+
+func (r *reading) walk(s section, file string, n node, prefix string) {
+	for _, m := range n.members {
+		key := prefix + m.key
+		f, ok := s.field(key)
+		switch {
+		case ok && !strings.Contains(m.key, "."):
+			r.keep(f, file, m.val)
+		case s.isObject(key) && m.val.kind == kindObject:
+			r.walk(s, file, m.val, key+".")
+		case s.isObject(key):
+			if !m.val.broken {
+				r.problems = append(r.problems, Problem{file, m.val.line, m.val.col, key, "expected an object, got " + m.val.describe()})
+			}
+		default:
+			keys := s.keysUnder(prefix)
+			hint := nearest(m.key, keys)
+			if hint == "" {
+				hint = "; valid keys are " + strings.Join(keys, ", ")
+			}
+			r.problems = append(r.problems, Problem{file, m.line, m.col, key, "unknown key" + hint})
+		}
+	}
+}
+
+func (r *reading) keep(f field, file string, n node) {
+	if n.broken || slices.ContainsFunc(n.elems, func(e node) bool { return e.broken }) {
+		return
+	}
+	v, err := f.fromNode(n)
+	if err != nil {
+		text := err.Error()
+		fromEnv := n.env != "" || slices.ContainsFunc(n.elems, func(e node) bool { return e.env != "" })
+		if fromEnv && f.only == "" { // a variable's value may be a secret put in the wrong place
+			text = "expected " + f.expects() + ", got " + n.describe()
+		}
+		r.problems = append(r.problems, Problem{file, n.line, n.col, f.key, text})
+		return
+	}
+	r.values[f.key], r.lines[f.key] = v, n.line
+}
+
+// flags puts the command line on top of everything.
+func (l *loader) flags() {
+	sections := l.config.sections()
+	for key, text := range l.options.Flags {
+		name, rest, _ := strings.Cut(key, ".")
+		i := slices.IndexFunc(sections, func(s section) bool { return s.name == name })
+		if i < 0 {
+			l.report("flag", key, "unknown setting")
+			continue
+		}
+		f, ok := sections[i].field(rest)
+		if !ok {
+			l.report("flag", key, "unknown setting%s", nearest(rest, sections[i].keysUnder("")))
+			continue
+		}
+		v, err := f.fromText(text)
+		if err != nil {
+			l.report("flag", key, "%v", err)
+			continue
+		}
+		l.viper.Set(key, v)
+		l.config.sources[key] = sourceFlag
+	}
+}
+
+// serviceLink is what Kubernetes sets for a Service named like one of our files:
+// DIARKIS_HTTP_PORT=tcp://10.0.0.1:7000. It is not meant for us.
+var serviceLink = regexp.MustCompile(`^(tcp|udp|sctp)://`)
+
+// environment binds every key of a section to its variable. An empty variable
+// counts as unset.
+func (l *loader) environment(s section) {
+	for _, f := range s.fields {
+		name, key := envName(s.name, f.key), s.name+"."+f.key
+		text := os.Getenv(name)
+		if text == "" {
+			continue
+		}
+		if serviceLink.MatchString(text) {
+			l.warn("%s=%s was ignored: it is the link to a Kubernetes service, not a setting (enableServiceLinks: false stops these)", name, text)
+			continue
+		}
+		if _, err := f.fromText(text); err != nil {
+			l.report(name, key, "%v", err)
+			continue
+		}
+		if err := l.viper.BindEnv(key, name); err != nil {
+			l.report(name, key, "%v", err)
+		}
+		if l.config.sources[key] != sourceFlag {
+			l.config.sources[key] = name
+		}
+	}
+}
+
+// store copies the winning layer of each key into the section's struct.
+func (l *loader) store(s section) {
+	for _, f := range s.fields {
+		v := l.viper.Get(s.name + "." + f.key)
+		if text, ok := v.(string); ok { // from a variable, or a text
+			var err error
+			if v, err = f.fromText(text); err != nil {
+				continue // reported where it was read
+			}
+		}
+		f.set(s.target, v)
+	}
+}
+
+// strayFiles looks for files in shared/ that nothing reads. Their syntax counts
+// when they belong to a module; a name we don't know is only a warning, since
+// games keep files of their own there.
+func (l *loader) strayFiles() {
+	if l.config.Dir == "" {
+		return
+	}
+	var known []string
+	for _, s := range l.config.sections() {
+		if name, ok := strings.CutPrefix(s.path, "shared/"); ok {
+			known = append(known, name)
+		}
+	}
+	found, _ := filepath.Glob(filepath.Join(l.config.Dir, "shared", "*.json"))
+	for _, path := range found {
+		name := filepath.Base(path)
+		switch {
+		case slices.Contains(known, name):
+		case slices.Contains(moduleFiles, strings.TrimSuffix(name, ".json")):
+			src, err := readRegular(path)
+			if err != nil {
+				l.report(path, "", "%v", err)
+				continue
+			}
+			_, problems, _ := parseFile(path, src, os.LookupEnv)
+			l.problems = append(l.problems, problems...)
+			l.warn("%s was ignored: this version has no settings for it", path)
+		default:
+			l.warn("%s was ignored: no settings file has that name%s", path, nearest(name, known))
+		}
+	}
+}
+
+// strayVariables warns about variables that look like a misspelt setting.
+func (l *loader) strayVariables() {
+	var known []string
+	for _, s := range l.config.sections() {
+		for _, f := range s.fields {
+			known = append(known, envName(s.name, f.key))
+		}
+	}
+	known = append(known, envNames...)
+	for _, kv := range os.Environ() {
+		name, value, _ := strings.Cut(kv, "=")
+		if !strings.HasPrefix(name, envPrefix) || slices.Contains(known, name) || serviceLink.MatchString(value) {
+			continue
+		}
+		for _, k := range known {
+			if editDistance(name, k) <= 2 {
+				l.warn("%s was ignored: no setting has that name; did you mean %q?", name, k)
+				break
+			}
+		}
+	}
+}
+
+// together checks what no key can tell by itself.
+func (l *loader) together() {
+	if t := l.config.Mesh.TLS; t.IsSet() && (t.Cert == "" || t.Key == "" || t.CA == "") {
+		at := ""
+		for _, key := range []string{"mesh.tls.cert", "mesh.tls.key", "mesh.tls.ca"} {
+			if !l.config.IsDefault(key) {
+				at = l.config.sources[key]
+			}
+		}
+		l.report(at, "tls", "cert, key and ca have to be set together")
+	}
+	if l.options.File != "" && l.options.Role == "" {
+		l.report("--config", "", "a settings file belongs to a role: give --role")
+	}
+	for _, b := range []struct {
+		name   string
+		limits Limits
+	}{{"udp", l.config.UDP.Limits}, {"tcp", l.config.TCP.Limits}} {
+		if b.limits.BytesPerSecond%1024 != 0 {
+			key := b.name + ".bytesPerSecond"
+			l.report(l.config.sources[key], key, "expected a multiple of 1024, since clients are told KiB, got %d", b.limits.BytesPerSecond)
+		}
+	}
+}

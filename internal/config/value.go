@@ -1,0 +1,263 @@
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A setting's raw value is a string, bool, int64 or []string, whatever layer it
+// comes from; set turns it into the struct's type.
+
+var durationType = reflect.TypeFor[time.Duration]()
+
+// expects says in words what the field takes.
+func (f field) expects() string {
+	switch f.typ.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice:
+		return "a list of texts"
+	case reflect.String:
+		if strings.Contains(f.is, "|") {
+			return "one of " + strings.ReplaceAll(f.is, "|", ", ")
+		}
+		return "text in quotes"
+	}
+	what := "a whole number"
+	switch f.unit {
+	case time.Second:
+		what += " of seconds"
+	case time.Millisecond:
+		what += " of milliseconds"
+	}
+	if f.is == "port" {
+		what = "a port"
+	}
+	if f.bounded {
+		what += fmt.Sprintf(" from %d to %d", f.min, f.max)
+	}
+	return what
+}
+
+// fromNode reads the field's raw value from a file.
+func (f field) fromNode(n node) (any, error) {
+	mismatch := func() error { return fmt.Errorf("expected %s, got %s", f.expects(), n.describe()) }
+	switch f.typ.Kind() {
+	case reflect.Bool:
+		if n.kind == kindBool {
+			return f.check(n.text == "true")
+		}
+	case reflect.String:
+		if n.kind == kindString || f.is == "auto|true|false" && n.kind == kindBool {
+			return f.check(n.text)
+		}
+	case reflect.Slice:
+		if n.kind != kindArray {
+			return nil, mismatch()
+		}
+		list := []string{}
+		for _, e := range n.elems {
+			if e.kind != kindString {
+				return nil, fmt.Errorf("expected %s, got %s in it", f.expects(), e.describe())
+			}
+			list = append(list, e.text)
+		}
+		return f.check(list)
+	default:
+		if n.kind == kindNumber || n.kind == kindString && f.is == "port" {
+			i, err := strconv.ParseInt(n.text, 10, 64)
+			if err != nil {
+				return nil, mismatch()
+			}
+			return f.check(i)
+		}
+	}
+	return nil, mismatch()
+}
+
+// describe names what was found in a file; a value from a variable is not shown.
+func (n node) describe() string {
+	switch {
+	case n.env != "":
+		return n.kind.String() + " from " + n.env
+	case n.kind == kindString || n.kind == kindNumber:
+		return n.kind.String() + " " + shorten(n.text)
+	case n.kind == kindBool:
+		return n.text
+	}
+	return n.kind.String()
+}
+
+// fromText reads the field's raw value from a variable or a flag. A list is
+// separated by commas or written as JSON.
+func (f field) fromText(s string) (any, error) {
+	switch f.typ.Kind() {
+	case reflect.Bool:
+		b, err := strconv.ParseBool(strings.ToLower(s))
+		if err != nil {
+			return nil, fmt.Errorf("expected %s, got %s", f.expects(), shorten(s))
+		}
+		return f.check(b)
+	case reflect.String:
+		if f.is == "auto|true|false" {
+			s = strings.ToLower(s)
+		}
+		return f.check(s)
+	case reflect.Slice:
+		list := []string{}
+		if strings.HasPrefix(strings.TrimSpace(s), "[") {
+			if err := json.Unmarshal([]byte(s), &list); err != nil {
+				return nil, fmt.Errorf("expected %s, got %s", f.expects(), shorten(s))
+			}
+			return f.check(list)
+		}
+		for e := range strings.SplitSeq(s, ",") {
+			if e = strings.TrimSpace(e); e != "" {
+				list = append(list, e)
+			}
+		}
+		return f.check(list)
+	}
+	i, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("expected %s, got %s", f.expects(), shorten(s))
+	}
+	return f.check(i)
+}
+
+// check returns v when the field takes it.
+func (f field) check(v any) (any, error) {
+	switch v := v.(type) {
+	case bool:
+		if f.only != "" && strconv.FormatBool(v) != f.only {
+			return nil, fmt.Errorf("only %s is supported: %s", f.only, f.refused)
+		}
+	case int64:
+		if f.bounded && (v < f.min || v > f.max) {
+			return nil, fmt.Errorf("expected %s, got %d", f.expects(), v)
+		}
+		if f.key == "sendUDPInterval" && v > 0 && v < 10 {
+			return nil, fmt.Errorf("expected 0 (no send buffering) or at least 10 milliseconds, got %d", v)
+		}
+	case string:
+		return v, f.checkText(v)
+	case []string:
+		if f.bounded && int64(len(v)) > f.max {
+			return nil, fmt.Errorf("expected at most %d entries, got %d", f.max, len(v))
+		}
+		for _, e := range v {
+			if err := f.checkText(e); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return v, nil
+}
+
+// textKinds are the values of the tag is that are not a choice.
+var textKinds = map[string]func(string) error{
+	"":         func(string) error { return nil },
+	"host":     checkHost,
+	"hostport": checkHostPort,
+	"origin":   checkOrigin,
+	"role":     checkRole,
+}
+
+func (f field) checkText(s string) error {
+	if strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+		return errors.New("expected text without control characters")
+	}
+	if strings.Contains(f.is, "|") {
+		choices := strings.Split(f.is, "|")
+		if slices.Contains(choices, s) {
+			return nil
+		}
+		return fmt.Errorf("expected %s, got %s%s", f.expects(), shorten(s), nearest(s, choices))
+	}
+	return textKinds[f.is](s)
+}
+
+// hostName is a DNS name; underscores occur in names of containers.
+var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?$`)
+
+func checkHost(s string) error {
+	bare := strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
+	if _, err := netip.ParseAddr(bare); err == nil {
+		return nil
+	}
+	looksNumeric := strings.Trim(s, "0123456789.") == ""
+	if s == "" || !looksNumeric && len(s) <= 253 && hostName.MatchString(s) {
+		return nil
+	}
+	return fmt.Errorf("expected an IP address or a host name without a port, got %s", shorten(s))
+}
+
+func checkHostPort(s string) error {
+	if checkHost(s) == nil && s != "" {
+		return nil
+	}
+	host, port, ok := cutPort(s)
+	n, err := strconv.ParseUint(port, 10, 16)
+	if !ok || err != nil || n == 0 || host == "" || checkHost(host) != nil {
+		return fmt.Errorf("expected host or host:port, got %s", shorten(s))
+	}
+	return nil
+}
+
+func cutPort(s string) (host, port string, ok bool) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+1:], true
+}
+
+func checkOrigin(s string) error {
+	if s == "" || s == "*" {
+		return nil
+	}
+	for o := range strings.SplitSeq(s, ",") {
+		u, err := url.Parse(strings.TrimSpace(o))
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
+			return fmt.Errorf("expected *, or origins such as https://game.example separated by commas, got %s", shorten(s))
+		}
+	}
+	return nil
+}
+
+func checkRole(s string) error {
+	if _, ok := ParseRole(s); !ok {
+		return fmt.Errorf("expected roles among MARS, HTTP, UDP, TCP, got %s", shorten(s))
+	}
+	return nil
+}
+
+// set stores a raw value that check accepted into the section's struct.
+func (f field) set(target any, v any) {
+	dst := reflect.ValueOf(target).Elem().FieldByIndex(f.index)
+	switch v := v.(type) {
+	case bool:
+		dst.SetBool(v)
+	case string:
+		if f.is == "host" {
+			v = strings.TrimSuffix(strings.TrimPrefix(v, "["), "]")
+		}
+		dst.SetString(v)
+	case []string:
+		dst.Set(reflect.ValueOf(slices.Clone(v)))
+	case int64:
+		if f.typ == durationType {
+			v *= int64(f.unit)
+		}
+		dst.SetInt(v)
+	}
+}
