@@ -1,0 +1,71 @@
+# make run   a cluster on this machine with bots playing on it
+# make test  everything a change must pass before it is committed
+
+GO        ?= go
+BIN       := bin/diarkisd
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS   := -s -w -X main.commit=$(VERSION)
+BOTS      ?= 100
+FUZZTIME  ?= 5s
+# Pinned here and fetched by `go run`, so that a fresh machine needs only Go.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: all build run test unit race e2e sim fuzz lint vet fmt bench clean cross
+
+all: fmt lint test
+
+build:
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/diarkisd
+
+run: build
+	$(BIN) dev --bots $(BOTS)
+
+# test runs every package, e2e included, and prints the result of each.
+test: vet
+	$(GO) test -shuffle=on -timeout 15m ./...
+
+unit:
+	$(GO) test -shuffle=on $$($(GO) list ./... | grep -v /e2e)
+
+# race covers what is concurrent; the pure floors and e2e (separate processes) gain nothing from it.
+race:
+	$(GO) test -race -shuffle=on -timeout 15m ./internal/transport/... ./internal/mesh/... ./internal/mars/marsnode/... \
+		./internal/users/... ./internal/router/... ./internal/modules/... ./internal/httpapi/... ./internal/lifecycle/... \
+		./internal/telemetry/... ./internal/bot/... ./client/...
+
+e2e:
+	$(GO) test -count=1 -timeout 15m -v ./e2e/...
+
+# sim runs the simulators over more seeds than `make test` does.
+sim:
+	DIARKIS_SIM_SEEDS=$${DIARKIS_SIM_SEEDS:-5000} $(GO) test -count=1 -timeout 30m -run 'Sim' ./internal/reliable/... ./internal/mars/... ./internal/modules/...
+
+# fuzz gives every fuzz test in the tree FUZZTIME.
+fuzz:
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "fuzz $$pkg $$f $(FUZZTIME)"; \
+			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+vet:
+	$(GO) vet ./...
+
+lint: vet
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt: $$out"; exit 1; fi
+	$(GO) run $(STATICCHECK) ./...
+
+fmt:
+	gofmt -w $$(git ls-files '*.go')
+
+# cross proves that the portable paths compile where we have no machine to run them.
+cross:
+	GOOS=darwin GOARCH=arm64 $(GO) vet ./...
+	GOOS=windows GOARCH=amd64 $(GO) vet ./client/...
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/secure/... ./internal/reliable/... ./internal/transport/... ./internal/mesh/...
+
+clean:
+	rm -rf bin
