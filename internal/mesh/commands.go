@@ -25,10 +25,12 @@ const (
 	CmdMoveOffer     uint16 = 102
 	CmdMoveRelease   uint16 = 103
 	CmdMoveAbort     uint16 = 104
+	CmdUserOpened    uint16 = 105
 
 	// 200 to 249: rooms, see internal/modules/room.
 	CmdRoomJoinCheck uint16 = 200
 	CmdRoomProperty  uint16 = 201
+	CmdRoomRandom    uint16 = 202
 )
 
 // commandClass is the metric label of a command: its number when it is ours,
