@@ -34,15 +34,28 @@ func NewDirectory(version uint64, members ...Member) *Directory {
 // index sorts the members and fills the lookups by type.
 func (d *Directory) index() {
 	slices.SortFunc(d.Members, func(a, b Member) int { return strings.Compare(string(a.Node), string(b.Node)) })
-	d.byType = make(map[string][]Member)
-	d.available = make(map[string][]Member)
+	counts := make(map[string]int)
+	for _, m := range d.Members {
+		counts[m.Type]++
+	}
+	d.byType = make(map[string][]Member, len(counts))
+	d.available = make(map[string][]Member, len(counts))
+	for typ, n := range counts {
+		d.byType[typ] = make([]Member, 0, n)
+	}
 	for _, m := range d.Members {
 		d.byType[m.Type] = append(d.byType[m.Type], m)
-		if m.Available() {
-			d.available[m.Type] = append(d.available[m.Type], m)
+	}
+	for typ, ms := range d.byType {
+		fit := ms // most often all of them
+		if slices.ContainsFunc(ms, unavailable) {
+			fit = slices.DeleteFunc(slices.Clone(ms), unavailable)
 		}
+		d.available[typ] = fit
 	}
 }
+
+func unavailable(m Member) bool { return !m.Available() }
 
 // Lookup returns the member at a mesh address.
 func (d *Directory) Lookup(n id.Node) (Member, bool) {

@@ -32,6 +32,7 @@ type sim struct {
 
 	history []string
 	hash    uint64
+	bytes   int // carried, both ways
 	trace   bool
 }
 
@@ -331,6 +332,7 @@ func (s *sim) arrive(n *simNode, run int, try uint64, b []byte) {
 	if n.index != 0 && s.rnd.Float64() < s.loss {
 		return
 	}
+	s.bytes += len(b) + len(reply)
 	s.after(s.delay(), func() {
 		s.deliver(n, run, func() {
 			m, err := ParseMessage(reply)
@@ -600,14 +602,21 @@ func TestMassSilence(t *testing.T) {
 	}
 }
 
-// A thousand members stay within their share of the network.
-func TestThousandMembers(t *testing.T) {
-	s := started(t, 1, 1000)
+// A large cluster comes back after its authority, and in calm a member that is
+// no full-sync role costs little.
+func TestLargeCluster(t *testing.T) {
+	const n = 400
+	s := started(t, 1, n)
 	s.killHome()
 	s.run(time.Second)
 	s.startHome()
 	s.run(15 * time.Second)
 	if p := s.problem(); p != "" {
 		s.fatalf("%s", p)
+	}
+	s.bytes = 0
+	s.run(10 * time.Second)
+	if rate := s.bytes / n / 10; rate > 500 {
+		t.Errorf("%d bytes a second and node", rate)
 	}
 }

@@ -294,7 +294,12 @@ func (n *Node) Leave(ctx context.Context) error {
 	case <-n.left:
 		return nil
 	case <-n.done:
-		return fmt.Errorf("leave cluster: membership ended before")
+		select {
+		case <-n.left:
+			return nil
+		default:
+			return errors.New("leave cluster: membership ended before")
+		}
 	case <-ctx.Done():
 		return fmt.Errorf("leave cluster: %w", context.Cause(ctx))
 	}

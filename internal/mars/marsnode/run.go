@@ -64,6 +64,9 @@ func (n *Node) Run(ctx context.Context) error {
 			l.observe(in)
 		case t := <-l.resolved:
 			l.resolving = false
+			if len(t.Nodes) == 0 {
+				l.resolveAt = time.Now().Add(resolveGap)
+			}
 			l.observe(t)
 		case <-n.noted:
 			l.takeNotes()
@@ -155,6 +158,11 @@ func (l *loop) observe(in mars.ObserverInput) {
 	for _, e := range out.Events {
 		n.logObserver(e)
 		n.metrics.count(e.Kind)
+		if e.Kind == mars.Evicted {
+			n.mu.Lock()
+			n.self.Instance = n.observer.Self().Instance
+			n.mu.Unlock()
+		}
 	}
 	n.stand()
 	if out.Directory != nil {
