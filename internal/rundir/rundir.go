@@ -1,0 +1,188 @@
+// Package rundir keeps the small files by which a node is found and steered on
+// its own machine.
+//
+// In the run directory itself (DIARKIS_RUN_DIR, by default the temporary
+// directory, so possibly shared with strangers):
+//
+//	DIARKIS_MESH_ADDR, DIARKIS_PUBLIC_ADDR      host:port of the node that holds the lock
+//	DIARKIS_MESH_ADDR.<role>.<pid>, …           host:port of each node
+//	DIARKIS_SIGUSR1, DIARKIS_SIGUSR2 (.<pid>)   tasks an operator leaves for a node
+//
+// In diarkis-<uid>, a subdirectory nobody else can enter:
+//
+//	node.<role>.<pid>.json    [Node]: where health-check finds the node
+//	probe.<role>.<pid>        the key of its probe
+//	*.lock                    who owns the plain names
+//
+// Everything is written beside its name, created exclusively, and renamed: a
+// reader never sees half a file, and no link left by somebody else is followed.
+package rundir
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Exit codes of sysexits.h that errors of this package ask for.
+const (
+	ExitCantCreate = 73
+	ExitPermission = 77
+)
+
+// Error is a file that can't be made, or one that somebody else controls.
+type Error struct {
+	Code int // ExitCantCreate or ExitPermission
+	Err  error
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// ExitCode is what the process exits with because of this error.
+func (e *Error) ExitCode() int { return e.Code }
+
+func cantCreate(format string, args ...any) error {
+	return &Error{ExitCantCreate, fmt.Errorf(format, args...)}
+}
+
+// Dir is a run directory. Its methods are safe for concurrent use.
+type Dir struct {
+	path    string
+	private string
+}
+
+// Open checks the run directory and makes the private one inside it. Empty means
+// the OS temporary directory. The error is an [*Error].
+func Open(path string) (*Dir, error) {
+	if path == "" {
+		path = os.TempDir()
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, cantCreate("run directory: %w", err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, cantCreate("run directory: %w", err)
+	}
+	if !info.IsDir() {
+		return nil, cantCreate("run directory %s is not a directory", path)
+	}
+	d := &Dir{path: path, private: filepath.Join(path, "diarkis-"+strconv.Itoa(os.Geteuid()))}
+	if err := os.Mkdir(d.private, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, cantCreate("private run directory: %w", err)
+	}
+	// Lstat: a link here would let its maker choose where our keys go.
+	if info, err = os.Lstat(d.private); err != nil {
+		return nil, cantCreate("private run directory: %w", err)
+	}
+	if !info.IsDir() || !ownedBy(info, os.Geteuid()) || !privateMode(info) {
+		return nil, &Error{ExitPermission, fmt.Errorf("%s has to be a directory of this user with mode 0700, it is %v", d.private, info.Mode())}
+	}
+	return d, nil
+}
+
+// Path returns the run directory.
+func (d *Dir) Path() string { return d.path }
+
+// Private returns the subdirectory only this user can enter.
+func (d *Dir) Private() string { return d.private }
+
+// writeFile puts content under dir/name in one step and returns the file's
+// identity.
+func writeFile(dir, name string, content []byte, mode os.FileMode) (fs.FileInfo, error) {
+	tmp := filepath.Join(dir, "."+name+"."+rand.Text())
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|noFollow, 0o600)
+	if err != nil {
+		return nil, cantCreate("write %s: %w", name, err)
+	}
+	info, err := fill(f, content, mode)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(tmp, filepath.Join(dir, name))
+	}
+	if err != nil {
+		_ = os.Remove(tmp) // the error that matters is err
+		return nil, cantCreate("write %s: %w", name, err)
+	}
+	return info, nil
+}
+
+func fill(f *os.File, content []byte, mode os.FileMode) (fs.FileInfo, error) {
+	if _, err := f.Write(content); err != nil {
+		return nil, err
+	}
+	if err := f.Chmod(mode); err != nil { // whatever the umask
+		return nil, err
+	}
+	return f.Stat()
+}
+
+// removeOurs removes path if it still is the file that info describes. The time
+// counts too: a file system may give a removed file's number to the next one.
+func removeOurs(path string, info fs.FileInfo) error {
+	now, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !(os.SameFile(now, info) && now.ModTime().Equal(info.ModTime())) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return ignoreMissing(os.Remove(path))
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// readSmall reads a file that may have been left by somebody else: never through
+// a link, never waiting for a pipe, never more than limit bytes.
+func readSmall(path string, limit int64, trusted func(fs.FileInfo) error) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|noFollow|nonBlock, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	if err := trusted(info); err != nil {
+		return nil, fmt.Errorf("%s %w", path, err)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return b, err
+}
+
+// perProcess names a file of one node: prefix.role.pid.
+func perProcess(prefix, role string, pid int) string {
+	return prefix + "." + role + "." + strconv.Itoa(pid)
+}
+
+// checkRole keeps a role from naming a path.
+func checkRole(role string) error {
+	if role == "" || strings.Trim(role, "abcdefghijklmnopqrstuvwxyz0123456789") != "" {
+		return fmt.Errorf("role %q can't be part of a file name", role)
+	}
+	return nil
+}

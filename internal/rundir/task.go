@@ -1,0 +1,138 @@
+package rundir
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+const taskBytesMax = 64 << 10
+
+// Task is what an operator asks a running node to do: line 1 of a task file is
+// the name, the further lines are parameters.
+type Task struct {
+	Name   string
+	Params []string
+}
+
+var taskName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
+
+// ErrNoTask means there is no task file, or nothing in it.
+var ErrNoTask = errors.New("no task file")
+
+// taskFile names the file of SIGUSR1 or SIGUSR2.
+func taskFile(signal int) (string, error) {
+	if signal != 1 && signal != 2 {
+		return "", fmt.Errorf("no task file for SIGUSR%d", signal)
+	}
+	return "DIARKIS_SIGUSR" + strconv.Itoa(signal), nil
+}
+
+// ReadTask reads the task for SIGUSR1 or SIGUSR2 from the run directory: the file
+// for this pid first, which is removed once read so that it can't shadow later
+// tasks, else the plain one, which stays. The file has to be regular, of this
+// user or root, writable by its owner only and at most 64 KiB.
+func ReadTask(dir string, signal, pid int) (Task, error) {
+	plain, err := taskFile(signal)
+	if err != nil {
+		return Task{}, err
+	}
+	path := filepath.Join(dir, plain)
+	own := path + "." + strconv.Itoa(pid)
+	b, err := readSmall(own, taskBytesMax, byOperator)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if b, err = readSmall(path, taskBytesMax, byOperator); errors.Is(err, fs.ErrNotExist) {
+			return Task{}, ErrNoTask
+		}
+	case err == nil:
+		// A file of root in a sticky directory stays; it is read again then.
+		_ = os.Remove(own)
+	}
+	if err != nil {
+		return Task{}, fmt.Errorf("read task: %w", err)
+	}
+	return ParseTask(b)
+}
+
+// byOperator accepts files that only this user or root can have written.
+func byOperator(info fs.FileInfo) error {
+	if !ownedBy(info, os.Geteuid()) && !ownedBy(info, 0) {
+		return errors.New("belongs to another user")
+	}
+	if openToWriters(info) {
+		return fmt.Errorf("can be written by others, mode %v", info.Mode().Perm())
+	}
+	return nil
+}
+
+// ParseTask reads the content of a task file. Lines may end in CRLF, empty lines
+// at the end don't count. An empty file is [ErrNoTask].
+func ParseTask(b []byte) (Task, error) {
+	if len(b) > taskBytesMax {
+		return Task{}, fmt.Errorf("task has more than %d bytes", taskBytesMax)
+	}
+	if !utf8.Valid(b) || bytes.IndexByte(b, 0) >= 0 {
+		return Task{}, errors.New("task is not UTF-8 text")
+	}
+	var lines []string
+	for line := range strings.SplitSeq(string(b), "\n") {
+		lines = append(lines, strings.TrimSuffix(line, "\r"))
+	}
+	for len(lines) > 0 && lines[len(lines)-1] == "" {
+		lines = lines[:len(lines)-1]
+	}
+	if len(lines) == 0 {
+		return Task{}, ErrNoTask
+	}
+	t := Task{Name: strings.TrimSpace(lines[0]), Params: lines[1:]}
+	if !taskName.MatchString(t.Name) {
+		return Task{}, errors.New("task name has to be 1 to 64 of A-Z a-z 0-9 _ . -")
+	}
+	return t, nil
+}
+
+// content writes a task as ParseTask reads it.
+func (t Task) content() ([]byte, error) {
+	b := []byte(t.Name + "\n")
+	for _, p := range t.Params {
+		if strings.ContainsAny(p, "\r\n") {
+			return nil, errors.New("a task's parameter has to be one line")
+		}
+		b = append(b, p+"\n"...)
+	}
+	parsed, err := ParseTask(b)
+	if err != nil {
+		return nil, err
+	}
+	if len(parsed.Params) != len(t.Params) {
+		return nil, errors.New("a task's last parameter can't be empty")
+	}
+	return b, nil
+}
+
+// WriteTask leaves a task in the run directory for SIGUSR1 or SIGUSR2, for one
+// pid or, with pid 0, for whoever gets the signal. The signal is the caller's.
+func WriteTask(dir string, signal, pid int, t Task) error {
+	name, err := taskFile(signal)
+	if err != nil {
+		return err
+	}
+	if pid != 0 {
+		name += "." + strconv.Itoa(pid)
+	}
+	b, err := t.content()
+	if err != nil {
+		return fmt.Errorf("write task: %w", err)
+	}
+	// Readable by all: root may write it for a node of another user.
+	_, err = writeFile(dir, name, b, 0o644)
+	return err
+}
