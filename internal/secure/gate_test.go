@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -206,5 +207,18 @@ func TestShortRandomIsAnError(t *testing.T) {
 	}
 	if _, err := g.Stream().Challenge(nil, testStart, h.client.Hello(), &h.base); err == nil || wire.Reason(err) != "" {
 		t.Errorf("stream challenge without random bytes: error %v", err)
+	}
+}
+
+// TestMappedAddressIsTheSame: a dual-stack socket may tell one sender either way.
+func TestMappedAddressIsTheSame(t *testing.T) {
+	h := newHand(t, ClientOptions{})
+	confirm := h.mustConfirm(nil)
+	h.src = netip.AddrPortFrom(netip.AddrFrom16(h.src.Addr().As16()), h.src.Port())
+	if !h.src.Addr().Is4In6() {
+		t.Fatalf("%v is not mapped", h.src)
+	}
+	if _, err := h.confirm(confirm); err != nil {
+		t.Error(err)
 	}
 }
