@@ -16,7 +16,7 @@ const (
 	goneTTL = 10 * time.Minute
 	// tickMax is the longest the registry sleeps, stallMax the gap between two
 	// steps after which it was not the members who were silent.
-	tickMax  = 500 * time.Millisecond
+	tickMax  = 250 * time.Millisecond
 	stallMax = 2 * time.Second
 	// reepochMin is the shortest time between two raises above a foreign epoch.
 	reepochMin = time.Minute

@@ -149,8 +149,8 @@ func (v *view) settle(settling bool) {
 // publish makes a new Directory when something in it changed, and tells who
 // appeared and vanished.
 func (v *view) publish(o *Observer, out *ObserverOutput) {
-	if !v.dirty {
-		return
+	if !v.dirty || v.loading != nil && o.live {
+		return // pages are missing: what is published stands until then
 	}
 	v.dirty = false
 	d := &Directory{Epoch: v.epoch, Version: v.version, Live: o.live, Authority: v.authority}
