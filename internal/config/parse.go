@@ -63,6 +63,8 @@ type parser struct {
 	off       int
 	line      int
 	lineStart int
+	counted   int // characters in this line before countedTo
+	countedTo int
 	depth     int
 	path      []string                    // keys down to the value being read
 	lookup    func(string) (string, bool) // nil inside the value of a variable
@@ -96,9 +98,15 @@ func (p *parser) document() (node, error) {
 	return n, nil
 }
 
-// at is the current position; columns count characters.
+// at is the current position; columns count characters. It counts on from where
+// it was asked last: one long line is not counted again for every value in it.
 func (p *parser) at() (line, col int) {
-	return p.line, utf8.RuneCount(p.src[p.lineStart:p.off]) + 1
+	if p.countedTo < p.lineStart {
+		p.countedTo, p.counted = p.lineStart, 0
+	}
+	p.counted += utf8.RuneCount(p.src[p.countedTo:p.off])
+	p.countedTo = p.off
+	return p.line, p.counted + 1
 }
 
 // here describes the next character for an error.

@@ -34,6 +34,16 @@ func (n node) plain() any {
 	return nil
 }
 
+// TestLongLine holds a file of one long line against its bound: positions must
+// not be counted from the start for every value.
+func TestLongLine(t *testing.T) {
+	src := []byte("[" + strings.Repeat("1,", fileBytesMax/2-2) + "x]")
+	_, problems, ok := parseFile("f", src, nil)
+	if ok || len(problems) != 1 || problems[0].Column != len(src)-1 {
+		t.Errorf("problems %v, want one at column %d", problems, len(src)-1)
+	}
+}
+
 // FuzzParse holds the parser against encoding/json, which accepts the same bytes
 // apart from what the comments name.
 func FuzzParse(f *testing.F) {
