@@ -1,0 +1,205 @@
+package reliable
+
+import (
+	"slices"
+
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// heldFragment waits beyond a hole.
+type heldFragment struct {
+	seq         uint64
+	data        []byte // nil when done
+	first, last bool
+	done        bool // its message was delivered; only on the unordered channel
+	carried     bool // came with a State: counts nothing against the window
+	size        int  // of data, also when done
+}
+
+func (h *heldFragment) cost() int {
+	if h.carried {
+		return 0
+	}
+	return h.size + fragmentCost
+}
+
+// recvChannel puts the fragments of one channel together.
+type recvChannel struct {
+	id     uint8
+	inside bool   // the newest fragment in order was not the last of its message
+	next   uint64 // the lowest sequence number not received
+
+	partial     []byte // the message whose first fragments are in order, if inside
+	partialCost int
+	held        []*heldFragment // beyond next, ascending
+}
+
+// find returns where seq is or belongs in held.
+func (c *recvChannel) find(seq uint64) (int, bool) {
+	if n := len(c.held); n == 0 || c.held[n-1].seq < seq {
+		return n, false // the usual case
+	}
+	return slices.BinarySearchFunc(c.held, seq, func(h *heldFragment, seq uint64) int {
+		switch {
+		case h.seq < seq:
+			return -1
+		case h.seq > seq:
+			return 1
+		}
+		return 0
+	})
+}
+
+// fits reports whether f can stand at index i of held: a message starts exactly
+// where the one before it ended.
+func (c *recvChannel) fits(i int, f *wire.Frame) bool {
+	if i > 0 && c.held[i-1].seq+1 == f.Seq && c.held[i-1].last != f.First {
+		return false
+	}
+	return i == len(c.held) || c.held[i].seq != f.Seq+1 || c.held[i].first == f.Last
+}
+
+// inbox is the receiving half: all channels and what they share.
+type inbox struct {
+	channels []*recvChannel
+	window   int // bytes held beyond holes, at most
+	held     int // bytes held beyond holes
+	partial  int // bytes in incomplete messages
+	dropped  int // bytes dropped since the next in order last advanced
+}
+
+// channel returns the channel, or nil when nothing arrived on it.
+func (in *inbox) channel(id uint8) *recvChannel {
+	for _, c := range in.channels {
+		if c.id == id {
+			return c
+		}
+	}
+	return nil
+}
+
+// fragment takes a RELIABLE frame. It reports false when the fragment was dropped,
+// so that its packet must not be acknowledged.
+func (in *inbox) fragment(f *wire.Frame, r *Received) (kept bool, err error) {
+	c := in.channel(f.Channel)
+	if c == nil {
+		c = &recvChannel{id: f.Channel}
+		in.channels = append(in.channels, c)
+	}
+	switch {
+	case f.Seq < c.next:
+		return true, nil
+	case f.Seq > c.next:
+		return in.hold(c, f, r)
+	}
+	h := heldFragment{seq: f.Seq, data: f.Data, first: f.First, last: f.Last}
+	if err := in.take(c, &h, r); err != nil {
+		return false, err
+	}
+	return true, in.advance(c, r)
+}
+
+// hold keeps a fragment beyond a hole, if the window has room.
+func (in *inbox) hold(c *recvChannel, f *wire.Frame, r *Received) (kept bool, err error) {
+	i, found := c.find(f.Seq)
+	if found {
+		return true, nil
+	}
+	if !c.fits(i, f) {
+		return false, errFragment
+	}
+	h := &heldFragment{seq: f.Seq, first: f.First, last: f.Last, size: len(f.Data)}
+	if in.held+h.cost() > in.window {
+		if in.dropped += h.cost(); in.dropped > in.window {
+			return false, errWindow
+		}
+		return false, nil
+	}
+	h.data = slices.Clone(f.Data)
+	in.held += h.cost()
+	c.held = slices.Insert(c.held, i, h)
+	if c.id == ChannelUnordered {
+		return true, c.deliverEarly(i, r)
+	}
+	return true, nil
+}
+
+// deliverEarly delivers the message around held[i] if all of it is there.
+func (c *recvChannel) deliverEarly(i int, r *Received) error {
+	from, to := i, i
+	for !c.held[from].first {
+		if from == 0 || c.held[from-1].seq+1 != c.held[from].seq {
+			return nil
+		}
+		from--
+	}
+	for !c.held[to].last {
+		if to+1 == len(c.held) || c.held[to+1].seq != c.held[to].seq+1 {
+			return nil
+		}
+		to++
+	}
+	var message []byte
+	for _, h := range c.held[from : to+1] {
+		if len(message)+h.size > wire.MessageMax {
+			return errLong
+		}
+		message = append(message, h.data...)
+		h.data, h.done = nil, true
+	}
+	return r.deliver(message, Reliable, c.id)
+}
+
+// advance takes what is in order now that a hole was filled.
+func (in *inbox) advance(c *recvChannel, r *Received) error {
+	in.dropped = 0
+	n := 0
+	for n < len(c.held) && c.held[n].seq == c.next {
+		if err := in.take(c, c.held[n], r); err != nil {
+			return err
+		}
+		in.held -= c.held[n].cost()
+		n++
+	}
+	if n > 0 {
+		if c.held = slices.Delete(c.held, 0, n); len(c.held) == 0 {
+			c.held = nil
+		}
+	}
+	return nil
+}
+
+// take appends the next fragment in order and delivers the message it completes.
+func (in *inbox) take(c *recvChannel, h *heldFragment, r *Received) error {
+	if c.inside == h.first {
+		return errFragment
+	}
+	c.inside = !h.last
+	c.next++
+	if h.done {
+		return nil
+	}
+	if h.first && h.last {
+		if len(h.data) > wire.MessageMax {
+			return errLong
+		}
+		return r.deliver(h.data, Reliable, c.id)
+	}
+	if len(c.partial)+len(h.data) > wire.MessageMax {
+		return errLong
+	}
+	cost := len(h.data) + fragmentCost
+	if in.partial+cost > incompleteMax {
+		return errIncomplete
+	}
+	in.partial += cost
+	c.partialCost += cost
+	c.partial = append(c.partial, h.data...)
+	if !h.last {
+		return nil
+	}
+	message := c.partial
+	in.partial -= c.partialCost
+	c.partial, c.partialCost = nil, 0
+	return r.deliver(message, Reliable, c.id)
+}

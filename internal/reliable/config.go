@@ -1,0 +1,136 @@
+package reliable
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// Reliability says whether a message may be lost.
+type Reliability uint8
+
+const (
+	// Unreliable messages fit one datagram and may be lost or overtake each other.
+	Unreliable Reliability = iota
+	// Reliable messages arrive exactly once, and in order within their channel.
+	Reliable
+)
+
+// Channels of reliable messages with a meaning of their own; 1 to 15 are ordered
+// independently of each other.
+const (
+	ChannelDefault   uint8 = 0
+	ChannelUnordered uint8 = wire.ChannelUnordered
+)
+
+const (
+	// PacketMin is the least room for frames [Machine.Append] may be given, in bytes:
+	// what a client's 1200-byte datagram leaves after header and tag.
+	PacketMin = 1200 - 13 - 16
+	// WindowMin is the window both sides assume until told otherwise, in bytes.
+	WindowMin = 65536
+
+	// fragmentMax leaves room in a packet of PacketMin for the frame's header and
+	// an ACK. It is the same over TCP, so that what was cut for one connection fits
+	// the next one, whatever that is.
+	fragmentMax = 1100
+	// fragmentCost is what a fragment counts in every limit on top of its length.
+	fragmentCost = 32
+	// incompleteMax bounds the incomplete messages of a connection, in bytes.
+	incompleteMax = 2 << 20
+	// sendWindowMax bounds what we keep outstanding, whatever the peer's WINDOW, in bytes.
+	sendWindowMax = 1 << 20
+	// ackDelayMax is how long an acknowledgement may wait for company.
+	ackDelayMax = 20 * time.Millisecond
+	// packetCost is what a packet adds to its frames on its way, in bytes, roughly:
+	// tiny packets must not look free to congestion control.
+	packetCost = 48
+)
+
+// TCP has acknowledgements of its own kind: a RESUME at least every 32 KiB or 500 ms.
+const (
+	streamAckBytes = 24 << 10
+	streamAckDelay = 400 * time.Millisecond
+	// streamStallMax is how long a full 1 MiB may stay unacknowledged.
+	streamStallMax = 10 * time.Second
+)
+
+// Config configures a [Machine]. The zero value is a client's side over UDP that
+// neither times out nor keeps alive.
+type Config struct {
+	// Server allows what only a server may say and refuses it from the peer.
+	Server bool
+	// Stream applies the rules for TCP.
+	Stream bool
+	// RTT is what the handshake measured. Zero means unknown.
+	RTT time.Duration
+	// RetryIntervalMax caps the probe timeout. Zero means 1s.
+	RetryIntervalMax time.Duration
+	// MaxRetry is how many probe timeouts in a row the connection survives. Zero means 10.
+	MaxRetry int
+	// Window is how much reliable data beyond the next in order this side holds, in
+	// bytes. It is at least [WindowMin].
+	Window int
+	// IdleTimeout is how long the peer may be silent. Zero means for ever.
+	IdleTimeout time.Duration
+	// KeepAlive is after how long without sending a PING goes out. Zero means never.
+	KeepAlive time.Duration
+	// QueueMessages is how many messages may wait behind the one being sent. Zero means 1024.
+	QueueMessages int
+	// QueueBytes is how many bytes may wait behind the one being sent. Zero means 256 KiB.
+	QueueBytes int
+	// UnreliableMax is the longest unreliable message in bytes. Zero means what fits
+	// a packet of [PacketMin].
+	UnreliableMax int
+}
+
+func (c Config) withDefaults() Config {
+	c.RetryIntervalMax = cmp.Or(c.RetryIntervalMax, time.Second)
+	c.MaxRetry = cmp.Or(c.MaxRetry, 10)
+	c.Window = max(c.Window, WindowMin)
+	c.QueueMessages = cmp.Or(c.QueueMessages, 1024)
+	c.QueueBytes = cmp.Or(c.QueueBytes, 256<<10)
+	c.UnreliableMax = cmp.Or(c.UnreliableMax, PacketMin-3)
+	return c
+}
+
+// Why a message is not sent, or a connection ends.
+var (
+	// ErrTooLarge means a message is longer than 1 MiB, or unreliable and longer than a datagram.
+	ErrTooLarge = errors.New("message too large")
+	// ErrSlow means the peer takes reliable messages more slowly than they come.
+	ErrSlow = errors.New("peer is too slow")
+	// ErrChannel means a message was sent on a channel that does not exist.
+	ErrChannel = errors.New("no such channel")
+	// ErrIdle means the peer was silent for Config.IdleTimeout.
+	ErrIdle = errors.New("peer is silent")
+	// ErrDead means the peer acknowledged none of Config.MaxRetry probes.
+	ErrDead = errors.New("peer acknowledges nothing")
+)
+
+// Violation is what the peer did that ends the connection, as CLOSE will tell it.
+type Violation struct {
+	Code   wire.CloseCode
+	Reason string
+}
+
+func (v *Violation) Error() string { return fmt.Sprintf("%v: %s", v.Code, v.Reason) }
+
+// What a peer can do wrong beyond a malformed frame.
+var (
+	errNoFrame     = &Violation{wire.CloseProtocol, "packet without frames"}
+	errServerOnly  = &Violation{wire.CloseProtocol, "server-only frame from a client"}
+	errNotOnStream = &Violation{wire.CloseProtocol, "frame not allowed on TCP"}
+	errAckUnsent   = &Violation{wire.CloseProtocol, "ack of a packet never sent"}
+	errResume      = &Violation{wire.CloseProtocol, "resume on a connection not resumed"}
+	errResumeSeq   = &Violation{wire.CloseProtocol, "resume above what was sent"}
+	errFragment    = &Violation{wire.CloseProtocol, "fragment does not continue its message"}
+	errMessage     = &Violation{wire.CloseProtocol, "malformed message"}
+	errStreamOrder = &Violation{wire.CloseProtocol, "gap or channel on TCP"}
+	errWindow      = &Violation{wire.CloseFlow, "more than the window was dropped"}
+	errIncomplete  = &Violation{wire.CloseFlow, "too much in incomplete messages"}
+	errLong        = &Violation{wire.CloseFlow, "message over 1 MiB"}
+)

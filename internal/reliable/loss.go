@@ -1,0 +1,185 @@
+package reliable
+
+import (
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// packetThreshold is how many later packets must have arrived for one to be lost.
+const packetThreshold = 3
+
+// sentPacket is a packet that asked for an acknowledgement.
+type sentPacket struct {
+	pn      uint64
+	at      time.Duration
+	ack     uint64 // the highest packet its ACK named, if hasAck
+	resumes uint32 // channels with a RESUME in it, see channelBit
+	refs    uint32 // number of its first ref
+	count   uint16 // of refs
+	size    uint16 // bytes, with packetCost
+	hasAck  bool
+	window  bool  // holds a WINDOW
+	done    bool  // acknowledged or lost
+	offline uint8 // reason of an OFFLINE in it
+}
+
+// losses knows which packets are under way and when to give up on them.
+type losses struct {
+	packets  ring[sentPacket]
+	refs     ring[ref] // of the packets, in order
+	refsBase uint32    // number of refs.at(0)
+
+	largestSent  uint64
+	largestAcked uint64
+	anyAcked     bool
+	inFlight     int           // bytes
+	sentAt       time.Duration // the newest packet that asks for an acknowledgement
+	lostAt       time.Duration // when the next packet counts as lost; never if none may be
+	retries      int           // probe timeouts since the last acknowledgement
+	probes       int           // packets that may leave in spite of congestion control
+}
+
+// record notes that a packet left.
+func (l *losses) record(p *sentPacket) {
+	*l.packets.push() = *p
+	l.inFlight += int(p.size)
+	l.sentAt = p.at
+	l.probes = max(l.probes-1, 0)
+}
+
+// nextRef is the number the next ref gets.
+func (l *losses) nextRef() uint32 { return l.refsBase + uint32(l.refs.len()) }
+
+// ref returns the k-th ref of a packet.
+func (l *losses) ref(p *sentPacket, k uint16) ref {
+	return *l.refs.at(int(p.refs + uint32(k) - l.refsBase))
+}
+
+// slide forgets the oldest packets that are done.
+func (l *losses) slide() {
+	for l.packets.len() > 0 && l.packets.at(0).done {
+		n := l.packets.at(0).count
+		for range n {
+			l.refs.pop()
+		}
+		l.refsBase += uint32(n)
+		l.packets.pop()
+	}
+}
+
+// timer is when checkLoss has something to do.
+func (m *Machine) lossTimer() time.Duration {
+	l := &m.loss
+	switch {
+	case l.lostAt != never:
+		return l.lostAt
+	case l.inFlight == 0:
+		return never
+	}
+	return l.sentAt + min(m.rtt.probeAfter()<<min(l.retries, 10), m.cfg.RetryIntervalMax)
+}
+
+// checkLoss runs when lossTimer has passed.
+func (m *Machine) checkLoss(at time.Duration) error {
+	if at < m.lossTimer() {
+		return nil
+	}
+	l := &m.loss
+	if l.lostAt != never {
+		m.detectLost(at)
+		return nil
+	}
+	if l.retries++; l.retries > m.cfg.MaxRetry {
+		return ErrDead
+	}
+	l.sentAt = at
+	l.probes = 1
+	m.stats.Probes++
+	return nil
+}
+
+// acknowledged takes an ACK frame.
+func (m *Machine) acknowledged(at time.Duration, a *wire.Ack) error {
+	l := &m.loss
+	if a.Largest > l.largestSent {
+		return errAckUnsent
+	}
+	progress := false
+	i := l.packets.len() - 1
+	for r := range a.Ranges {
+		for i >= 0 && l.packets.at(i).pn > r.Hi {
+			i--
+		}
+		for ; i >= 0 && l.packets.at(i).pn >= r.Lo; i-- {
+			p := l.packets.at(i)
+			if p.done {
+				continue
+			}
+			if p.pn == a.Largest && p.pn > 0 {
+				m.rtt.sample(at-p.at, time.Duration(min(a.DelayMicros, 1<<24))*time.Microsecond)
+			}
+			m.packetAcked(p)
+			progress = true
+		}
+		if i < 0 {
+			break
+		}
+	}
+	l.largestAcked, l.anyAcked = max(l.largestAcked, a.Largest), true
+	if progress {
+		l.retries, l.probes = 0, 0
+	}
+	m.detectLost(at)
+	return nil
+}
+
+func (m *Machine) packetAcked(p *sentPacket) {
+	p.done = true
+	m.congestion.acked(int(p.size), p.at, m.loss.inFlight)
+	m.loss.inFlight -= int(p.size)
+	for k := range p.count {
+		m.sent.acked(m.loss.ref(p, k))
+	}
+	if p.hasAck {
+		m.acks.told(p.ack)
+	}
+}
+
+// detectLost gives up on packets that later ones overtook by too much, and sets
+// lostAt for those that may yet come.
+func (m *Machine) detectLost(at time.Duration) {
+	l := &m.loss
+	l.lostAt = never
+	after := m.rtt.lossAfter()
+	for i := range l.packets.len() {
+		p := l.packets.at(i)
+		if p.pn > l.largestAcked {
+			break
+		}
+		switch {
+		case p.done:
+		case l.largestAcked-p.pn >= packetThreshold, p.at+after <= at:
+			m.packetLost(at, p)
+		default:
+			l.lostAt = min(l.lostAt, p.at+after)
+		}
+	}
+	l.slide()
+}
+
+// packetLost makes what the packet carried due again. Unreliable messages are gone.
+func (m *Machine) packetLost(at time.Duration, p *sentPacket) {
+	p.done = true
+	m.stats.Lost++
+	m.loss.inFlight -= int(p.size)
+	m.congestion.lost(at, p.at)
+	for k := range p.count {
+		m.sent.missed(m.loss.ref(p, k))
+	}
+	m.control.resumes |= p.resumes
+	m.control.window = m.control.window || p.window
+	if p.offline != 0 {
+		m.control.offline = p.offline
+	}
+}

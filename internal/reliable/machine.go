@@ -1,0 +1,165 @@
+package reliable
+
+import "time"
+
+// Machine is one side of one connection; see the package comment.
+type Machine struct {
+	// Set by New, then constant.
+	cfg     Config
+	start   time.Time // times inside are counted from here
+	resumed bool
+
+	acks       ackTracker
+	inbox      inbox
+	queue      queue
+	sent       sent
+	loss       losses
+	rtt        rttEstimator
+	congestion congestion
+	control    control
+	ping       pinger
+	stats      Stats
+
+	heard     time.Duration // when the last packet opened
+	lastSent  time.Duration
+	stalledAt time.Duration // TCP: since when nothing can leave
+	turn      bool          // whose turn it is in appendNew
+}
+
+// Stats counts what happened on the connection.
+type Stats struct {
+	Retransmitted     uint64 // fragments sent again
+	Lost              uint64 // packets that were given up on
+	Probes            uint64 // probe timeouts
+	DroppedUnreliable uint64 // unreliable messages that never left
+}
+
+// New returns the machine for a connection whose handshake is done, or about to be:
+// packet 0 of both directions. With st it goes on where an earlier connection of
+// the same transport stopped, and takes st over; without, it starts afresh.
+func New(now time.Time, cfg Config, st *State) *Machine {
+	cfg = cfg.withDefaults()
+	m := &Machine{
+		cfg: cfg, start: now,
+		acks:       newAckTracker(),
+		congestion: newCongestion(),
+		stalledAt:  never,
+	}
+	m.inbox.window = cfg.Window
+	m.loss.lostAt = never
+	m.control.resumeAt = never
+	m.control.window = !cfg.Stream && cfg.Window > WindowMin
+	m.sent.window = WindowMin
+	if cfg.Stream {
+		m.sent.window = sendWindowMax
+	}
+	if cfg.RTT > 0 {
+		m.rtt.sample(cfg.RTT, 0)
+	}
+	if st != nil {
+		m.resume(st)
+	}
+	return m
+}
+
+// at is the time since New.
+func (m *Machine) at(now time.Time) time.Duration { return now.Sub(m.start) }
+
+// Tick does what time alone brings about; call it when [Machine.WakeAt] has passed,
+// then Append. It returns [ErrIdle], [ErrDead] or [ErrSlow] when the connection is over.
+func (m *Machine) Tick(now time.Time) error {
+	at := m.at(now)
+	switch {
+	case m.cfg.IdleTimeout > 0 && at >= m.heard+m.cfg.IdleTimeout:
+		return ErrIdle
+	case m.stalledAt != never && at >= m.stalledAt+streamStallMax:
+		return ErrSlow
+	}
+	if m.cfg.KeepAlive > 0 && at >= m.lastSent+m.cfg.KeepAlive {
+		m.control.ping = true
+	}
+	m.trim(at)
+	return m.checkLoss(at)
+}
+
+// WakeAt is when to call [Machine.Tick]; zero means never. It is in the past while
+// Append has something to send. It changes with every other call.
+func (m *Machine) WakeAt() time.Time {
+	if m.pending() {
+		return m.start
+	}
+	wake := min(m.acks.due, m.control.resumeAt, m.lossTimer())
+	if m.cfg.IdleTimeout > 0 {
+		wake = min(wake, m.heard+m.cfg.IdleTimeout)
+	}
+	if m.cfg.KeepAlive > 0 {
+		wake = min(wake, m.lastSent+m.cfg.KeepAlive)
+	}
+	if m.stalledAt != never {
+		wake = min(wake, m.stalledAt+streamStallMax)
+	}
+	if wake == never {
+		return time.Time{}
+	}
+	return m.start.Add(wake)
+}
+
+// Thaw starts all timers over, after a time without Receive, Append and Tick.
+func (m *Machine) Thaw(now time.Time) {
+	at := m.at(now)
+	m.heard, m.lastSent, m.loss.sentAt = at, at, at
+	m.loss.retries = 0
+	if m.stalledAt != never {
+		m.stalledAt = at
+	}
+}
+
+// PathChanged forgets what was learned about the old path, after roaming.
+func (m *Machine) PathChanged(now time.Time) {
+	m.rtt = rttEstimator{}
+	m.congestion = newCongestion()
+	m.congestion.recovery = m.at(now) // the losses of the old path say nothing about the new
+	m.loss.retries = 0
+}
+
+// LargestAcked is the highest packet number the peer acknowledged; false before any.
+func (m *Machine) LargestAcked() (uint64, bool) { return m.loss.largestAcked, m.loss.anyAcked }
+
+// RTT is the round-trip time, smoothed and latest; zeros before the first measurement.
+func (m *Machine) RTT() (smoothed, latest time.Duration) { return m.rtt.smoothed, m.rtt.latest }
+
+// ClockOffset is the server's clock less ours; false before the first PONG of a server.
+func (m *Machine) ClockOffset() (time.Duration, bool) { return m.ping.offset, m.ping.offsetRTT > 0 }
+
+// Stats returns the counters so far.
+func (m *Machine) Stats() Stats { return m.stats }
+
+// Queued is how much waits behind the message being sent.
+func (m *Machine) Queued() (messages, bytes int) { return m.queue.waiting() }
+
+// Unacked reports whether reliable messages are still to be sent or acknowledged.
+func (m *Machine) Unacked() bool {
+	if m.queue.reliable.len() > 0 {
+		return true
+	}
+	for _, c := range m.sent.channels {
+		if c.fragments.len() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// quietAfter is how long after the last packet a burst's memory is given back.
+const quietAfter = time.Second
+
+func (m *Machine) trim(at time.Duration) {
+	if m.loss.packets.len() > 0 || at-m.lastSent < quietAfter {
+		return
+	}
+	m.loss.packets.trim()
+	m.loss.refs.trim()
+	m.queue.reliable.trim()
+	m.queue.unreliable.trim()
+	m.sent.trim()
+}

@@ -1,0 +1,62 @@
+package reliable
+
+import (
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// Received is what one packet brought. A caller keeps one per read loop and passes
+// it to every [Machine.Receive], which empties it first.
+type Received struct {
+	// Messages are whole messages, oldest first. Their bytes are lent: some point
+	// into the packet, so they are good until its buffer is used again.
+	Messages []Delivery
+	// Close is set when the peer closed the connection.
+	Close *wire.Close
+	// Move is set when the server sends this client to another node.
+	Move *wire.Move
+	// Offline is the reason of an OFFLINE frame, 0 when there was none.
+	Offline uint8
+	// Pong is the answer to our last PING.
+	Pong Pong
+	// PathResponse answers a PATH_CHALLENGE the caller sent.
+	PathResponse PathToken
+}
+
+// Delivery is one message from the peer.
+type Delivery struct {
+	Bytes   []byte       // encoded, lent
+	Message wire.Message // Bytes parsed; its payload points into them
+	Rel     Reliability
+	Channel uint8 // of reliable messages
+}
+
+// Pong is the answer to a PING.
+type Pong struct {
+	Has        bool
+	RTT        time.Duration // from the PING's packet to the PONG's
+	ServerTime uint64        // microseconds since the Unix epoch, 0 from a client
+}
+
+// PathToken is the content of a PATH_RESPONSE.
+type PathToken struct {
+	Has   bool
+	Token [8]byte
+}
+
+// Reset empties r and keeps its memory.
+func (r *Received) Reset() {
+	clear(r.Messages)
+	*r = Received{Messages: r.Messages[:0]}
+}
+
+// deliver adds a message, or reports that it is none.
+func (r *Received) deliver(b []byte, rel Reliability, channel uint8) error {
+	m, err := wire.ParseMessage(b)
+	if err != nil {
+		return errMessage
+	}
+	r.Messages = append(r.Messages, Delivery{b, m, rel, channel})
+	return nil
+}

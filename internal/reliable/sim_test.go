@@ -1,0 +1,360 @@
+package reliable_test
+
+import (
+	"bytes"
+	"container/heap"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// simSeeds is how many seeds TestSim runs; `make sim` asks for more.
+func simSeeds(t *testing.T) uint64 {
+	s := os.Getenv("DIARKIS_SIM_SEEDS")
+	if s == "" {
+		return 1000
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		t.Fatalf("DIARKIS_SIM_SEEDS: %v", err)
+	}
+	return n
+}
+
+// TestSim lets two machines talk over a bad link, with resumes in the middle, and
+// requires every reliable message exactly once and in order on its channel.
+func TestSim(t *testing.T) {
+	n := simSeeds(t)
+	var wg sync.WaitGroup
+	workers := uint64(runtime.GOMAXPROCS(0))
+	for w := range workers {
+		wg.Go(func() {
+			for seed := w; seed < n && !t.Failed(); seed += workers {
+				if err := newWorld(seed).run(); err != nil {
+					t.Errorf("seed %d: %v", seed, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// world is two machines, the link between them and the clock.
+type world struct {
+	rng    *rand.Rand
+	now    time.Time
+	stream bool
+	calm   bool // no loss from now on
+
+	loss, dup     float64
+	delay, jitter time.Duration
+	epoch         int // connections so far: packets of earlier ones are dropped
+	resumeAt      time.Time
+	pushUntil     time.Time
+
+	sides  [2]*side
+	events eventHeap
+	serial int
+}
+
+type event struct {
+	at     time.Time
+	serial int // breaks ties
+	to     int
+	epoch  int
+	pn     uint64
+	data   []byte
+}
+
+type eventHeap []event
+
+func (h eventHeap) Len() int { return len(h) }
+func (h eventHeap) Less(i, j int) bool {
+	if c := h[i].at.Compare(h[j].at); c != 0 {
+		return c < 0
+	}
+	return h[i].serial < h[j].serial
+}
+func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *eventHeap) Push(x any)   { *h = append(*h, x.(event)) }
+func (h *eventHeap) Pop() any {
+	old := *h
+	e := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return e
+}
+
+// side is one machine and what a test knows about its conversation.
+type side struct {
+	cfg      reliable.Config
+	m        *reliable.Machine
+	pn       uint64
+	seen     map[uint64]bool // packet numbers, as the replay window of secure
+	room     int             // of a packet
+	arrives  time.Time       // TCP: the newest record on its way to here
+	sent     map[uint8]uint32
+	got      map[uint8]uint32
+	early    map[uint32]bool // of channel 255
+	lossy    map[uint32]bool // unreliable messages that arrived
+	nextSend time.Time
+	received reliable.Received
+}
+
+func newWorld(seed uint64) *world {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	w := &world{rng: rng, now: time.Unix(1_700_000_000, 0), stream: seed%5 == 4}
+	if !w.stream {
+		w.loss, w.dup = rng.Float64()*0.3, rng.Float64()*0.1
+	}
+	w.delay = time.Duration(rng.IntN(80)) * time.Millisecond
+	w.jitter = time.Duration(rng.IntN(40)+1) * time.Millisecond
+	for i := range w.sides {
+		s := &side{sent: map[uint8]uint32{}, got: map[uint8]uint32{}, early: map[uint32]bool{}, lossy: map[uint32]bool{}, nextSend: w.now}
+		s.cfg = reliable.Config{Stream: w.stream, Server: i == 1, IdleTimeout: 30 * time.Second}
+		if rng.IntN(2) == 0 {
+			s.cfg.Window = 1 << (16 + rng.IntN(4))
+		}
+		w.sides[i] = s
+	}
+	w.sides[0].cfg.KeepAlive = 10 * time.Second
+	w.pushUntil = w.now.Add(2 * time.Second)
+	w.connect(false)
+	return w
+}
+
+// connect starts a connection: the first, or one that goes on with the state of the last.
+func (w *world) connect(resume bool) {
+	w.epoch++
+	w.resumeAt = w.now.Add(time.Duration(200+w.rng.IntN(3000)) * time.Millisecond)
+	for i, s := range w.sides {
+		var st *reliable.State
+		if resume {
+			st = s.m.Export()
+			if w.rng.IntN(2) == 0 { // across the mesh
+				b := st.AppendTo(nil)
+				var err error
+				if st, err = reliable.ParseState(b); err != nil {
+					panic(fmt.Sprintf("ParseState of an export: %v", err))
+				}
+				if again := st.AppendTo(nil); !bytes.Equal(again, b) {
+					panic("AppendTo after ParseState differs")
+				}
+			}
+		}
+		s.m = reliable.New(w.now, s.cfg, st)
+		s.pn, s.seen = 0, map[uint64]bool{}
+		s.room = reliable.PacketMin
+		if w.rng.IntN(2) == 0 {
+			s.room += w.rng.IntN(400)
+		}
+		s.arrives = w.now
+		w.sides[i] = s
+	}
+}
+
+func (w *world) run() error {
+	deadline := w.now.Add(3 * time.Minute)
+	for {
+		if w.now.After(w.pushUntil) {
+			w.calm = true
+			if w.done() {
+				return w.check()
+			}
+		}
+		if w.now.After(deadline) {
+			return errors.Join(errors.New("did not settle"), w.check())
+		}
+		if err := w.step(); err != nil {
+			return fmt.Errorf("after %v: %w", w.now.Sub(time.Unix(1_700_000_000, 0)), err)
+		}
+	}
+}
+
+func (w *world) done() bool { return !w.sides[0].m.Unacked() && !w.sides[1].m.Unacked() }
+
+// step moves the clock to the next thing that happens and lets it happen.
+func (w *world) step() error {
+	next := w.resumeAt
+	if w.calm {
+		next = w.now.Add(time.Second)
+	}
+	for _, s := range w.sides {
+		if at := s.m.WakeAt(); !at.IsZero() && at.Before(next) {
+			next = at
+		}
+		if !w.calm && s.nextSend.Before(next) {
+			next = s.nextSend
+		}
+	}
+	if len(w.events) > 0 && w.events[0].at.Before(next) {
+		next = w.events[0].at
+	}
+	if next.After(w.now) {
+		w.now = next
+	}
+	if !w.calm && !w.now.Before(w.resumeAt) {
+		w.connect(true)
+	}
+	for len(w.events) > 0 && !w.events[0].at.After(w.now) {
+		if err := w.arrive(heap.Pop(&w.events).(event)); err != nil {
+			return err
+		}
+	}
+	for i, s := range w.sides {
+		if at := s.m.WakeAt(); !at.IsZero() && !at.After(w.now) {
+			if err := s.m.Tick(w.now); err != nil {
+				w.connect(true) // dead: the client comes back
+				return nil
+			}
+		}
+		if !w.calm && !w.now.Before(s.nextSend) {
+			if err := w.say(s); err != nil {
+				return err
+			}
+		}
+		w.flush(i)
+	}
+	return nil
+}
+
+func (w *world) flush(from int) {
+	s := w.sides[from]
+	for {
+		b := s.m.Append(w.now, s.pn+1, nil, s.room)
+		if len(b) == 0 {
+			return
+		}
+		if len(b) > s.room {
+			panic(fmt.Sprintf("packet of %d bytes, room for %d", len(b), s.room))
+		}
+		s.pn++
+		w.launch(1-from, s.pn, b)
+	}
+}
+
+func (w *world) launch(to int, pn uint64, b []byte) {
+	copies := 1
+	if !w.calm && w.rng.Float64() < w.loss {
+		copies = 0
+	} else if !w.calm && w.rng.Float64() < w.dup {
+		copies = 2
+	}
+	for range copies {
+		at := w.now.Add(w.delay + time.Duration(w.rng.Int64N(int64(w.jitter))))
+		if s := w.sides[to]; w.stream {
+			if at.Before(s.arrives) {
+				at = s.arrives
+			}
+			s.arrives = at
+		}
+		w.serial++
+		heap.Push(&w.events, event{at, w.serial, to, w.epoch, pn, b})
+	}
+}
+
+func (w *world) arrive(e event) error {
+	s := w.sides[e.to]
+	if e.epoch != w.epoch || s.seen[e.pn] {
+		return nil
+	}
+	s.seen[e.pn] = true
+	if err := s.m.Receive(w.now, e.pn, e.data, &s.received); err != nil {
+		return fmt.Errorf("side %d: %w", e.to, err)
+	}
+	for _, d := range s.received.Messages {
+		if err := s.heard(d); err != nil {
+			return fmt.Errorf("side %d: %w", e.to, err)
+		}
+	}
+	w.flush(e.to)
+	return nil
+}
+
+var simChannels = []uint8{0, 0, 0, 1, 15, reliable.ChannelUnordered}
+
+// say sends one message: its channel, its number there, and a pattern that follows from both.
+func (w *world) say(s *side) error {
+	s.nextSend = w.now.Add(time.Duration(1+w.rng.IntN(60)) * time.Millisecond)
+	rel, channel := reliable.Reliable, simChannels[w.rng.IntN(len(simChannels))]
+	if w.stream {
+		channel = 0
+	}
+	size := w.rng.IntN(300)
+	switch r := w.rng.IntN(60); {
+	case r < 15:
+		rel, channel = reliable.Unreliable, 99
+	case r < 20:
+		size = w.rng.IntN(8000)
+	case r == 20:
+		size = w.rng.IntN(150_000)
+	}
+	n := s.sent[channel]
+	msg := wire.Message{Kind: wire.Push, Ver: channel, Payload: pattern(n, size)}.AppendTo(nil)
+	err := s.m.Send(w.now, msg, rel, channel)
+	if errors.Is(err, reliable.ErrSlow) {
+		return nil // a node would close; here it was not said
+	}
+	s.sent[channel]++
+	return err
+}
+
+func pattern(n uint32, size int) []byte {
+	b := make([]byte, 4+size)
+	binary.BigEndian.PutUint32(b, n)
+	for i := range b[4:] {
+		b[4+i] = byte(n + uint32(i)*7)
+	}
+	return b
+}
+
+// heard checks one message.
+func (s *side) heard(d reliable.Delivery) error {
+	if len(d.Message.Payload) < 4 {
+		return errors.New("message too short")
+	}
+	n, channel := binary.BigEndian.Uint32(d.Message.Payload), d.Message.Ver
+	if !bytes.Equal(d.Message.Payload, pattern(n, len(d.Message.Payload)-4)) {
+		return fmt.Errorf("message %d of channel %d is damaged", n, channel)
+	}
+	switch {
+	case d.Rel == reliable.Unreliable:
+		if channel != 99 || s.lossy[n] {
+			return fmt.Errorf("unreliable message %d came twice", n)
+		}
+		s.lossy[n] = true
+		return nil
+	case d.Channel != channel:
+		return fmt.Errorf("message of channel %d came on %d", channel, d.Channel)
+	case channel == reliable.ChannelUnordered:
+		if s.early[n] {
+			return fmt.Errorf("message %d of channel 255 came twice", n)
+		}
+		s.early[n] = true
+	case n != s.got[channel]:
+		return fmt.Errorf("message %d of channel %d, want %d", n, channel, s.got[channel])
+	}
+	s.got[channel]++
+	return nil
+}
+
+// check requires that everything sent reliably arrived.
+func (w *world) check() error {
+	for i, s := range w.sides {
+		for channel, n := range s.sent {
+			if got := w.sides[1-i].got[channel]; channel != 99 && got != n {
+				return fmt.Errorf("channel %d from side %d: %d messages of %d arrived", channel, i, got, n)
+			}
+		}
+	}
+	return nil
+}
