@@ -18,6 +18,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -91,6 +92,30 @@ func Load(o Options) (*Config, error) {
 	return c, nil
 }
 
+// LoadHealthCheck reads only what the health-check command needs: a mistake in a
+// node's other settings must not make a probe kill the node. A file given by name
+// takes the place of shared/health-check.json. The error is an [*Errors]; the
+// settings are usable all the same, without what was wrong.
+func LoadHealthCheck(file string) (HealthCheck, Env, error) {
+	c := &Config{sources: map[string]string{}}
+	l := &loader{instead: file, config: c, viper: viper.New()}
+	l.findDir()
+	for _, s := range c.sections() {
+		if s.target != &c.HealthCheck {
+			continue
+		}
+		l.defaults(s)
+		l.file(s)
+		l.environment(s)
+		l.store(s)
+	}
+	env := Env{RunDir: cmp.Or(os.Getenv(envRunDir), os.TempDir())}
+	if len(l.problems) > 0 {
+		return c.HealthCheck, env, &Errors{l.problems}
+	}
+	return c.HealthCheck, env, nil
+}
+
 // Source says where a setting ("udp.nic") came from: "default", a file with its
 // line, an environment variable, or "flag".
 func (c *Config) Source(key string) string { return c.sources[key] }
@@ -109,6 +134,7 @@ type loader struct {
 	options  Options
 	config   *Config
 	viper    *viper.Viper
+	instead  string // read instead of a section's file, whatever its name; "" normally
 	problems []Problem
 }
 
@@ -169,6 +195,9 @@ func (l *loader) file(s section) {
 	name, must := "", false
 	if l.config.Dir != "" {
 		name = filepath.Join(l.config.Dir, filepath.FromSlash(s.path))
+	}
+	if l.instead != "" {
+		name, must = l.instead, true
 	}
 	if !strings.HasPrefix(s.path, "shared/") {
 		switch role := l.options.Role; {

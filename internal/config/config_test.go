@@ -102,7 +102,7 @@ func TestPrecedence(t *testing.T) {
 	t.Setenv("DIARKIS_UDP_NIC", "") // empty counts as unset
 	t.Setenv("DIARKIS_MESH_TLS_CA", "/ca.pem")
 	t.Setenv("DIARKIS_MARS_FULL_SYNC_ROLES", `["http", "udp"]`)
-	t.Setenv("DIARKIS_MESH_SEEDS", "c, [::1]:6779 ,")
+	t.Setenv("DIARKIS_MESH_SEEDS", "c, [::1]:6779 , [::1],")
 	t.Setenv("DIARKIS_LOG_COLOR", "FALSE")
 	c := load(t, Options{Role: RoleUDP, Dir: dir, Flags: map[string]string{"udp.maxRetry": "7", "health-check.port": "1"}})
 	for _, tt := range []struct{ what, got, want string }{
@@ -113,7 +113,7 @@ func TestPrecedence(t *testing.T) {
 		{"empty variable", c.UDP.NIC, "net1"},
 		{"nested", fmt.Sprint(c.Mesh.TLS), "{c k /ca.pem}"},
 		{"list as JSON", fmt.Sprint(c.MARS.FullSyncRoles), "[http udp]"},
-		{"list with commas", fmt.Sprint(c.Mesh.Seeds), "[c [::1]:6779]"},
+		{"list with commas", fmt.Sprint(c.Mesh.Seeds), "[c [::1]:6779 ::1]"},
 		{"choice in any case", c.Log.Color, "false"},
 		{"dashed file", fmt.Sprint(c.HealthCheck.Port), "1"},
 		{"source of a default", c.Source("udp.connectionTTL"), "default"},
@@ -417,6 +417,20 @@ func TestSecretsStaySecret(t *testing.T) {
 		if got := problems(t, Options{}); len(got) != 1 || strings.Contains(got[0], one) {
 			t.Errorf("%s secret file: %q", name, got)
 		}
+	}
+}
+
+func TestLoadHealthCheck(t *testing.T) {
+	clean(t)
+	t.Setenv("DIARKIS_UDP_PORT", "broken, and none of its business")
+	dir := write(t, map[string]string{"shared/health-check.json": `{"level": "info", "port": 1}`, "shared/log.json": "{", "h.json": `{"port": 2, "x": 1}`})
+	t.Setenv(envConfigRoot, dir)
+	t.Setenv(envRunDir, "/run/x")
+	if h, env, err := LoadHealthCheck(""); err != nil || h.Port != 1 || h.Level != "info" || env.RunDir != "/run/x" {
+		t.Errorf("LoadHealthCheck() = %+v, %q, %v", h, env.RunDir, err)
+	}
+	if h, _, err := LoadHealthCheck(filepath.Join(dir, "h.json")); err == nil || h.Port != 2 || h.Level != "error" {
+		t.Errorf("LoadHealthCheck(h.json) = %+v, %v", h, err)
 	}
 }
 

@@ -190,8 +190,7 @@ func (f field) checkText(s string) error {
 var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?$`)
 
 func checkHost(s string) error {
-	bare := strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
-	if _, err := netip.ParseAddr(bare); err == nil {
+	if _, err := netip.ParseAddr(unbracket(s)); err == nil {
 		return nil
 	}
 	looksNumeric := strings.Trim(s, "0123456789.") == ""
@@ -249,15 +248,29 @@ func (f field) set(target any, v any) {
 		dst.SetBool(v)
 	case string:
 		if f.is == "host" {
-			v = strings.TrimSuffix(strings.TrimPrefix(v, "["), "]")
+			v = unbracket(v)
 		}
 		dst.SetString(v)
 	case []string:
-		dst.Set(reflect.ValueOf(slices.Clone(v)))
+		v = slices.Clone(v)
+		for i := range v {
+			if f.is == "hostport" {
+				v[i] = unbracket(v[i])
+			}
+		}
+		dst.Set(reflect.ValueOf(v))
 	case int64:
 		if f.typ == durationType {
 			v *= int64(f.unit)
 		}
 		dst.SetInt(v)
 	}
+}
+
+// unbracket takes the brackets from an IPv6 literal without a port.
+func unbracket(host string) string {
+	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+		return host[1 : len(host)-1]
+	}
+	return host
 }

@@ -25,6 +25,8 @@ type Node struct {
 	PID    int    `json:"pid"`
 	Mesh   string `json:"mesh,omitempty"`
 	Public string `json:"public,omitempty"` // as clients are told
+	// Transport is how Bind is spoken to: udp, tcp or http; "" when there is none.
+	Transport string `json:"transport,omitempty"`
 	// Bind is where the client listener is reached locally: Public's port, and
 	// a loopback or interface address.
 	Bind string `json:"bind,omitempty"`
@@ -32,8 +34,6 @@ type Node struct {
 	Admin string `json:"admin,omitempty"`
 	// ProbeKeyFile is where [Dir.WriteProbeKey] put the key, "" for a role without one.
 	ProbeKeyFile string `json:"probe_key_file,omitempty"`
-	// Plain tells whether the node had the plain address names when it wrote this.
-	Plain bool `json:"plain,omitempty"`
 }
 
 // WriteNode records or updates what a node says about itself.
@@ -105,6 +105,14 @@ func ReadProbeKey(path string) ([]byte, error) {
 		err = errors.New("probe key is empty")
 	}
 	return key, err
+}
+
+// ReadAddress returns the address under a plain name ([MeshAddr], [PublicAddr]) when
+// a process of this user wrote it. A missing file is an error.
+func (d *Dir) ReadAddress(name string) (string, error) {
+	const addressBytesMax = 1 << 10
+	b, err := readSmall(filepath.Join(d.path, name), addressBytesMax, byOperator)
+	return string(b), err
 }
 
 // ours accepts files of this user that nobody else can write.

@@ -2,6 +2,8 @@ package telemetry
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -55,6 +57,17 @@ func (h *Heartbeat) Age() (age time.Duration, ok bool) {
 		return 0, false
 	}
 	return time.Since(*last), true
+}
+
+// Check returns an error when the last Beat is more than max ago or there was none.
+func (h *Heartbeat) Check(max time.Duration) error {
+	switch age, ok := h.Age(); {
+	case !ok:
+		return errors.New("main loop has not started")
+	case age > max:
+		return fmt.Errorf("main loop last turned %v ago", age.Round(time.Millisecond))
+	}
+	return nil
 }
 
 // AgeMS returns the age as Status.TickAgeMS has it.

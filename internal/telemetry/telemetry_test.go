@@ -161,13 +161,16 @@ func TestProfilesStayOnLoopback(t *testing.T) {
 func TestHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h Heartbeat
-		if _, ok := h.Age(); ok || h.AgeMS() != -1 {
+		if _, ok := h.Age(); ok || h.AgeMS() != -1 || h.Check(time.Hour) == nil {
 			t.Error("a heartbeat that never beat has an age")
 		}
 		h.Beat()
 		<-time.After(7 * time.Second) // the bubble's clock
 		if age, ok := h.Age(); !ok || age != 7*time.Second || h.AgeMS() != 7000 {
 			t.Errorf("Age = %v, %v", age, ok)
+		}
+		if h.Check(7*time.Second) != nil || h.Check(6*time.Second) == nil {
+			t.Error("Check is wrong about a beat 7 s ago")
 		}
 	})
 }
