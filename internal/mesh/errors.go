@@ -40,6 +40,7 @@ const (
 	CodeTimeout        Code = 6 // the handler ended with its deadline
 	CodePanic          Code = 7
 	CodeUnreachable    Code = 8 // a relay could not reach the node
+	codeHandlerMin     Code = 1000
 )
 
 // codeErrors maps the codes that have an error of their own. [RemoteError.Is] uses it.

@@ -8,8 +8,14 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -56,8 +62,87 @@ type Config struct {
 	// HandlersMax is how many request and datagram handlers run at once. Zero means 1024.
 	HandlersMax int
 
+	// Remotes are further addresses of the mesh known at start, such as that of
+	// MARS: a development secret is made only when they are loopback too.
+	Remotes []netip.Addr
+
 	Log zerolog.Logger
 	Reg prometheus.Registerer // nil: metrics are kept but not registered
+
+	now func() time.Time // tests only
+}
+
+func (c Config) withDefaults() Config {
+	c.RequestTimeout = cmp.Or(c.RequestTimeout, 3*time.Second)
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, time.Minute)
+	c.HandlersMax = cmp.Or(c.HandlersMax, 1024)
+	if c.now == nil {
+		c.now = time.Now
+	}
+	return c
+}
+
+// validate joins every problem, so that one restart fixes them all.
+func (c Config) validate() error {
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...))
+	}
+	bind, err := netip.ParseAddr(c.Address)
+	switch {
+	case err != nil:
+		bad("address %q is not an IP address", c.Address)
+	case bind.IsUnspecified() && (!c.Advertise.IsValid() || c.Advertise.IsUnspecified()):
+		bad("address %v listens everywhere, so the address to announce must be given", bind)
+	case !c.AllowPublic && anyPublic(bind, c.Advertise):
+		bad("address %v is public: bind a private address or set allowPublic", bind)
+	}
+	if c.Port < 0 || c.Port > 65535 || c.PortSearch < 0 || (c.Port == 0 && c.PortSearch > 0) {
+		bad("port %d with %d more to try is not a range of ports", c.Port, c.PortSearch)
+	}
+	if c.Role == "" || len(c.Role) > 64 || strings.ContainsFunc(c.Role, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' }) {
+		bad("role %q must be lower-case letters, digits and dashes", c.Role)
+	}
+	if c.Incarnation == (id.Incarnation{}) {
+		bad("the incarnation is empty")
+	}
+	if c.HandlersMax < 0 || c.RequestTimeout < 0 || c.IdleTimeout < 0 {
+		bad("a limit is negative")
+	}
+	return errors.Join(errs...)
+}
+
+// addresses lists what decides whether the mesh leaves this machine.
+func (c Config) addresses() []netip.Addr {
+	out := slices.Clone(c.Remotes)
+	if a, err := netip.ParseAddr(c.Address); err == nil {
+		out = append(out, a)
+	}
+	if c.Advertise.IsValid() {
+		out = append(out, c.Advertise)
+	}
+	return out
+}
+
+// anyPublic tells whether binding bind or announcing advertise shows the mesh to
+// the internet. An unspecified address binds those of every interface.
+func anyPublic(bind, advertise netip.Addr) bool {
+	all := []netip.Addr{bind}
+	if advertise.IsValid() {
+		all = append(all, advertise)
+	}
+	if bind.IsUnspecified() {
+		interfaces, err := net.InterfaceAddrs()
+		if err != nil {
+			return true
+		}
+		for _, i := range interfaces {
+			if p, err := netip.ParsePrefix(i.String()); err == nil {
+				all = append(all, p.Addr())
+			}
+		}
+	}
+	return slices.ContainsFunc(all, isPublic)
 }
 
 // Identity names where the proof of membership comes from. The first that is

@@ -1,0 +1,409 @@
+package mesh
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/Diarkis/diarkis/internal/id"
+)
+
+// Why a connection ended, when this side ended it.
+var (
+	errRetired   = errors.New("connection retired") // both sides were done with it
+	errRestarted = errors.New("peer restarted")
+	errSilent    = errors.New("peer stopped answering")
+	errStopping  = errors.New("mesh is stopping")
+)
+
+// Silence is measured in ticks of the janitor, so that a process that was
+// paused or starved does not take its own absence for its peer's.
+const (
+	silencePing = 2  // ticks without an answer, then a ping
+	silenceMax  = 8  // ticks without an answer, then the connection is given up
+	retiredMax  = 40 // ticks a retired connection may take to finish
+)
+
+// class separates our one-way messages from the application's, so that a slow
+// handler there does not hold ours up.
+type class uint8
+
+const (
+	classBuiltin class = 0
+	classApp     class = 1
+	classes            = 2
+)
+
+func classOf(cmd uint16) class {
+	if cmd > CommandBuiltinMax {
+		return classApp
+	}
+	return classBuiltin
+}
+
+type result struct {
+	payload []byte
+	err     error
+}
+
+// call waits for one response. deliver sends to ch exactly once per use.
+type call struct{ ch chan result }
+
+var calls = sync.Pool{New: func() any { return &call{ch: make(chan result, 1)} }}
+
+// conn is an authenticated connection to one peer, after the hellos.
+type conn struct {
+	// Set by newConn, then constant.
+	m      *Mesh
+	p      *peer
+	qc     *quic.Conn
+	remote Peer
+	tag    uint64 // chosen by the dialer
+	dialed bool   // by this side
+	in     *bufio.Reader
+	out    *writer
+	ctx    context.Context // ends with the connection; its cause says why
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup // run waits for it; nothing is added once ended is set
+
+	used  atomic.Int64 // tick of the last message in either direction
+	asked atomic.Int64 // tick since when an answer is due, 0 when none is
+
+	mu       sync.Mutex // guards the fields below
+	calls    map[uint64]*call
+	lastID   uint64
+	inbound  map[uint64]*request
+	oneWay   [classes]oneWay
+	retired  int64 // tick when this side stopped starting anything, 0 before
+	sentDone bool
+	peerDone bool
+	ended    bool
+}
+
+func newConn(m *Mesh, p *peer, qc *quic.Conn, stream *quic.Stream, in *bufio.Reader, remote Peer) *conn {
+	c := &conn{
+		m: m, p: p, qc: qc, remote: remote, in: in,
+		calls: map[uint64]*call{}, inbound: map[uint64]*request{},
+	}
+	c.ctx, c.cancel = context.WithCancelCause(qc.Context())
+	c.out = newWriter(stream, c.cancel)
+	c.used.Store(m.tick.Load())
+	return c
+}
+
+// run serves the connection until it ends, and cleans up after it.
+func (c *conn) run() {
+	c.m.track(c)
+	defer c.m.untrack(c)
+	c.wg.Go(func() { c.out.run(c.ctx) })
+	c.wg.Go(func() { c.cancel(c.read()) })
+	c.wg.Go(c.acceptStreams)
+	c.wg.Go(c.receiveDatagrams)
+	<-c.ctx.Done()
+	cause := context.Cause(c.ctx)
+	code, text := closeNormal, ""
+	if errors.Is(cause, errFrame) {
+		code, text = closeProtocol, cause.Error()
+		c.m.log.Warn().Stringer("peer", c.remote.Node).Err(cause).Msg("mesh peer broke the protocol")
+	}
+	_ = c.qc.CloseWithError(code, text)
+	c.end(cause)
+	c.wg.Wait()
+}
+
+// end fails everything that waits for the connection.
+func (c *conn) end(cause error) {
+	c.p.forget(c)
+	for i := range c.p.last {
+		c.p.last[i].CompareAndSwap(c, nil)
+	}
+	err := fmt.Errorf("%w: %w", ErrUnreachable, cause)
+	c.mu.Lock()
+	c.ended = true
+	waiting := c.calls
+	c.calls = nil
+	lost := uint64(0)
+	for i := range c.oneWay {
+		lost += c.oneWay[i].endLocked()
+	}
+	c.mu.Unlock()
+	for _, w := range waiting {
+		w.ch <- result{err: err}
+	}
+	if lost > 0 {
+		c.m.metrics.oneWayLost.Add(float64(lost))
+		c.m.log.Warn().Stringer("peer", c.remote.Node).Uint64("messages", lost).AnErr("cause", cause).
+			Msg("mesh link ended with unconfirmed one-way messages")
+	}
+}
+
+func (c *conn) closing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended || c.retired != 0
+}
+
+// heard notes a sign of life.
+func (c *conn) heard() {
+	if c.asked.Load() != 0 {
+		c.asked.Store(0)
+	}
+}
+
+// ask notes that the peer owes a sign of life.
+func (c *conn) ask() {
+	if c.asked.Load() == 0 {
+		c.asked.CompareAndSwap(0, c.m.tick.Load())
+	}
+}
+
+func (c *conn) use() {
+	if t := c.m.tick.Load(); c.used.Load() != t {
+		c.used.Store(t)
+	}
+}
+
+// read handles the frames of the main stream. It never waits for a handler.
+func (c *conn) read() error {
+	for {
+		h, payload, err := readFrame(c.in, InlineMax)
+		if err != nil {
+			return err
+		}
+		c.heard()
+		if err := c.handle(h, payload); err != nil {
+			return err
+		}
+	}
+}
+
+// readFrame reads one frame whose payload is at most max bytes.
+func readFrame(r *bufio.Reader, max int) (header, []byte, error) {
+	b, err := r.Peek(headerLen)
+	if err != nil {
+		return header{}, nil, err
+	}
+	h, err := parseHeader(b, max)
+	if err != nil {
+		return header{}, nil, err
+	}
+	_, _ = r.Discard(headerLen) // can't fail after Peek
+	if h.size == 0 {
+		return h, nil, nil
+	}
+	payload := make([]byte, h.size)
+	_, err = io.ReadFull(r, payload)
+	return h, payload, err
+}
+
+func (c *conn) handle(h header, payload []byte) error {
+	switch h.kind {
+	case kindRequest:
+		c.serve(h, payload)
+	case kindResponse:
+		c.deliver(h, payload)
+	case kindCancel:
+		c.cancelInbound(h.id)
+	case kindAck:
+		return c.acked(h)
+	case kindPing:
+		return c.out.tryWrite(header{kind: kindPong}, nil)
+	case kindPong:
+	case kindKeep:
+		c.use()
+	case kindGoAway:
+		c.retire()
+	case kindDone:
+		c.mu.Lock()
+		c.peerDone = true
+		c.mu.Unlock()
+		c.settle()
+	default:
+		return fmt.Errorf("%w: kind %d on the main stream", errFrame, h.kind)
+	}
+	return nil
+}
+
+// begin registers a call. It returns nil when the connection starts nothing new.
+func (c *conn) begin() (uint64, *call) {
+	w, _ := calls.Get().(*call)
+	c.mu.Lock()
+	if c.ended || c.retired != 0 {
+		c.mu.Unlock()
+		calls.Put(w)
+		return 0, nil
+	}
+	c.lastID++
+	n := c.lastID
+	c.calls[n] = w
+	c.mu.Unlock()
+	c.use()
+	c.ask()
+	return n, w
+}
+
+// take removes a call. Whoever gets it from take answers it, or lets it go.
+func (c *conn) take(n uint64) *call {
+	c.mu.Lock()
+	w := c.calls[n]
+	delete(c.calls, n)
+	settle := c.retired != 0
+	c.mu.Unlock()
+	if settle {
+		c.settle()
+	}
+	return w
+}
+
+func (c *conn) deliver(h header, payload []byte) {
+	w := c.take(h.id)
+	if w == nil {
+		return // the caller gave up
+	}
+	if h.arg != uint32(CodeOK) {
+		w.ch <- result{err: &RemoteError{Code: Code(h.arg), Text: string(payload)}}
+		return
+	}
+	w.ch <- result{payload: payload}
+}
+
+// request sends one request and waits for its answer. sent tells whether the
+// peer may have seen it.
+func (c *conn) request(ctx context.Context, cmd uint16, payload []byte) (answer []byte, sent bool, err error) {
+	n, w := c.begin()
+	if w == nil {
+		return nil, false, errRetired
+	}
+	h := header{size: uint32(len(payload)), kind: kindRequest, cmd: cmd, id: n}
+	if deadline, ok := ctx.Deadline(); ok {
+		h.arg = timeLeft(c.m.cfg.now(), deadline)
+	}
+	if err := c.put(ctx, h, payload); err != nil {
+		if c.take(n) == nil {
+			<-w.ch
+		}
+		calls.Put(w)
+		return nil, true, c.explain(ctx, err)
+	}
+	var r result
+	select {
+	case r = <-w.ch:
+	case <-ctx.Done():
+		if c.take(n) != nil {
+			r.err = c.explain(ctx, ctx.Err())
+			_ = c.out.tryWrite(header{kind: kindCancel, id: n}, nil)
+		} else {
+			r = <-w.ch // the answer came at the same moment
+		}
+	}
+	calls.Put(w)
+	return r.payload, true, r.err
+}
+
+// explain turns what stopped a call into one of the package's errors.
+func (c *conn) explain(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return ErrTimeout
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case c.ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", ErrUnreachable, context.Cause(c.ctx))
+	}
+	return fmt.Errorf("%w: %w", ErrUnreachable, err)
+}
+
+// put sends a frame on the main stream, or on one of its own when it is large.
+func (c *conn) put(ctx context.Context, h header, payload []byte) error {
+	if len(payload) <= InlineMax {
+		return c.out.write(ctx, h, payload)
+	}
+	return c.putBody(ctx, h, payload)
+}
+
+// retire starts nothing new on the connection and closes it once both sides
+// have all their answers. It is idempotent.
+func (c *conn) retire() {
+	c.p.forget(c)
+	c.mu.Lock()
+	if c.ended || c.retired != 0 {
+		c.mu.Unlock()
+		return
+	}
+	c.retired = c.m.tick.Load()
+	c.mu.Unlock()
+	_ = c.out.tryWrite(header{kind: kindGoAway}, nil)
+	c.settle()
+}
+
+// settle tells the peer once nothing is awaited from it any more, and closes a
+// retired connection when both sides are that far.
+func (c *conn) settle() {
+	c.mu.Lock()
+	tell := c.retired != 0 && !c.sentDone && !c.awaitsLocked()
+	c.sentDone = c.sentDone || tell
+	over := c.sentDone && c.peerDone
+	c.mu.Unlock()
+	if tell {
+		_ = c.out.tryWrite(header{kind: kindDone}, nil)
+	}
+	if over {
+		c.cancel(errRetired)
+	}
+}
+
+func (c *conn) awaitsLocked() bool {
+	for i := range c.oneWay {
+		if c.oneWay[i].unacked() > 0 {
+			return true
+		}
+	}
+	return len(c.calls) > 0
+}
+
+// check is called by the janitor on every tick.
+func (c *conn) check(now, idleTicks int64, keep bool) {
+	if asked := c.asked.Load(); asked != 0 {
+		if now-asked >= silenceMax {
+			c.cancel(errSilent)
+			return
+		}
+		if now-asked >= silencePing {
+			_ = c.out.tryWrite(header{kind: kindPing}, nil)
+		}
+	}
+	c.mu.Lock()
+	retired := c.retired
+	busy := c.awaitsLocked() || len(c.inbound) > 0
+	c.mu.Unlock()
+	idle := now - c.used.Load()
+	switch {
+	case retired != 0:
+		if now-retired > retiredMax && !busy {
+			c.cancel(errRetired)
+		}
+	case keep:
+		if idle > idleTicks/3 {
+			c.use()
+			_ = c.out.tryWrite(header{kind: kindKeep}, nil)
+		}
+	case busy:
+		c.use()
+	case idle > idleTicks:
+		c.retire()
+	}
+}
+
+// dialer returns the node that dialed the connection.
+func (c *conn) dialer() id.Node {
+	if c.dialed {
+		return c.m.self.Node
+	}
+	return c.remote.Node
+}
