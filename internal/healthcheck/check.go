@@ -1,0 +1,263 @@
+package healthcheck
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/Diarkis/diarkis/internal/config"
+	"github.com/Diarkis/diarkis/internal/rundir"
+	"github.com/Diarkis/diarkis/internal/telemetry"
+)
+
+// tickMax is how long ago the main loop of a live node turned at most.
+const tickMax = 5 * time.Second
+
+// answerMax is how much of an HTTP answer is read, in bytes.
+const answerMax = 64 << 10
+
+// checker is one health check.
+type checker struct {
+	log  zerolog.Logger
+	node rundir.Node // the node that is meant
+}
+
+func (c *checker) run(ctx context.Context, o Options, settings config.HealthCheck) (reason string, err error) {
+	dir, err := rundir.Open(o.RunDir)
+	if err != nil {
+		return "", unreachable("%v", err)
+	}
+	nodes, err := dir.Nodes()
+	if err != nil {
+		return "", unreachable("%v", err)
+	}
+	plain, _ := dir.ReadAddress(rundir.MeshAddr) // "" matches no node
+	if c.node, err = choose(nodes, o, plain); err != nil {
+		return "", err
+	}
+	c.log.Debug().Str("role", c.node.Role).Int("pid", c.node.PID).Msg("node chosen")
+	switch o.Check {
+	case "in":
+		return c.in(ctx)
+	case "out":
+		return c.out(ctx, settings)
+	default:
+		return c.mars(ctx)
+	}
+}
+
+// choose picks the node that is meant. An address no node has made known is
+// where the only node is asked instead, as seen from a script that knows better.
+func choose(nodes []rundir.Node, o Options, plain string) (rundir.Node, error) {
+	var left, named []rundir.Node
+	for _, n := range nodes {
+		if o.Role != "" && n.Role != o.Role || o.PID != 0 && n.PID != o.PID {
+			continue
+		}
+		left = append(left, n)
+		if o.Address != "" && (o.Address == n.Mesh || o.Address == n.Public || o.Address == n.Bind || o.Address == n.Admin) {
+			named = append(named, n)
+		}
+	}
+	if len(named) == 1 {
+		return named[0], nil
+	}
+	if len(left) == 0 {
+		return rundir.Node{}, unreachable("no running node of this user is recorded in the run directory%s", filters(o))
+	}
+	n := left[0]
+	if len(left) > 1 {
+		var found bool
+		if n, found = byMesh(left, plain); !found {
+			return rundir.Node{}, &failure{ExitUsage, "several nodes run here, choose with --role or --pid: " + list(left)}
+		}
+	}
+	switch {
+	case o.Address == "":
+	case o.Check == "in":
+		n.Mesh = o.Address
+	case o.Check == "out":
+		n.Bind = o.Address
+	}
+	return n, nil
+}
+
+func byMesh(nodes []rundir.Node, address string) (rundir.Node, bool) {
+	for _, n := range nodes {
+		if address != "" && n.Mesh == address {
+			return n, true
+		}
+	}
+	return rundir.Node{}, false
+}
+
+func filters(o Options) string {
+	var s string
+	if o.Role != "" {
+		s += " with role " + o.Role
+	}
+	if o.PID != 0 {
+		s += " with pid " + strconv.Itoa(o.PID)
+	}
+	return s
+}
+
+func list(nodes []rundir.Node) string {
+	var names []string
+	for _, n := range nodes {
+		names = append(names, fmt.Sprintf("%s %d", n.Role, n.PID))
+	}
+	return strings.Join(names, ", ")
+}
+
+// in asks this process only: nothing that happens to others may kill it.
+func (c *checker) in(ctx context.Context) (string, error) {
+	st, err := c.status(ctx)
+	if err != nil {
+		return "", err
+	}
+	if st.TickAgeMS < 0 {
+		return "", unhealthy("main loop has not started")
+	}
+	if age := time.Duration(st.TickAgeMS) * time.Millisecond; age >= tickMax {
+		return "", unhealthy("main loop last turned %v ago", age)
+	}
+	if err := probeMesh(ctx, c.node.Mesh); err != nil {
+		return "", unreachable("mesh address %s does not answer: %v", c.node.Mesh, err)
+	}
+	return fmt.Sprintf("mesh address %s answers, main loop turned %d ms ago", c.node.Mesh, st.TickAgeMS), nil
+}
+
+// out asks the port players are sent to.
+func (c *checker) out(ctx context.Context, settings config.HealthCheck) (string, error) {
+	if c.node.Transport == "" {
+		return fmt.Sprintf("role %s has no public port", c.node.Role), nil
+	}
+	address := c.node.Bind
+	if host, port, err := net.SplitHostPort(address); err == nil {
+		if settings.Address != "" {
+			host = settings.Address
+		}
+		if settings.Port != 0 {
+			port = strconv.Itoa(settings.Port)
+		}
+		address = net.JoinHostPort(host, port)
+	}
+	c.log.Debug().Str("transport", c.node.Transport).Str("address", address).Msg("probe sent")
+	if c.node.Transport == "http" {
+		return c.outHTTP(ctx, address)
+	}
+	key, err := rundir.ReadProbeKey(c.node.ProbeKeyFile)
+	if err != nil {
+		return "", unreachable("probe key: %v", err)
+	}
+	state, err := probeClientPort(ctx, c.node.Transport, address, key)
+	if err != nil {
+		return "", unreachable("%s port %s does not answer: %v", c.node.Transport, address, err)
+	}
+	return fmt.Sprintf("%s port %s answers, state %s", c.node.Transport, address, state), nil
+}
+
+func (c *checker) outHTTP(ctx context.Context, address string) (string, error) {
+	code, body, err := get(ctx, "http://"+address+"/healthcheck")
+	if err != nil {
+		return "", unreachable("http port %s does not answer: %v", address, err)
+	}
+	if code != http.StatusOK {
+		return "", unhealthy("http port %s answers %d: %s", address, code, message(body))
+	}
+	return fmt.Sprintf("http port %s answers", address), nil
+}
+
+// message takes the text out of the API's error answer, or its first line.
+func message(body []byte) string {
+	var answer struct {
+		Error struct{ Message string }
+	}
+	if json.Unmarshal(body, &answer) == nil && answer.Error.Message != "" {
+		return answer.Error.Message
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+	const charactersMax = 200
+	if r := []rune(line); len(r) > charactersMax {
+		line = string(r[:charactersMax])
+	}
+	return line
+}
+
+// mars asks the node whether it is in the cluster. An authority that is silent for
+// a while, as during a succession, is no reason to fail.
+func (c *checker) mars(ctx context.Context) (string, error) {
+	st, err := c.status(ctx)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case !st.Joined:
+		return "", unhealthy("not joined: %s", st.Reason)
+	case st.Authority == telemetry.AuthorityLive || st.Authority == telemetry.AuthorityStale:
+		return fmt.Sprintf("joined, the authority is %s", st.Authority), nil
+	}
+	return "", unhealthy("no authority is known: %s", st.Reason)
+}
+
+// status asks the admin listener, and makes sure that it is this node's: the
+// record of a node that was killed may point at its successor's port.
+func (c *checker) status(ctx context.Context) (telemetry.Status, error) {
+	var st telemetry.Status
+	code, body, err := get(ctx, "http://"+c.node.Admin+"/status")
+	if err != nil {
+		return st, unreachable("admin listener %s does not answer: %v", c.node.Admin, err)
+	}
+	if code != http.StatusOK || json.Unmarshal(body, &st) != nil {
+		return st, unhealthy("admin listener %s answers %d without a status", c.node.Admin, code)
+	}
+	if st.PID != c.node.PID || st.Role != c.node.Role {
+		return st, unreachable("admin listener %s belongs to %s %d, not to %s %d", c.node.Admin, st.Role, st.PID, c.node.Role, c.node.PID)
+	}
+	c.log.Debug().Int64("tick_age_ms", st.TickAgeMS).Bool("joined", st.Joined).Str("authority", st.Authority).Msg("status received")
+	return st, nil
+}
+
+// get makes one request: no proxy, no redirects, nothing kept.
+func get(ctx context.Context, url string) (code int, body []byte, err error) {
+	client := &http.Client{
+		Transport:     &http.Transport{Proxy: nil, DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return 0, nil, cause(err)
+	}
+	defer res.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(res.Body, answerMax))
+	return res.StatusCode, body, err
+}
+
+// cause takes a network error down to what went wrong: the address is in the
+// reason already.
+func cause(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return errors.New("no answer in time")
+	}
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err
+		}
+		err = next
+	}
+}
