@@ -1,0 +1,170 @@
+package transport
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+const (
+	// batchPackets is how many datagrams go to the system at once.
+	batchPackets = 64
+	// batchBytes is the memory for them. A TCP connection writes up to that at once.
+	batchBytes = 80 << 10
+)
+
+// Batch collects the connections that have something to send, so that all of it
+// goes out in few system calls. It belongs to one goroutine.
+type Batch struct {
+	core   *core
+	reader bool // Flush ends a reader's batch: the Handler is not called any more
+
+	conns []*Conn // to be asked for packets
+	slab  []byte
+	out   []outgoing // packets in slab
+
+	datagrams datagramWriter
+	pipe      streamWriter
+}
+
+// outgoing is a packet that waits in the slab.
+type outgoing struct {
+	from, to int // in the slab
+	addr     netip.AddrPort
+}
+
+// NewBatch returns an empty batch.
+func (k *core) NewBatch() *Batch { return &Batch{core: k} }
+
+// addLocked puts c on the list, or has the keeper send for it later when output is
+// collected over an interval. The caller holds c.mu.
+func (b *Batch) addLocked(c *Conn) {
+	if c.collects() && !b.reader {
+		c.armLocked(time.Now().Add(b.core.cfg.SendInterval))
+		return
+	}
+	b.addNowLocked(c)
+}
+
+// collects says that what is sent waits for the keeper.
+func (c *Conn) collects() bool { return c.core.cfg.SendInterval > 0 && c.stream == nil }
+
+func (b *Batch) addNowLocked(c *Conn) {
+	if c.batch == b {
+		return
+	}
+	c.batch = b
+	b.conns = append(b.conns, c)
+}
+
+// raw queues a datagram that is sealed, or needs no seal. pkt is copied.
+func (b *Batch) raw(pkt []byte, to netip.AddrPort) {
+	from := len(b.slab)
+	b.slab = append(b.slab, pkt...)
+	b.out = append(b.out, outgoing{from, len(b.slab), to})
+}
+
+// Flush sends what is queued on the connections that were added since the last
+// Flush. It must not be called while holding a lock.
+func (b *Batch) Flush() {
+	now := time.Now()
+	if b.slab == nil && len(b.conns) > 0 {
+		b.slab = make([]byte, 0, batchBytes)
+	}
+	for i, c := range b.conns {
+		b.conns[i] = nil
+		if c.stream != nil {
+			c.stream.pump(c, b, now)
+			continue
+		}
+		for b.collect(c, now) {
+			b.write()
+		}
+	}
+	b.conns = b.conns[:0]
+	b.write()
+}
+
+// full says that another packet may not fit.
+func (b *Batch) full() bool {
+	return len(b.out) >= batchPackets || batchBytes-len(b.slab) < b.core.cfg.MaxDatagram
+}
+
+// write hands the collected datagrams to the system.
+func (b *Batch) write() {
+	if len(b.out) > 0 {
+		b.datagrams.write(b)
+		b.core.m.packetsOut.Add(float64(len(b.out)))
+		b.core.m.bytesOut.Add(float64(len(b.slab)))
+	}
+	b.out = b.out[:0]
+	b.slab = b.slab[:0]
+}
+
+// collect builds and seals what c has to send now. It returns true when there is
+// no room for all of it.
+func (b *Batch) collect(c *Conn, now time.Time) (more bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b.reader {
+		c.deliveredLocked()
+	}
+	c.batch = nil
+	if c.over.Load() || c.frozen {
+		return false
+	}
+	if b.reader && c.collects() {
+		c.armLocked(now.Add(c.core.cfg.SendInterval))
+		return false
+	}
+	for {
+		if b.full() {
+			return true
+		}
+		from := len(b.slab)
+		slab, ok := c.packetLocked(now, b.slab)
+		if !ok {
+			break
+		}
+		b.slab = slab
+		b.out = append(b.out, outgoing{from, len(slab), c.peer})
+	}
+	c.trimLocked(now)
+	c.rearmLocked()
+	return false
+}
+
+// packetLocked appends one sealed packet to dst, if there is something to send.
+func (c *Conn) packetLocked(now time.Time, dst []byte) (pkt []byte, ok bool) {
+	start := len(dst)
+	pkt = c.sealer.Begin(dst)
+	frames := len(pkt)
+	pkt = c.machine.Append(now, c.sealer.NextPN(), pkt, c.core.packetMax()-wire.ServerHeaderBytes-wire.TagBytes)
+	if len(pkt) == frames {
+		return dst, false
+	}
+	return c.sealer.Finish(now, pkt, start), true
+}
+
+// sendBuiltLocked queues a packet that was built apart, in room.
+func (c *Conn) sendBuiltLocked(b *Batch, pkt []byte) {
+	if c.stream == nil {
+		b.raw(pkt, c.peer)
+		return
+	}
+	c.stream.queueLocked(pkt)
+	b.addNowLocked(c)
+}
+
+// room leaves space for the length prefix of a TCP record.
+func (c *Conn) room(dst []byte) []byte {
+	return append(dst, make([]byte, c.roomBytes())...)
+}
+
+func (c *Conn) roomBytes() int {
+	if c.stream == nil {
+		return 0
+	}
+	return recordPrefix
+}

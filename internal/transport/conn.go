@@ -1,0 +1,383 @@
+package transport
+
+import (
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// Conn is the link to one client. Its exported methods are safe for concurrent
+// use and never call the [Handler].
+type Conn struct {
+	// Set by newConn, then constant.
+	core   *core
+	place  *Place
+	stream *stream // nil on UDP
+	scid   wire.CID
+	peer   netip.AddrPort
+
+	over atomic.Bool // written under mu; set once nothing is received or sent any more
+
+	mu      sync.Mutex // guards the fields below
+	sealer  *secure.Sealer
+	opener  *secure.Opener
+	machine *reliable.Machine // nil once over
+	ending  *ending           // nil while open
+	moving  *moving           // nil but between Freeze and Thaw
+	accept  *sentAccept       // nil once it is too old to be repeated
+	batch   *Batch            // the batch that has us on its list, if any
+	idle    chan struct{}     // closed when delivering becomes false; made by who waits
+	thawed  chan struct{}     // closed when the reader may go on; made by the reader
+	flow    flow
+	armed   int64 // when the wheel has us, 0: it has not
+	active  int64 // when a message last came or went
+	sampled int64 // when the round-trip time was last observed
+	repeats uint64
+	doomed  wire.CloseCode // when the keeper has to close us; see condemnLocked
+	// delivering says that the reader may be calling the Handler for us.
+	delivering bool
+	condemned  bool
+	frozen     bool // for a move
+	yielding   bool // to a newer connection of the place, on TCP
+
+	links links[Conn] // guarded by the wheel
+}
+
+func (c *Conn) timer() *links[Conn] { return &c.links }
+
+// flow is the rate limit of what a client sends.
+type flow struct {
+	packets, bytes bucket
+	since          int64 // start of the span below
+	got, dropped   uint32
+}
+
+// flowSpan is how long a client may send too much before that closes it.
+const flowSpan = 10 * time.Second
+
+// take charges one packet of n bytes. Abuse means that more than half of a whole
+// span was dropped.
+func (f *flow) take(now int64, packets, bytes rate, n int) (ok, abuse bool) {
+	if now-f.since > int64(flowSpan) {
+		abuse = f.dropped*2 > f.got
+		f.since, f.got, f.dropped = now, 0, 0
+	}
+	f.got++
+	ok = f.packets.wait(now, packets, 1) == 0 && f.bytes.take(now, bytes, n)
+	if !ok {
+		f.dropped++
+		return false, abuse
+	}
+	f.packets.take(now, packets, 1)
+	return true, abuse
+}
+
+// ending is what a closed connection still answers.
+type ending struct {
+	packet []byte // the sealed CLOSE
+	until  int64
+	next   int64 // not again before
+}
+
+const (
+	closeFor = 3 * time.Second
+	closeGap = 100 * time.Millisecond
+)
+
+// sentAccept is the Accept a repeated Confirm gets again.
+type sentAccept struct {
+	packet []byte
+	until  int64
+}
+
+const acceptFor = 10 * time.Second
+
+// trimAfter is how long no message comes or goes before what keys can be rebuilt
+// from is all that is kept of them.
+const trimAfter = 2 * time.Second
+
+// Place returns the place this connection belongs to.
+func (c *Conn) Place() *Place { return c.place }
+
+// RemoteAddr returns where the client sends from.
+func (c *Conn) RemoteAddr() netip.AddrPort { return c.peer }
+
+// Transport is "UDP" or "TCP".
+func (c *Conn) Transport() string { return c.core.protocol }
+
+// Closed says that the connection is over.
+func (c *Conn) Closed() bool { return c.over.Load() }
+
+// RTT returns the smoothed round-trip time, 0 while unknown.
+func (c *Conn) RTT() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.machine == nil {
+		return 0
+	}
+	smoothed, _ := c.machine.RTT()
+	return smoothed
+}
+
+// Send queues an encoded [wire.Message]; msg is copied. It is sent when b is
+// flushed, or at once when b is nil: never use nil while holding a lock.
+//
+// It returns [ErrClosed], [ErrFrozen], or the error of the message itself (too
+// large). A client too slow for its reliable messages gets closed, by another
+// goroutine, and the error is [ErrClosed].
+func (c *Conn) Send(b *Batch, msg []byte, rel reliable.Reliability) error {
+	now := time.Now()
+	c.mu.Lock()
+	err := c.sendLocked(now, msg, rel)
+	if err == nil && b != nil {
+		b.addLocked(c)
+	}
+	c.mu.Unlock()
+	if err == nil && b == nil {
+		c.flush()
+	}
+	return err
+}
+
+func (c *Conn) sendLocked(now time.Time, msg []byte, rel reliable.Reliability) error {
+	switch {
+	case c.over.Load() || c.condemned:
+		return ErrClosed
+	case c.frozen:
+		return ErrFrozen
+	}
+	err := c.machine.Send(now, msg, rel, reliable.ChannelDefault)
+	if errors.Is(err, reliable.ErrSlow) {
+		c.condemnLocked(now, wire.CloseSlow)
+		return ErrClosed
+	}
+	c.active = c.core.nanos(now)
+	return err
+}
+
+// flush sends what is queued on this connection alone.
+func (c *Conn) flush() {
+	b := c.core.borrow()
+	c.mu.Lock()
+	b.addLocked(c)
+	c.mu.Unlock()
+	c.core.giveBack(b)
+}
+
+// condemnLocked has the keeper close the connection, for callers that can't do so
+// themselves because of what they hold.
+func (c *Conn) condemnLocked(now time.Time, code wire.CloseCode) {
+	c.condemned, c.doomed = true, code
+	c.armLocked(now)
+}
+
+// Close sends CLOSE and ends the connection. The place ends with it, unless the
+// code is idle or replaced. It does nothing on a connection that is over.
+func (c *Conn) Close(code wire.CloseCode, reason string) {
+	if c.hangUp(code, reason) {
+		c.core.places.connEnded(c, code, time.Now())
+	}
+}
+
+// hangUp sends CLOSE and ends the connection but not the place. It returns false
+// when it was over before.
+func (c *Conn) hangUp(code wire.CloseCode, reason string) bool {
+	b := c.core.borrow()
+	defer c.core.giveBack(b)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closeLocked(time.Now(), b, wire.Close{Code: code, Reason: reason})
+}
+
+// closeLocked ends the connection and puts the CLOSE into b. The state of its
+// reliable messages stays for takeState.
+func (c *Conn) closeLocked(now time.Time, b *Batch, body wire.Close) bool {
+	if c.over.Load() {
+		return false
+	}
+	c.over.Store(true)
+	pkt := body.AppendTo(c.sealer.Begin(c.room(nil)))
+	pkt = c.sealer.Finish(now, pkt, c.roomBytes())
+	c.ending = &ending{packet: pkt, until: c.core.nanos(now.Add(closeFor)), next: c.core.nanos(now.Add(closeGap))}
+	c.settleLocked(body.Code)
+	c.armLocked(now.Add(closeFor))
+	if c.stream != nil {
+		c.stream.closing = true
+	}
+	c.sendBuiltLocked(b, pkt)
+	return true
+}
+
+// settleLocked is what every end of a connection has in common.
+func (c *Conn) settleLocked(code wire.CloseCode) {
+	c.accept, c.moving = nil, nil
+	if code != wire.CloseIdle && code != wire.CloseReplaced {
+		c.machine = nil // nobody goes on from here
+	}
+	c.core.m.closed.WithLabelValues(closeLabel(code)).Inc()
+	c.releaseReaderLocked()
+}
+
+// closeLabel keeps codes a client makes up out of the metrics.
+func closeLabel(code wire.CloseCode) string {
+	if code > wire.CloseInternal {
+		return "unknown"
+	}
+	return code.String()
+}
+
+// gone ends the connection without a CLOSE: its peer sent one, or the link broke.
+func (c *Conn) gone(code wire.CloseCode) {
+	now := time.Now()
+	c.mu.Lock()
+	if c.over.Load() {
+		c.mu.Unlock()
+		return
+	}
+	c.over.Store(true)
+	c.settleLocked(code)
+	c.mu.Unlock()
+	c.core.remove(c)
+	if c.stream != nil {
+		c.stream.abort()
+	}
+	c.core.places.connEnded(c, code, now)
+}
+
+// vanish is gone for a place that ended already.
+func (c *Conn) vanish() {
+	c.mu.Lock()
+	if !c.over.Swap(true) {
+		c.settleLocked(wire.CloseNormal)
+		c.machine = nil
+	}
+	c.mu.Unlock()
+	c.core.remove(c)
+	if c.stream != nil {
+		c.stream.abort()
+	}
+}
+
+// takeState takes the state of the reliable messages out of a connection that is
+// over, for the next one. The machine is gone then.
+func (c *Conn) takeState() *reliable.State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.takeStateLocked()
+}
+
+func (c *Conn) takeStateLocked() *reliable.State {
+	if c.machine == nil {
+		return nil
+	}
+	st := c.machine.Export()
+	c.machine = nil
+	return st
+}
+
+// offline queues an OFFLINE frame.
+func (c *Conn) offline(b *Batch, reason uint8) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over.Load() || c.frozen {
+		return
+	}
+	c.machine.SendOffline(reason)
+	b.addLocked(c)
+}
+
+// armLocked has the keeper call tick at a time or earlier.
+func (c *Conn) armLocked(at time.Time) {
+	n := c.core.nanos(at)
+	if c.armed != 0 && c.armed <= n {
+		return
+	}
+	c.armed = n
+	c.core.timers.arm(c, at)
+	c.core.wakeBy(at)
+}
+
+// rearmLocked follows the machine's next deadline.
+func (c *Conn) rearmLocked() {
+	if at := c.machine.WakeAt(); !at.IsZero() {
+		c.armLocked(at)
+	}
+}
+
+// tick is called by the keeper when the connection is due, or was.
+func (c *Conn) tick(now time.Time, b *Batch) {
+	c.mu.Lock()
+	c.armed = 0
+	code, tell, over := c.tickLocked(now, b)
+	c.mu.Unlock()
+	switch {
+	case over:
+		c.core.remove(c)
+	case tell:
+		c.core.places.connEnded(c, code, now)
+	}
+}
+
+// tickLocked returns the code it closed the connection with, if it did, or that a
+// closed connection has answered long enough.
+func (c *Conn) tickLocked(now time.Time, b *Batch) (code wire.CloseCode, closed, over bool) {
+	switch {
+	case c.over.Load():
+		if c.ending == nil || c.core.nanos(now) >= c.ending.until {
+			c.ending = nil
+			return 0, false, true
+		}
+		c.armLocked(now.Add(time.Duration(c.ending.until - c.core.nanos(now))))
+		return 0, false, false
+	case c.condemned:
+		return c.doomed, c.closeLocked(now, b, wire.Close{Code: c.doomed}), false
+	case c.frozen:
+		c.moveLocked(now, b)
+		return 0, false, false
+	}
+	if err := c.machine.Tick(now); err != nil {
+		code = wire.CloseIdle
+		if errors.Is(err, reliable.ErrSlow) {
+			code = wire.CloseSlow
+		}
+		return code, c.closeLocked(now, b, wire.Close{Code: code}), false
+	}
+	if c.sealer.WantsPing(now) {
+		c.machine.SendPing(now)
+	}
+	b.addNowLocked(c)
+	c.observeLocked(now)
+	return 0, false, false
+}
+
+// trimLocked drops what keys can be rebuilt from when only PINGs come and go.
+func (c *Conn) trimLocked(now time.Time) {
+	if c.core.nanos(now)-c.active > int64(trimAfter) {
+		c.sealer.Trim()
+		c.opener.Trim(now)
+	}
+}
+
+// observeLocked keeps figures; it is cheap enough for every tick.
+func (c *Conn) observeLocked(now time.Time) {
+	n := c.core.nanos(now)
+	if c.accept != nil && n > c.accept.until {
+		c.accept = nil
+	}
+	if r := c.machine.Stats().Retransmitted; r != c.repeats {
+		c.core.m.repeats.Add(float64(r - c.repeats))
+		c.repeats = r
+	}
+	if n-c.active < int64(rttEvery) && n-c.sampled >= int64(rttEvery) {
+		c.sampled = n
+		if rtt, _ := c.machine.RTT(); rtt > 0 {
+			c.core.m.rtt.Observe(rtt.Seconds())
+		}
+	}
+}

@@ -1,0 +1,310 @@
+package transport
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// core is what the UDP and the TCP server have in common.
+type core struct {
+	// Set by newCore, then constant.
+	cfg       Config
+	handler   Handler
+	log       zerolog.Logger
+	m         *metrics
+	protocol  string
+	stream    bool
+	epoch     time.Time // of every int64 time in this package
+	gate      *secure.Gate
+	places    *Places
+	timers    *wheel[Conn, *Conn]
+	cids      *table
+	addresses *table
+	anyone    rate
+	packets   rate
+	bytes     rate
+	releases  chan struct{} // a token for each Release that runs
+	poke      chan struct{} // wakes the keeper
+	housekeep func()        // called once a second by the keeper
+	batches   sync.Pool
+	raw       *rawSocket // of UDP; set by Listen
+
+	state   atomic.Uint32
+	asleep  atomic.Int64 // when the keeper wakes by itself
+	unauth  sharedBucket
+	running sync.WaitGroup // goroutines of spawn
+
+	mu      sync.RWMutex // guards the fields below
+	conns   map[wire.CID]*Conn
+	stopped bool            // spawn refuses
+	ctx     context.Context // of Run
+}
+
+// releasesMax is how many calls of Reservation.Release may run at once. Past it, a
+// Confirm is dropped and the client's next one tries again.
+const releasesMax = 256
+
+// sharedBucket is a bucket for many goroutines.
+type sharedBucket struct {
+	mu sync.Mutex
+	b  bucket
+}
+
+func (s *sharedBucket) take(now int64, r rate) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.take(now, r, 1)
+}
+
+// lockedReader lets many goroutines read random bytes.
+type lockedReader struct {
+	mu sync.Mutex
+	r  io.Reader
+}
+
+func (l *lockedReader) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.r.Read(p)
+}
+
+func newCore(cfg Config, h Handler, log zerolog.Logger, reg prometheus.Registerer, protocol string) (*core, error) {
+	cfg = cfg.withDefaults()
+	cfg.Rand = &lockedReader{r: cfg.Rand}
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("configure %s server: %w", protocol, err)
+	}
+	l := cfg.Limits
+	k := &core{
+		cfg: cfg, handler: h, protocol: protocol, epoch: time.Now(), stream: protocol == "TCP",
+		log:       log.With().Str("protocol", protocol).Logger(),
+		m:         newMetrics(reg, protocol),
+		cids:      newTable(newRate(l.HelloPerSec, l.HelloBurst), l.TableSize),
+		addresses: newTable(newRate(l.AddressPerSec, l.AddressBurst), l.TableSize),
+		anyone:    newRate(l.UnauthenticatedPerSec, l.UnauthenticatedPerSec),
+		packets:   newRate(l.PacketsPerSec, l.PacketsBurst),
+		bytes:     newRate(l.BytesPerSec, l.BytesBurst),
+		releases:  make(chan struct{}, releasesMax),
+		poke:      make(chan struct{}, 1),
+		conns:     map[wire.CID]*Conn{},
+		ctx:       context.Background(),
+	}
+	k.timers = newWheel[Conn](k.epoch)
+	k.places = newPlaces(k)
+	k.state.Store(uint32(StateOnline))
+	k.batches.New = func() any { return k.NewBatch() }
+	gate, err := secure.NewGate(cfg.Rand, k.epoch)
+	if err != nil {
+		return nil, fmt.Errorf("make handshake secrets: %w", err)
+	}
+	k.gate = gate
+	return k, nil
+}
+
+// nanos is t as the int64 times of this package. It is never 0 for a time after
+// the start, so that 0 can mean none.
+func (k *core) nanos(t time.Time) int64 { return int64(t.Sub(k.epoch)) + 1 }
+
+// Places are the users this server expects or has.
+func (k *core) Places() *Places { return k.places }
+
+// State returns what was last set.
+func (k *core) State() State { return State(k.state.Load()) }
+
+// SetState sets what probes and new clients are told about this node.
+func (k *core) SetState(s State) { k.state.Store(uint32(s)) }
+
+// Protocol is "UDP" or "TCP".
+func (k *core) Protocol() string { return k.protocol }
+
+// Connected is how many users have a live connection.
+func (k *core) Connected() int {
+	_, n, _ := k.places.Counts()
+	return n
+}
+
+// Offline tells every client that this node goes away; see the wire.Offline reasons.
+func (k *core) Offline(reason uint8) {
+	b := k.borrow()
+	defer k.giveBack(b)
+	for _, c := range k.live() {
+		c.offline(b, reason)
+	}
+}
+
+// CloseAll closes every connection and ends its place. Places that wait for a
+// client stay.
+func (k *core) CloseAll(code wire.CloseCode, reason string) {
+	for _, c := range k.live() {
+		c.Close(code, reason)
+	}
+}
+
+// live returns the connections there are now.
+func (k *core) live() []*Conn {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	all := make([]*Conn, 0, len(k.conns))
+	for _, c := range k.conns {
+		all = append(all, c)
+	}
+	return all
+}
+
+func (k *core) lookup(scid wire.CID) *Conn {
+	k.mu.RLock()
+	c := k.conns[scid]
+	k.mu.RUnlock()
+	return c
+}
+
+func (k *core) remove(c *Conn) {
+	k.mu.Lock()
+	delete(k.conns, c.scid)
+	k.mu.Unlock()
+	k.timers.disarm(c)
+}
+
+// spawn runs f in a goroutine that Run waits for, unless Run is ending.
+func (k *core) spawn(f func(ctx context.Context)) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.stopped {
+		return false
+	}
+	ctx := k.ctx
+	k.running.Go(func() { f(ctx) })
+	return true
+}
+
+// begin starts the keeper. The function it returns ends all that runs: first what
+// could still let clients in, then the connections by way of closeAll, the keeper last.
+func (k *core) begin() (end func(closeAll func())) {
+	work, cancel := context.WithCancel(context.Background())
+	keeping, stopKeeper := context.WithCancel(context.Background())
+	k.mu.Lock()
+	k.ctx = work
+	k.mu.Unlock()
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		k.keep(keeping)
+	}()
+	return func(closeAll func()) {
+		cancel()
+		k.mu.Lock()
+		k.stopped = true
+		k.mu.Unlock()
+		closeAll()
+		k.running.Wait()
+		closeAll() // of those who were on their way in
+		stopKeeper()
+		<-kept
+		k.places.tell()
+	}
+}
+
+// machineConfig is how the reliable machine of a connection is set up.
+func (k *core) machineConfig(rtt time.Duration) reliable.Config {
+	c := reliable.Config{
+		Server: true, Stream: k.stream, RTT: rtt,
+		RetryIntervalMax: k.cfg.RetryIntervalMax, MaxRetry: k.cfg.MaxRetry, IdleTimeout: k.cfg.IdleTimeout,
+	}
+	// One frame has to fit: its type and length take up to 5 bytes.
+	c.UnreliableMax = k.packetMax() - wire.ServerHeaderBytes - wire.TagBytes - 5
+	return c
+}
+
+// packetMax is the longest packet we send, without the length prefix of TCP.
+func (k *core) packetMax() int {
+	if k.stream {
+		return k.cfg.MaxRecord - recordPrefix
+	}
+	return k.cfg.MaxDatagram
+}
+
+// charge says whether a packet that proves nothing may be looked at.
+func (k *core) charge(now time.Time) bool {
+	return k.unauth.take(k.nanos(now), k.anyone)
+}
+
+// wakeBy makes the keeper look no later than at.
+func (k *core) wakeBy(at time.Time) {
+	if k.nanos(at) < k.asleep.Load() {
+		k.wakeNow()
+	}
+}
+
+func (k *core) wakeNow() {
+	select {
+	case k.poke <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// keep fires timers and tells the Handler what ended, until ctx ends.
+func (k *core) keep(ctx context.Context) {
+	b := k.NewBatch()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var conns []*Conn
+	var places []*Place
+	var tidied time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			k.places.tell()
+			return
+		case <-timer.C:
+		case <-k.poke:
+		}
+		k.asleep.Store(math.MaxInt64) // until we know: whoever arms a timer now wakes us again
+		now := time.Now()
+		conns = k.timers.collect(now, conns[:0])
+		for _, c := range conns {
+			c.tick(now, b)
+		}
+		b.Flush()
+		places = k.places.expire(now, places[:0])
+		k.places.tell()
+		if now.Sub(tidied) >= time.Second {
+			tidied = now
+			k.tidy(now)
+		}
+		clear(conns)
+		clear(places)
+		at := k.places.timers.next(k.timers.next(now.Add(k.cfg.TimerMax)))
+		k.asleep.Store(k.nanos(at))
+		timer.Reset(time.Until(at))
+	}
+}
+
+func (k *core) tidy(now time.Time) {
+	k.places.forgetOld(now)
+	if err := k.gate.Tick(now); err != nil {
+		k.log.Error().Err(err).Msg("handshake secrets not rotated")
+	}
+	if k.housekeep != nil {
+		k.housekeep()
+	}
+}
+
+// borrow returns a Batch to flush and give back.
+func (k *core) borrow() *Batch { return k.batches.Get().(*Batch) }
+
+func (k *core) giveBack(b *Batch) {
+	b.Flush()
+	k.batches.Put(b)
+}

@@ -1,0 +1,21 @@
+// Package transport is the public side of a node: the UDP and TCP servers that
+// game clients speak DX1 to.
+//
+// The node tells [Places] whom to expect ([Places.Reserve]); whoever proves to
+// hold the credentials of a place gets a [Conn]; what it sends goes to the
+// [Handler]. A place outlives its connections: it is reserved, then connected,
+// then perhaps lost for a while with the state of its reliable messages kept, and
+// connected again, until it ends.
+//
+// Who runs what:
+//
+//	reader      one a UDP socket, one a TCP connection: reads a batch, opens
+//	            packets, calls Handler.Opened and Handle, flushes what they sent
+//	keeper      one a server: fires due timers (acks, repeats, idling, expiry)
+//	            and calls Handler.Lost and Ended
+//	any other   Conn.Send and Batch.Flush: packets are built and sealed under the
+//	            connection's lock and sent after it is released
+//
+// Locks, outermost first: Places.mu, Conn.mu, and the locks of the wheels. None is
+// held across a system call or a Handler callback.
+package transport

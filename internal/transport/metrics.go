@@ -1,0 +1,111 @@
+package transport
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// Why packets are dropped, beside the refusals of wire and secure.
+const (
+	dropAddress  = wire.Refusal("address_limit")     // too many handshakes from one address
+	dropBusy     = wire.Refusal("release_busy")      // too many moves at once, or one under way
+	dropCID      = wire.Refusal("cid_limit")         // too many handshakes of one place
+	dropClosed   = wire.Refusal("closed")            // the connection was closed
+	dropFrozen   = wire.Refusal("frozen")            // the user is being moved
+	dropGone     = wire.Refusal("gone")              // the place ended meanwhile
+	dropKernel   = wire.Refusal("kernel")            // the socket's buffer was full
+	dropOversize = wire.Refusal("oversize")          // larger than what Accept announced
+	dropProbe    = wire.Refusal("probe")             // a probe under another key
+	dropProcess  = wire.Refusal("process_limit")     // too many unauthenticated packets
+	dropRate     = wire.Refusal("rate_limit")        // one connection sends too much
+	dropReplayed = wire.Refusal("confirm_replay")    // a Confirm that was accepted before
+	dropSCID     = wire.Refusal("unknown_scid")      // no such connection
+	dropSend     = wire.Refusal("send")              // the system refused to send it
+	dropSlot     = wire.Refusal("handshakes")        // too many TCP handshakes at once
+	dropTimeout  = wire.Refusal("handshake_timeout") // a TCP handshake took too long
+	dropUnknown  = wire.Refusal("other")
+)
+
+// The results of a handshake.
+const (
+	resultOpened  = "opened"
+	resultResumed = "resumed"
+	resultRefused = "refused"
+	resultHeld    = "release_failed"
+)
+
+// metrics are the figures of one server. The vectors are shared by all servers
+// of a registerer, the curried children are ours.
+type metrics struct {
+	connected  prometheus.Gauge
+	places     prometheus.Gauge
+	packetsIn  prometheus.Counter
+	packetsOut prometheus.Counter
+	bytesIn    prometheus.Counter
+	bytesOut   prometheus.Counter
+	repeats    prometheus.Counter
+	rtt        prometheus.Observer
+	dropped    *prometheus.CounterVec
+	handshakes *prometheus.CounterVec
+	closed     *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
+	only := prometheus.Labels{"protocol": protocol}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "diarkis", Subsystem: "transport", Name: name, Help: help,
+		}, append([]string{"protocol"}, labels...))
+		return register(reg, v).MustCurryWith(only)
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "diarkis", Subsystem: "transport", Name: name, Help: help,
+		}, []string{"protocol"})).With(only)
+	}
+	return &metrics{
+		connected:  gauge("users_connected", "Users with a live connection."),
+		places:     gauge("places", "Places that are reserved, connected or may be resumed."),
+		packetsIn:  counter("packets_in_total", "Packets received.").With(nil),
+		packetsOut: counter("packets_out_total", "Packets sent.").With(nil),
+		bytesIn:    counter("bytes_in_total", "Bytes received, without the headers of IP and UDP or TCP.").With(nil),
+		bytesOut:   counter("bytes_out_total", "Bytes sent, without the headers of IP and UDP or TCP.").With(nil),
+		repeats:    counter("retransmissions_total", "Reliable fragments sent again.").With(nil),
+		rtt: register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "diarkis", Subsystem: "transport", Name: "rtt_seconds",
+			Help:    "Smoothed round-trip time of connections, observed once a second while they are active.",
+			Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .2, .3, .5, 1, 2},
+		}, []string{"protocol"})).With(only),
+		dropped:    counter("packets_dropped_total", "Packets discarded before a command handler saw them.", "reason"),
+		handshakes: counter("handshakes_total", "Handshakes by result.", "result"),
+		closed:     counter("connections_closed_total", "Connections that ended, by CLOSE code.", "code"),
+	}
+}
+
+// register registers c, or returns what another server registered before.
+func register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
+	err := reg.Register(c)
+	if old, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		return old.ExistingCollector.(C)
+	}
+	if err != nil {
+		panic("transport: two different metrics of one name: " + err.Error())
+	}
+	return c
+}
+
+// drop counts a packet that nobody gets to see.
+func (m *metrics) drop(reason error) {
+	label := wire.Reason(reason)
+	if label == "" {
+		label = string(dropUnknown)
+	}
+	m.dropped.WithLabelValues(label).Inc()
+}
+
+// rttEvery is how often the round-trip time of an active connection is observed.
+const rttEvery = time.Second

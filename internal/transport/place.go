@@ -1,0 +1,417 @@
+package transport
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// Place is one user's right to be connected here, from its reservation to its end.
+type Place struct {
+	// Set by Reserve, then constant.
+	creds secure.Credentials
+	base  secure.Base
+	uid   id.UID
+	owner any
+
+	conn atomic.Pointer[Conn] // written under Places.mu
+
+	// Guarded by Places.mu.
+	more    *moreOfPlace // nil until there is something to keep
+	expires int64        // nanoseconds since the epoch; 0: never
+	state   placeState
+
+	links links[Place] // guarded by the wheel
+}
+
+func (p *Place) timer() *links[Place] { return &p.links }
+
+type placeState uint8
+
+const (
+	placeReserved placeState = iota
+	placeReleasing
+	placeConnected
+	placeLost
+	placeEnded
+)
+
+// moreOfPlace is what a place needs once it was opened, or when it came by MOVE. A
+// place that waits for its first client does without, to stay small.
+type moreOfPlace struct {
+	last    lastConfirm
+	saved   *reliable.State // what a resume goes on from, while there is no connection
+	release func(context.Context) error
+	frozen  bool // no connection may open until Thaw
+	lost    bool // Lost is waiting to be told
+}
+
+// lastConfirm keeps a Confirm from being accepted twice.
+type lastConfirm struct {
+	cookie uint64 // when its Challenge was made
+	hash   [32]byte
+}
+
+// SID returns the id of the stay.
+func (p *Place) SID() id.SID { return p.creds.SID }
+
+// UID returns the id of the user.
+func (p *Place) UID() id.UID { return p.uid }
+
+// Credentials returns what the client was given, for a move to another node.
+func (p *Place) Credentials() secure.Credentials { return p.creds }
+
+// Owner returns what was set at the reservation.
+func (p *Place) Owner() any { return p.owner }
+
+// Conn returns the live connection, or nil.
+func (p *Place) Conn() *Conn { return p.conn.Load() }
+
+// extra returns the part that is allocated late. The caller holds Places.mu.
+func (p *Place) extra() *moreOfPlace {
+	if p.more == nil {
+		p.more = &moreOfPlace{}
+	}
+	return p.more
+}
+
+// Reservation asks for a place.
+type Reservation struct {
+	Credentials secure.Credentials
+	UID         id.UID
+	// Owner is for the caller, who finds it with Place.Owner.
+	Owner any
+	// TTL is how long the place waits for its client. Zero means Config.ReserveTTL.
+	TTL time.Duration
+	// State is what the reliable messages of a moved user go on from, else nil. It
+	// belongs to the place from here on.
+	State *reliable.State
+	// Release asks the node a user comes from to give it up for good. It is called
+	// at the client's first valid Confirm, from a goroutine of its own and with at
+	// most Config.ReleaseTimeout; only when it returns nil is the Confirm accepted.
+	// An error that wraps ErrRevoked ends the place; after any other, the client's
+	// next Confirm makes it be called again. Nil means there is nobody to ask.
+	Release func(ctx context.Context) error
+}
+
+// Places are the users a server expects or has. It is safe for concurrent use.
+type Places struct {
+	core   *core
+	timers *wheel[Place, *Place]
+
+	mu     sync.Mutex // guards the fields below and those of Place
+	told   sync.Cond  // telling changed
+	bySID  map[id.SID]*Place
+	byCID0 map[wire.CID]*Place
+	counts [placeEnded]int
+	events []event // to be told by the keeper, oldest first
+	spent  []event // the backing array of the batch told last
+	// telling is the place the keeper calls the Handler about right now.
+	telling *Place
+	memory  map[id.SID]remembered
+	forget  []id.SID // keys of memory, oldest first
+}
+
+// event is a call of the Handler to be made.
+type event struct {
+	place *Place
+	ended bool // else lost
+	code  wire.CloseCode
+}
+
+// remembered is the replay memory of a place that ended, for a sid that comes back.
+type remembered struct {
+	last  lastConfirm
+	until int64
+}
+
+// rememberFor covers the life of a cookie, with some to spare.
+const rememberFor = 15 * time.Second
+
+func newPlaces(k *core) *Places {
+	ps := &Places{
+		core: k, timers: newWheel[Place](k.epoch),
+		bySID: map[id.SID]*Place{}, byCID0: map[wire.CID]*Place{}, memory: map[id.SID]remembered{},
+	}
+	ps.told.L = &ps.mu
+	return ps
+}
+
+// Reserve makes a place. It returns [ErrPlacesFull] or [ErrPlaceExists].
+func (ps *Places) Reserve(r Reservation) (*Place, error) {
+	now := time.Now()
+	p := &Place{creds: r.Credentials, uid: r.UID, owner: r.Owner}
+	p.base = secure.Derive(r.Credentials, ps.core.cfg.ClientKey)
+	if r.State != nil || r.Release != nil {
+		p.more = &moreOfPlace{saved: r.State, release: r.Release}
+	}
+	ttl := r.TTL
+	if ttl <= 0 {
+		ttl = ps.core.cfg.ReserveTTL
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if len(ps.bySID) >= ps.core.cfg.PlacesMax {
+		return nil, ErrPlacesFull
+	}
+	if ps.bySID[p.SID()] != nil || ps.byCID0[p.base.CID0()] != nil {
+		return nil, ErrPlaceExists
+	}
+	if old, ok := ps.memory[p.SID()]; ok {
+		p.extra().last = old.last
+	}
+	ps.bySID[p.SID()] = p
+	ps.byCID0[p.base.CID0()] = p
+	ps.counts[placeReserved]++
+	ps.core.m.places.Inc()
+	ps.expireAtLocked(p, now.Add(ttl))
+	return p, nil
+}
+
+// Cancel drops a place that no client has opened here, without telling the
+// Handler. It returns false when there is none, or a client is opening it now.
+func (ps *Places) Cancel(sid id.SID) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p := ps.bySID[sid]
+	if p == nil || p.state != placeReserved {
+		return false
+	}
+	ps.removeLocked(p)
+	return true
+}
+
+// Get returns the place of a sid, or nil.
+func (ps *Places) Get(sid id.SID) *Place {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return ps.bySID[sid]
+}
+
+// End closes the connection, if there is one, and ends the place; Handler.Ended is
+// told. It returns false when there is no such place.
+func (ps *Places) End(sid id.SID, code wire.CloseCode, reason string) bool {
+	ps.mu.Lock()
+	p := ps.bySID[sid]
+	if p == nil {
+		ps.mu.Unlock()
+		return false
+	}
+	c := ps.endLocked(p, code)
+	ps.mu.Unlock()
+	if c != nil {
+		c.hangUp(code, reason)
+	}
+	ps.core.wakeNow()
+	return true
+}
+
+// Released ends a place whose user another node has now. The Handler is not told,
+// the client gets no CLOSE, and what still comes from it is dropped.
+func (ps *Places) Released(sid id.SID) bool {
+	ps.mu.Lock()
+	p := ps.bySID[sid]
+	if p == nil {
+		ps.mu.Unlock()
+		return false
+	}
+	c := ps.removeLocked(p)
+	ps.mu.Unlock()
+	if c != nil {
+		c.vanish()
+	}
+	return true
+}
+
+// Counts returns how many places wait for their client, are connected, and wait
+// for their client to come back.
+func (ps *Places) Counts() (reserved, connected, lost int) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return ps.counts[placeReserved] + ps.counts[placeReleasing], ps.counts[placeConnected], ps.counts[placeLost]
+}
+
+// Each calls f for the places there were when it was called, until f returns false.
+func (ps *Places) Each(f func(*Place) bool) {
+	ps.mu.Lock()
+	all := make([]*Place, 0, len(ps.bySID))
+	for _, p := range ps.bySID {
+		all = append(all, p)
+	}
+	ps.mu.Unlock()
+	for _, p := range all {
+		if !f(p) {
+			return
+		}
+	}
+}
+
+// setLocked moves p to another state and keeps the counts.
+func (ps *Places) setLocked(p *Place, s placeState) {
+	ps.counts[p.state]--
+	p.state = s
+	if s != placeEnded {
+		ps.counts[s]++
+	}
+	ps.core.m.connected.Set(float64(ps.counts[placeConnected]))
+}
+
+func (ps *Places) expireAtLocked(p *Place, at time.Time) {
+	p.expires = ps.core.nanos(at)
+	ps.timers.arm(p, at)
+	ps.core.wakeBy(at)
+}
+
+func (ps *Places) keepLocked(p *Place) {
+	p.expires = 0
+	ps.timers.disarm(p)
+}
+
+// endLocked removes p and has the Handler told. It returns the connection that is
+// left to close.
+func (ps *Places) endLocked(p *Place, code wire.CloseCode) *Conn {
+	c := ps.removeLocked(p)
+	ps.events = append(ps.events, event{place: p, ended: true, code: code})
+	return c
+}
+
+// removeLocked forgets p, but for what a replayed Confirm would need. It returns
+// the connection that is left to close.
+func (ps *Places) removeLocked(p *Place) *Conn {
+	delete(ps.bySID, p.SID())
+	delete(ps.byCID0, p.base.CID0())
+	ps.keepLocked(p)
+	ps.core.m.places.Dec()
+	ps.setLocked(p, placeEnded)
+	ps.unsayLostLocked(p)
+	if p.more != nil && p.more.last.cookie != 0 {
+		ps.rememberLocked(p)
+	}
+	p.more = nil
+	return p.conn.Swap(nil)
+}
+
+// rememberLocked keeps the replay memory for a while. Past PlacesMax the oldest
+// goes first: by then its cookie is most likely dead.
+func (ps *Places) rememberLocked(p *Place) {
+	if len(ps.forget) >= ps.core.cfg.PlacesMax {
+		delete(ps.memory, ps.forget[0])
+		ps.forget = ps.forget[1:]
+	}
+	until := ps.core.nanos(time.Now().Add(rememberFor))
+	if _, again := ps.memory[p.SID()]; !again {
+		ps.forget = append(ps.forget, p.SID())
+	}
+	ps.memory[p.SID()] = remembered{last: p.more.last, until: until}
+}
+
+// forgetOld drops replay memory whose time is over.
+func (ps *Places) forgetOld(now time.Time) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for len(ps.forget) > 0 {
+		if m := ps.memory[ps.forget[0]]; m.until > ps.core.nanos(now) {
+			return
+		}
+		delete(ps.memory, ps.forget[0])
+		ps.forget = ps.forget[1:]
+	}
+	ps.forget = nil
+}
+
+// unsayLostLocked takes back a Lost that was not told yet: tellLocked skips it.
+func (ps *Places) unsayLostLocked(p *Place) {
+	if p.more != nil {
+		p.more.lost = false
+	}
+}
+
+// connEnded tells that c was closed with code. Its place waits for the next
+// connection when the code leaves that open, and ends otherwise.
+func (ps *Places) connEnded(c *Conn, code wire.CloseCode, now time.Time) {
+	ps.mu.Lock()
+	defer ps.core.wakeNow()
+	defer ps.mu.Unlock()
+	p := c.place
+	if p.conn.Load() != c {
+		return // replaced, or the place ended first
+	}
+	if code != wire.CloseIdle && code != wire.CloseReplaced {
+		ps.endLocked(p, code)
+		return
+	}
+	p.conn.Store(nil)
+	ps.setLocked(p, placeLost)
+	x := p.extra()
+	x.saved, x.lost = c.takeState(), true
+	ps.events = append(ps.events, event{place: p})
+	if !x.frozen {
+		ps.expireAtLocked(p, now.Add(ps.core.cfg.ResumeTTL))
+	}
+}
+
+// expire ends the places whose time is over.
+func (ps *Places) expire(now time.Time, due []*Place) []*Place {
+	due = ps.timers.collect(now, due)
+	if len(due) == 0 {
+		return due
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for _, p := range due {
+		switch {
+		case p.state == placeEnded || p.expires == 0 || p.expires > ps.core.nanos(now):
+			// changed since it was collected, and armed again if need be
+		case p.state == placeReleasing:
+			ps.expireAtLocked(p, now.Add(ps.core.cfg.ReleaseTimeout)) // its client is at the door
+		default:
+			ps.endLocked(p, wire.CloseIdle)
+		}
+	}
+	return due
+}
+
+// tell makes the calls of the Handler that are due. Only the keeper calls it.
+func (ps *Places) tell() {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for len(ps.events) > 0 {
+		batch := ps.events
+		ps.events = ps.spent[:0]
+		for i := range batch {
+			ps.tellLocked(&batch[i])
+		}
+		clear(batch)
+		ps.spent = batch[:0]
+	}
+}
+
+// tellLocked makes one call, giving up the lock meanwhile.
+func (ps *Places) tellLocked(e *event) {
+	p := e.place
+	if p == nil {
+		return
+	}
+	if !e.ended {
+		if p.more == nil || !p.more.lost {
+			return // taken back after this batch was taken out
+		}
+		p.more.lost = false
+	}
+	ps.telling = p
+	ps.mu.Unlock()
+	if e.ended {
+		ps.core.handler.Ended(p, e.code)
+	} else {
+		ps.core.handler.Lost(p)
+	}
+	ps.mu.Lock()
+	ps.telling = nil
+	ps.told.Broadcast()
+}

@@ -1,0 +1,139 @@
+package transport
+
+import (
+	"context"
+	"encoding/binary"
+	"net"
+	"syscall"
+	"time"
+)
+
+// stream is the TCP half of a [Conn].
+type stream struct {
+	// Constant.
+	socket *net.TCPConn
+	raw    syscall.RawConn
+
+	// Guarded by Conn.mu.
+	writing bool   // somebody is in pump or drain; it takes along what comes meanwhile
+	closing bool   // nothing follows what is queued
+	queued  []byte // records that are sealed: they go before any other
+}
+
+const (
+	// lingerFor is how long we wait for the client's end of a connection we closed,
+	// so that our CLOSE is not lost to a reset.
+	lingerFor = time.Second
+	// lingerBytes is how much we read meanwhile.
+	lingerBytes = 256 << 10
+)
+
+// queueLocked adds a record that was built in [Conn.room].
+func (s *stream) queueLocked(record []byte) {
+	putLength(record)
+	s.queued = append(s.queued, record...)
+}
+
+// putLength fills in the length prefix of a record.
+func putLength(record []byte) {
+	n := len(record) - recordPrefix
+	record[0] = byte(n >> 16)
+	binary.BigEndian.PutUint16(record[1:], uint16(n))
+}
+
+// abort ends the socket at once; its reader and writer return.
+func (s *stream) abort() { _ = s.socket.Close() }
+
+// pump writes what c has to send, without waiting: when the system takes no more,
+// a goroutine goes on.
+func (s *stream) pump(c *Conn, b *Batch, now time.Time) {
+	c.mu.Lock()
+	if b.reader {
+		c.deliveredLocked()
+	}
+	c.batch = nil
+	if s.writing {
+		c.mu.Unlock()
+		return
+	}
+	s.writing = true
+	c.mu.Unlock()
+	for {
+		out, done := s.take(c, now, b.slab[:0])
+		if done {
+			return
+		}
+		n, err := b.pipe.try(s.raw, out)
+		b.core.m.bytesOut.Add(float64(n))
+		if err != nil {
+			s.broke(c)
+			return
+		}
+		if n < len(out) {
+			rest := append([]byte(nil), out[n:]...)
+			if !c.core.spawn(func(context.Context) { s.drain(c, rest) }) {
+				s.broke(c)
+			}
+			return
+		}
+	}
+}
+
+// take appends records to dst as long as another surely fits. Done means that
+// there was nothing: the caller is no longer the one who writes.
+func (s *stream) take(c *Conn, now time.Time, dst []byte) (out []byte, done bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	records := 0
+	out = append(dst, s.queued...)
+	s.queued = nil
+	for !c.over.Load() && !c.frozen && cap(out)-len(out) >= c.core.cfg.MaxRecord {
+		start := len(out)
+		out = append(out, 0, 0, 0)
+		pkt, ok := c.packetLocked(now, out)
+		if !ok {
+			out = out[:start]
+			break
+		}
+		out = pkt
+		putLength(out[start:])
+		records++
+	}
+	c.core.m.packetsOut.Add(float64(records))
+	if len(out) > 0 {
+		return out, false
+	}
+	s.writing = false
+	switch {
+	case s.closing:
+		_ = s.socket.CloseWrite()
+		_ = s.socket.SetReadDeadline(now.Add(lingerFor))
+	case !c.over.Load() && !c.frozen:
+		c.trimLocked(now)
+		c.rearmLocked()
+	}
+	return nil, true
+}
+
+// drain is what pump leaves to a goroutine that may wait, for at most
+// Config.WriteTimeout at a time.
+func (s *stream) drain(c *Conn, rest []byte) {
+	buf := make([]byte, 0, 2*c.core.cfg.MaxRecord)
+	for done := false; !done; rest, done = s.take(c, time.Now(), buf) {
+		_ = s.socket.SetWriteDeadline(time.Now().Add(c.core.cfg.WriteTimeout))
+		n, err := s.socket.Write(rest)
+		c.core.m.bytesOut.Add(float64(n))
+		if err != nil {
+			s.broke(c)
+			return
+		}
+	}
+	_ = s.socket.SetWriteDeadline(time.Time{})
+}
+
+// broke ends a connection that can't be written to: the client is gone, or takes
+// nothing any more. The place waits for its return.
+func (s *stream) broke(c *Conn) {
+	s.abort()
+	c.core.lostLink(c)
+}

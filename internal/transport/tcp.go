@@ -1,0 +1,337 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// TCP is the server for clients on TCP: a goroutine that accepts, and one that
+// reads for each connection.
+type TCP struct {
+	*core
+	listener *net.TCPListener
+	slots    chan struct{} // a token for each handshake under way
+
+	socketsMu sync.Mutex // guards the field below
+	sockets   map[*net.TCPConn]struct{}
+}
+
+var _ Server = (*TCP)(nil)
+
+// NewTCP makes a server. Its error lists all that is wrong with cfg.
+func NewTCP(cfg Config, h Handler, log zerolog.Logger, reg prometheus.Registerer) (*TCP, error) {
+	k, err := newCore(cfg, h, log, reg, "TCP")
+	if err != nil {
+		return nil, err
+	}
+	return &TCP{core: k, slots: make(chan struct{}, k.cfg.Limits.HandshakesMax), sockets: map[*net.TCPConn]struct{}{}}, nil
+}
+
+// Listen binds the socket and returns its address.
+func (t *TCP) Listen() (netip.AddrPort, error) {
+	l, err := bind(t.cfg, func(hostPort string) (net.Listener, error) { return net.Listen("tcp", hostPort) })
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	t.listener = l.(*net.TCPListener)
+	return addrPortOf(l.Addr()), nil
+}
+
+// Run serves until ctx ends, then closes what is left and returns nil.
+func (t *TCP) Run(ctx context.Context) error {
+	if t.listener == nil {
+		return errors.New("run TCP server: Listen was not called")
+	}
+	ended := t.begin()
+	failed := make(chan error, 1)
+	go func() { failed <- t.acceptAll() }()
+
+	var err error
+	select {
+	case <-ctx.Done():
+		_ = t.listener.Close()
+		err = <-failed
+	case err = <-failed:
+		err = errors.Join(err, t.listener.Close())
+	}
+	ended(func() {
+		t.CloseAll(wire.CloseShutdown, "")
+		t.hurry()
+	})
+	return err
+}
+
+// hurry gives every socket a moment to get rid of its CLOSE.
+func (t *TCP) hurry() {
+	t.socketsMu.Lock()
+	defer t.socketsMu.Unlock()
+	for s := range t.sockets {
+		_ = s.SetDeadline(time.Now().Add(lingerFor))
+	}
+}
+
+// acceptAll takes connections until the listener is closed.
+func (t *TCP) acceptAll() error {
+	for pause := time.Duration(0); ; {
+		s, err := t.listener.AcceptTCP()
+		switch {
+		case err == nil:
+			pause = 0
+			t.serve(s)
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case pause > time.Second:
+			return fmt.Errorf("accept TCP connection: %w", err)
+		default: // out of descriptors, most likely: some will come back
+			pause = pause*2 + 5*time.Millisecond
+			t.log.Warn().Err(err).Dur("pause_ms", pause).Msg("connection not accepted")
+			<-time.After(pause)
+		}
+	}
+}
+
+// serve starts the reader of a new connection.
+func (t *TCP) serve(s *net.TCPConn) {
+	select {
+	case t.slots <- struct{}{}:
+	default:
+		t.m.drop(dropSlot)
+		_ = s.Close()
+		return
+	}
+	t.socketsMu.Lock()
+	t.sockets[s] = struct{}{}
+	t.socketsMu.Unlock()
+	ok := t.spawn(func(ctx context.Context) { t.read(ctx, s) })
+	if !ok {
+		<-t.slots
+		t.forget(s)
+	}
+}
+
+func (t *TCP) forget(s *net.TCPConn) {
+	_ = s.Close()
+	t.socketsMu.Lock()
+	delete(t.sockets, s)
+	t.socketsMu.Unlock()
+}
+
+// read is the reader of one connection.
+func (t *TCP) read(ctx context.Context, s *net.TCPConn) {
+	defer t.forget(s)
+	_ = s.SetNoDelay(!t.cfg.Nagle)
+	raw, err := s.SyscallConn()
+	if err != nil {
+		<-t.slots
+		return
+	}
+	r := &tcpReader{tcp: t, stream: &stream{socket: s, raw: raw}, peer: addrPortOf(s.RemoteAddr()), records: recordReader{src: s}}
+	_ = s.SetReadDeadline(time.Now().Add(t.cfg.HandshakeTimeout))
+	err = r.handshake(ctx)
+	<-t.slots
+	if err != nil {
+		if isTimeout(err) {
+			err = dropTimeout
+		}
+		if r.tried && !errors.Is(err, io.EOF) {
+			t.m.handshakes.WithLabelValues(resultRefused).Inc()
+			t.m.drop(err)
+		}
+		return
+	}
+	if r.conn == nil {
+		return // it was a probe
+	}
+	r.serve()
+	t.lostLink(r.conn)
+	r.linger()
+}
+
+// lostLink tells that the socket of c is of no more use.
+func (k *core) lostLink(c *Conn) {
+	c.gone(wire.CloseIdle)
+}
+
+// tcpReader is what the goroutine that reads a connection works with.
+type tcpReader struct {
+	tcp     *TCP
+	stream  *stream
+	peer    netip.AddrPort
+	records recordReader
+	tried   bool  // the client said something
+	conn    *Conn // after the handshake
+	rx      reliable.Received
+}
+
+// handshake gets the connection from its first byte to Accept, or answers a probe.
+func (r *tcpReader) handshake(ctx context.Context) error {
+	k := r.tcp.core
+	pkt, err := r.records.next(wire.HelloBytes)
+	if err != nil {
+		return err
+	}
+	r.tried = true
+	if wire.TypeOf(pkt) == wire.PacketProbe {
+		reply, err := k.probe(time.Now(), pkt)
+		if err != nil {
+			return err
+		}
+		return r.answer(reply)
+	}
+	if !k.charge(time.Now()) {
+		return dropProcess
+	}
+	cid0, ok := wire.PeekCID0(pkt)
+	if !ok {
+		return wire.RefusedLength
+	}
+	p := k.places.byCID0Of(cid0)
+	if p == nil {
+		return secure.RefusedCID
+	}
+	gate, asked := k.gate.Stream(), time.Now()
+	challenge, err := gate.Challenge(nil, asked, pkt, &p.base)
+	if err != nil {
+		return err
+	}
+	if err := k.chargeHello(asked, r.peer, cid0); err != nil {
+		return err
+	}
+	if err := r.answer(challenge); err != nil {
+		return err
+	}
+	if pkt, err = r.records.next(handshakeRecord); err != nil {
+		return err
+	}
+	rtt := max(time.Since(asked), time.Microsecond)
+	accepted, err := gate.Confirm(pkt)
+	if err != nil {
+		return err
+	}
+	return r.admit(ctx, arrival{place: p, accepted: accepted, peer: r.peer, stream: r.stream, rtt: rtt})
+}
+
+// answer writes one handshake packet.
+func (r *tcpReader) answer(pkt []byte) error {
+	record := append(make([]byte, recordPrefix), pkt...)
+	putLength(record)
+	_ = r.stream.socket.SetWriteDeadline(time.Now().Add(r.tcp.cfg.HandshakeTimeout))
+	defer func() { _ = r.stream.socket.SetWriteDeadline(time.Time{}) }()
+	_, err := r.stream.socket.Write(record)
+	return err
+}
+
+// admit asks the old node of a moved user, stops an older connection at a message
+// boundary, and makes this one the user's.
+func (r *tcpReader) admit(ctx context.Context, a arrival) error {
+	k := r.tcp.core
+	release, err := k.places.claim(a.place, 0)
+	if err != nil {
+		return err
+	}
+	if release != nil {
+		if err := k.places.askRelease(ctx, a.place, release); err != nil {
+			return dropGone
+		}
+	}
+	_ = r.stream.socket.SetReadDeadline(time.Time{})
+	if old := a.place.Conn(); old != nil {
+		if err := old.halt(ctx, &old.yielding); err != nil {
+			return dropGone
+		}
+		defer old.goOn(&old.yielding) // which does nothing, unless we are refused now
+	}
+	b := k.borrow()
+	defer r.giveBack(b)
+	b.reader = true
+	r.conn, err = k.admit(time.Now(), a, b, &r.rx)
+	return err
+}
+
+// serve handles records until the connection is over.
+func (r *tcpReader) serve() {
+	k, c := r.tcp.core, r.conn
+	for !c.Closed() {
+		if err := r.records.wait(); err != nil {
+			return
+		}
+		b := k.borrow()
+		b.reader = true
+		pause, err := r.burst(b)
+		r.giveBack(b)
+		if err != nil {
+			c.Close(wire.CloseProtocol, err.Error())
+			return
+		}
+		if pause > 0 {
+			<-time.After(min(pause, time.Second)) // so TCP slows the client down
+		}
+		c.awaitThaw()
+	}
+}
+
+// burst handles the records that are there. It stops early when the client sends
+// too much, and returns how long to wait then.
+func (r *tcpReader) burst(b *Batch) (pause time.Duration, err error) {
+	k, c := r.tcp.core, r.conn
+	now := time.Now()
+	packets, size := 0, 0
+	defer func() {
+		k.m.packetsIn.Add(float64(packets))
+		k.m.bytesIn.Add(float64(size))
+	}()
+	for !c.Closed() {
+		pkt, err := r.records.buffered(k.cfg.MaxRecord - recordPrefix)
+		if pkt == nil || err != nil {
+			return 0, err
+		}
+		dropped := c.receive(now, pkt, b, &r.rx)
+		if dropped == dropFrozen {
+			return 0, nil // it is read again after the thaw
+		}
+		r.records.consume()
+		packets++
+		size += len(pkt) + recordPrefix
+		if dropped != nil {
+			k.m.drop(dropped)
+		}
+		if pause := c.charge(now, len(pkt)); pause > 0 {
+			return pause, nil
+		}
+	}
+	return 0, nil
+}
+
+// charge counts a record against the limits of its connection, and returns how
+// long to wait before the next. Only the reader uses flow on TCP.
+func (c *Conn) charge(now time.Time, n int) time.Duration {
+	k, at := c.core, c.core.nanos(now)
+	c.flow.packets.force(at, k.packets, 1)
+	c.flow.bytes.force(at, k.bytes, n)
+	return max(c.flow.packets.wait(at, k.packets, 1), c.flow.bytes.wait(at, k.bytes, 1))
+}
+
+// giveBack ends a batch of this reader.
+func (r *tcpReader) giveBack(b *Batch) {
+	b.Flush()
+	b.reader = false
+	r.tcp.giveBack(b)
+}
+
+// linger waits for the client to end its side after our CLOSE.
+func (r *tcpReader) linger() {
+	_, _ = io.CopyN(io.Discard, r.stream.socket, lingerBytes)
+}

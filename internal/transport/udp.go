@@ -1,0 +1,286 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// socketBuffer is what we ask the system for in each direction, in bytes.
+const socketBuffer = 4 << 20
+
+// UDP is the server for clients on UDP: one socket and one goroutine that reads it.
+type UDP struct {
+	*core
+	socket *net.UDPConn
+}
+
+var _ Server = (*UDP)(nil)
+
+// NewUDP makes a server. Its error lists all that is wrong with cfg.
+func NewUDP(cfg Config, h Handler, log zerolog.Logger, reg prometheus.Registerer) (*UDP, error) {
+	k, err := newCore(cfg, h, log, reg, "UDP")
+	if err != nil {
+		return nil, err
+	}
+	return &UDP{core: k}, nil
+}
+
+// Listen binds the socket and returns its address.
+func (u *UDP) Listen() (netip.AddrPort, error) {
+	pc, err := bind(u.cfg, func(hostPort string) (net.PacketConn, error) { return net.ListenPacket("udp", hostPort) })
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	u.socket = pc.(*net.UDPConn)
+	// The system may grant less; then its drop counter tells.
+	_ = u.socket.SetReadBuffer(socketBuffer)
+	_ = u.socket.SetWriteBuffer(socketBuffer)
+	if u.raw, err = newRawSocket(u.socket); err != nil {
+		return netip.AddrPort{}, errors.Join(fmt.Errorf("use socket: %w", err), u.socket.Close())
+	}
+	u.housekeep = u.countKernelDrops()
+	return addrPortOf(u.socket.LocalAddr()), nil
+}
+
+// Run serves until ctx ends, then closes what is left and returns nil.
+func (u *UDP) Run(ctx context.Context) error {
+	if u.socket == nil {
+		return errors.New("run UDP server: Listen was not called")
+	}
+	ended := u.begin()
+	failed := make(chan error, 1)
+	go func() { failed <- u.read() }()
+
+	var err error
+	select {
+	case <-ctx.Done():
+		_ = u.socket.SetReadDeadline(time.Now()) // read returns
+		err = <-failed
+	case err = <-failed:
+	}
+	ended(func() { u.CloseAll(wire.CloseShutdown, "") })
+	return errors.Join(err, u.socket.Close())
+}
+
+// read handles datagrams until the socket is closed or its deadline is set.
+func (u *UDP) read() error {
+	in := newDatagramReader(u.raw, u.cfg.MaxDatagram+1)
+	r := &udpReader{core: u.core, batch: u.NewBatch()}
+	r.batch.reader = true
+	for {
+		n, err := in.read()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) || isTimeout(err) {
+				return nil
+			}
+			return fmt.Errorf("read from UDP socket: %w", err)
+		}
+		now, size := time.Now(), 0
+		for i := range n {
+			pkt, src := in.at(i)
+			size += len(pkt)
+			if err := r.datagram(now, pkt, src); err != nil {
+				u.m.drop(err)
+			}
+		}
+		r.batch.Flush()
+		u.m.packetsIn.Add(float64(n))
+		u.m.bytesIn.Add(float64(size))
+	}
+}
+
+func isTimeout(err error) bool {
+	e, ok := errors.AsType[net.Error](err)
+	return ok && e.Timeout()
+}
+
+// countKernelDrops returns a function that adds what the system dropped since it
+// was last called to the metrics.
+func (u *UDP) countKernelDrops() func() {
+	var seen uint32
+	dropped := u.m.dropped.WithLabelValues(string(dropKernel))
+	return func() {
+		now := u.raw.kernelDrops()
+		dropped.Add(float64(now - seen)) // it wraps around
+		seen = now
+	}
+}
+
+// udpReader is what the goroutine that reads a socket works with.
+type udpReader struct {
+	core  *core
+	batch *Batch
+	rx    reliable.Received
+}
+
+// datagram handles one datagram. It returns why it was dropped, nil when not.
+func (r *udpReader) datagram(now time.Time, pkt []byte, src netip.AddrPort) error {
+	if len(pkt) > r.core.cfg.MaxDatagram {
+		return dropOversize
+	}
+	switch wire.TypeOf(pkt) {
+	case wire.PacketData:
+		scid, ok := wire.PeekSCID(pkt)
+		if !ok {
+			return wire.RefusedLength
+		}
+		c := r.core.lookup(scid)
+		if c == nil {
+			return dropSCID
+		}
+		return c.receive(now, pkt, r.batch, &r.rx)
+	case wire.PacketHello:
+		return r.refuse(r.hello(now, pkt, src))
+	case wire.PacketConfirm:
+		return r.refuse(r.confirm(now, pkt, src))
+	case wire.PacketProbe:
+		reply, err := r.core.probe(now, pkt)
+		if err == nil {
+			r.batch.raw(reply, src)
+		}
+		return err
+	}
+	return wire.RefusedType
+}
+
+// refuse counts a handshake that got no answer, or not the one it wanted.
+func (r *udpReader) refuse(err error) error {
+	if err != nil {
+		r.core.m.handshakes.WithLabelValues(resultRefused).Inc()
+	}
+	return err
+}
+
+func (r *udpReader) hello(now time.Time, pkt []byte, src netip.AddrPort) error {
+	if !r.core.charge(now) {
+		return dropProcess
+	}
+	cid0, ok := wire.PeekCID0(pkt)
+	if !ok {
+		return wire.RefusedLength
+	}
+	p := r.core.places.byCID0Of(cid0)
+	if p == nil {
+		return secure.RefusedCID
+	}
+	var buf [wire.ChallengeBytes]byte
+	answer, err := r.core.gate.Challenge(buf[:0], now, src, pkt, &p.base)
+	if err != nil {
+		return err
+	}
+	if err := r.core.chargeHello(now, src, cid0); err != nil {
+		return err
+	}
+	r.batch.raw(answer, src)
+	return nil
+}
+
+func (r *udpReader) confirm(now time.Time, pkt []byte, src netip.AddrPort) error {
+	k := r.core
+	if !k.charge(now) {
+		return dropProcess
+	}
+	cid0, ok := wire.PeekCID0(pkt)
+	if !ok {
+		return wire.RefusedLength
+	}
+	p := k.places.byCID0Of(cid0)
+	if p == nil {
+		return secure.RefusedCID
+	}
+	hash, _ := secure.ConfirmHash(pkt)
+	if again, c := k.places.checkReplay(p, hash); again {
+		if c == nil {
+			return dropReplayed
+		}
+		return c.repeatAccept(now, src, r.batch)
+	}
+	checked, err := k.gate.Confirm(now, src, pkt, &p.base)
+	if err != nil {
+		return err
+	}
+	if err := k.places.mayOpen(p, checked.CookieTime); err != nil {
+		return err // before the costly part
+	}
+	accepted, err := checked.Open()
+	if err != nil {
+		return err
+	}
+	release, err := k.places.claim(p, accepted.CookieTime)
+	if err != nil {
+		return err
+	}
+	a := arrival{place: p, accepted: accepted, peer: src, rtt: k.sinceCookie(now, accepted.CookieTime)}
+	if release != nil {
+		return k.admitReleased(a, release)
+	}
+	_, err = k.admit(now, a, r.batch, &r.rx)
+	return err
+}
+
+// admitReleased admits an arrival once its old node has let go, in a goroutine of
+// its own: the reader can't wait.
+func (k *core) admitReleased(a arrival, release func(context.Context) error) error {
+	a.accepted.Frames = slices.Clone(a.accepted.Frames) // the packet's buffer is used again
+	select {
+	case k.releases <- struct{}{}:
+	default:
+		k.places.unclaim(a.place)
+		return dropBusy
+	}
+	ok := k.spawn(func(ctx context.Context) {
+		defer func() { <-k.releases }()
+		if k.places.askRelease(ctx, a.place, release) != nil {
+			return // told there
+		}
+		b := k.borrow()
+		defer k.giveBack(b)
+		b.reader = true
+		var rx reliable.Received
+		if _, err := k.admit(time.Now(), a, b, &rx); err != nil {
+			k.m.drop(err)
+		}
+		b.Flush()
+		b.reader = false
+	})
+	if !ok {
+		<-k.releases
+		k.places.unclaim(a.place)
+		return dropGone
+	}
+	return nil
+}
+
+// sinceCookie is how long ago a Challenge was made: at most one round trip and the
+// time the client took, at least a millisecond.
+func (k *core) sinceCookie(now time.Time, cookie uint64) time.Duration {
+	made := k.epoch.Add(time.Duration(cookie-1) * time.Millisecond)
+	return max(now.Sub(made), time.Millisecond)
+}
+
+// probe answers a health check.
+func (k *core) probe(now time.Time, pkt []byte) ([]byte, error) {
+	if !k.charge(now) {
+		return nil, dropProcess
+	}
+	if len(k.cfg.ProbeKey) == 0 {
+		return nil, dropProbe
+	}
+	nonce, ok := secure.CheckProbe(k.cfg.ProbeKey, pkt)
+	if !ok {
+		return nil, dropProbe
+	}
+	return secure.AppendProbeReply(nil, k.cfg.ProbeKey, nonce, wire.ProbeState(k.State())), nil
+}
