@@ -50,9 +50,6 @@ func (o *Observer) answered(now time.Time, in Answered, out *ObserverOutput) {
 func (o *Observer) accepted(now time.Time, a Ack, out *ObserverOutput) {
 	o.failures, o.lastError = 0, ""
 	o.nextAt = now.Add(o.jitter(o.interval))
-	if o.valuesSeq != 0 && o.trySeq >= o.valuesSeq {
-		o.valuesSeq = 0
-	}
 	if o.registered.IsZero() {
 		kind := Joined
 		if o.everJoined {
@@ -169,9 +166,7 @@ func (o *Observer) failed(now time.Time, text string, out *ObserverOutput) {
 	o.try = 0
 	o.failures++
 	o.lastError = text
-	if o.valuesSeq != 0 {
-		o.values = true // send them again
-	}
+	o.values = o.values || o.carried // they may not have arrived
 	if len(o.targets) > 0 {
 		o.target = (o.target + 1) % len(o.targets)
 	}

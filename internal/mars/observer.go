@@ -40,20 +40,20 @@ type Observer struct {
 	everJoined bool
 	dir        view
 
-	targets   []id.Node
-	target    int
-	try       uint64    // of the request under way, zero while there is none
-	trySeq    uint64    // its heartbeat's seq, zero for a leave
-	lastTry   uint64    // the newest ever
-	nextAt    time.Time // of the next heartbeat
-	sentAt    time.Time
-	dirty     bool      // something to push as soon as possible
-	pushAt    time.Time // when to push load and values, zero while there is nothing to push
-	valuesSeq uint64    // heartbeat with the newest values, zero when acknowledged
-	values    bool      // values changed since the last ack
-	interval  time.Duration
-	ttl       time.Duration
-	suspects  map[id.Node]time.Time
+	targets  []id.Node
+	target   int
+	try      uint64    // of the request under way, zero while there is none
+	trySeq   uint64    // its heartbeat's seq, zero for a leave
+	lastTry  uint64    // the newest ever
+	nextAt   time.Time // of the next heartbeat
+	sentAt   time.Time
+	dirty    bool      // something to push as soon as possible
+	pushAt   time.Time // when to push load and values, zero while there is nothing to push
+	values   bool      // changed since the last heartbeat that carried them
+	carried  bool      // the request under way carries values
+	interval time.Duration
+	ttl      time.Duration
+	suspects map[id.Node]time.Time
 
 	lastLive   time.Time // of the last live ack, or of the start
 	live       bool
@@ -308,9 +308,8 @@ func (o *Observer) heartbeat(now time.Time, h Header) Heartbeat {
 	m := Heartbeat{Header: h, Seq: o.seq, Have: o.dir.have(o.epoch), Status: o.status, Suspects: o.suspected(now)}
 	register := o.registered.IsZero()
 	m.Status.HasValues = o.values || register
-	if m.Status.HasValues {
-		o.values, o.valuesSeq = false, o.seq
-	} else {
+	o.values, o.carried = false, m.Status.HasValues
+	if !o.carried {
 		m.Status.Values = nil
 	}
 	if register {

@@ -605,7 +605,7 @@ func TestMassSilence(t *testing.T) {
 // A large cluster comes back after its authority, and in calm a member that is
 // no full-sync role costs little.
 func TestLargeCluster(t *testing.T) {
-	const n = 400
+	const n = 150
 	s := started(t, 1, n)
 	s.killHome()
 	s.run(time.Second)
