@@ -1,0 +1,212 @@
+package client
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/secure"
+)
+
+// Endpoint is a place reserved for one user on one node, as the HTTP role hands
+// it out. It holds key material: formatting it prints the address only.
+type Endpoint struct {
+	SID              string `json:"sid"`              // 32 hex digits
+	EncryptionKey    string `json:"encryptionKey"`    // 32 hex digits
+	EncryptionIV     string `json:"encryptionIV"`     // 32 hex digits
+	EncryptionMacKey string `json:"encryptionMacKey"` // 32 hex digits
+	ServerType       string `json:"serverType"`
+	ServerHost       string `json:"serverHost"` // IP literal without brackets, or a DNS name
+	ServerPort       uint16 `json:"serverPort"`
+	ExpiresIn        int    `json:"expiresIn"` // seconds until the place is given away unless a handshake comes
+}
+
+// Addr returns "host:port" of the node.
+func (e Endpoint) Addr() string {
+	return net.JoinHostPort(e.ServerHost, strconv.Itoa(int(e.ServerPort)))
+}
+
+// Format keeps every verb from printing the keys.
+func (e Endpoint) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "endpoint %s at %s", e.ServerType, e.Addr())
+}
+
+// transport returns what to speak to the node when the caller didn't say: TCP
+// when the type names it, as the types of a default cluster do, else UDP.
+func (e Endpoint) transport() Transport {
+	if strings.Contains(strings.ToUpper(e.ServerType), "TCP") {
+		return TCP
+	}
+	return UDP
+}
+
+func (e Endpoint) credentials() (secure.Credentials, error) {
+	var c secure.Credentials
+	sid, err := id.ParseSID(e.SID)
+	if err != nil {
+		return c, err
+	}
+	c.SID = sid
+	for _, v := range []struct {
+		name string
+		hex  string
+		dst  *[16]byte
+	}{
+		{"encryptionKey", e.EncryptionKey, &c.Key},
+		{"encryptionIV", e.EncryptionIV, &c.IV},
+		{"encryptionMacKey", e.EncryptionMacKey, &c.Mac},
+	} {
+		if len(v.hex) != 32 {
+			return c, fmt.Errorf("%s must be 32 hex digits", v.name)
+		}
+		if _, err := hex.Decode(v.dst[:], []byte(v.hex)); err != nil {
+			return c, fmt.Errorf("%s must be 32 hex digits", v.name)
+		}
+	}
+	return c, nil
+}
+
+// endpointBytesMax is the longest answer that is read.
+const endpointBytesMax = 64 << 10
+
+// ParseEndpoint reads an answer of the HTTP role and checks it. Fields that it
+// does not know are ignored, so that the server may grow.
+func ParseEndpoint(b []byte) (Endpoint, error) {
+	var e Endpoint
+	if err := json.Unmarshal(b, &e); err != nil {
+		// json's errors quote the input, which holds keys.
+		return Endpoint{}, errors.New("endpoint answer is not the JSON object expected")
+	}
+	if _, err := e.credentials(); err != nil {
+		return Endpoint{}, fmt.Errorf("endpoint answer: %w", err)
+	}
+	if e.ServerHost == "" || e.ServerPort == 0 {
+		return Endpoint{}, errors.New("endpoint answer names no host or port")
+	}
+	return e, nil
+}
+
+// EndpointError is a refusal of the HTTP role.
+type EndpointError struct {
+	HTTPStatus int           // for example 401 for a wrong client key
+	Code       int           // the code of the answer, or HTTPStatus when it carries none
+	Message    string        // may be empty
+	RetryAfter time.Duration // what the server asks to wait, zero when it doesn't say
+}
+
+func (e *EndpointError) Error() string {
+	return fmt.Sprintf("http %d: %s", e.HTTPStatus, cmp.Or(e.Message, http.StatusText(e.HTTPStatus)))
+}
+
+// Permanent says that the same request can't succeed later.
+func (e *EndpointError) Permanent() bool {
+	switch e.HTTPStatus {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed,
+		http.StatusRequestEntityTooLarge:
+		return true
+	}
+	return false
+}
+
+func parseEndpointError(httpStatus int, retryAfter string, body []byte) *EndpointError {
+	var a struct {
+		Error struct {
+			Code    int    `json:"code"`
+			Message string `json:"message"`
+		} `json:"error"`
+	}
+	_ = json.Unmarshal(body, &a) // a proxy in between answers in its own words
+	e := &EndpointError{HTTPStatus: httpStatus, Code: cmp.Or(a.Error.Code, httpStatus), Message: a.Error.Message}
+	if s, err := strconv.Atoi(retryAfter); err == nil && s > 0 {
+		e.RetryAfter = min(time.Duration(s)*time.Second, time.Minute)
+	}
+	return e
+}
+
+// EndpointRequest is what [RequestEndpoint] asks for.
+type EndpointRequest struct {
+	URL       string // of the HTTP role, for example "http://127.0.0.1:7000"
+	Type      string // server type; empty means "UDP"
+	UID       string
+	ClientKey string // sent as the ClientKey header when not empty
+	// Properties become the user's initial properties when not nil.
+	Properties map[string]any
+	// HTTP makes the request. Nil means [http.DefaultClient].
+	HTTP *http.Client
+}
+
+// RequestEndpoint asks the HTTP role for a place on a node. It returns an
+// [*EndpointError] when the role refuses.
+func RequestEndpoint(ctx context.Context, q EndpointRequest) (Endpoint, error) {
+	e, err := requestEndpoint(ctx, q)
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("ask %s for an endpoint: %w", redactURL(q.URL), err)
+	}
+	return e, nil
+}
+
+func requestEndpoint(ctx context.Context, q EndpointRequest) (Endpoint, error) {
+	u, err := url.Parse(q.URL)
+	if err != nil || u.Host == "" {
+		return Endpoint{}, errors.New("url must look like http://host:port")
+	}
+	u = u.JoinPath("endpoint", "type", url.PathEscape(cmp.Or(q.Type, "UDP")), "user", url.PathEscape(q.UID))
+	method, body := http.MethodGet, io.Reader(nil)
+	if q.Properties != nil {
+		b, err := json.Marshal(q.Properties)
+		if err != nil {
+			return Endpoint{}, fmt.Errorf("initial properties: %w", err)
+		}
+		method, body = http.MethodPost, bytes.NewReader(b)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if q.ClientKey != "" {
+		r.Header.Set("ClientKey", q.ClientKey)
+	}
+	resp, err := cmp.Or(q.HTTP, http.DefaultClient).Do(r)
+	if err != nil {
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err // without the URL, which names the user
+		}
+		return Endpoint{}, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, endpointBytesMax+1))
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("read answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return Endpoint{}, parseEndpointError(resp.StatusCode, resp.Header.Get("Retry-After"), b)
+	}
+	if len(b) > endpointBytesMax {
+		return Endpoint{}, errors.New("answer is too long")
+	}
+	return ParseEndpoint(b)
+}
+
+// redactURL drops user and password of a URL.
+func redactURL(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return "the HTTP role"
+	}
+	return u.Redacted()
+}

@@ -1,0 +1,329 @@
+package client
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// outcome is why serving a link ended.
+type outcome uint8
+
+const (
+	goOn      outcome = iota
+	stopped           // Close was called
+	left              // Reenter was called
+	lost              // silence, or the socket broke
+	refused           // nothing listens at the node's address any more
+	closed            // the server sent CLOSE
+	violation         // the server broke the protocol
+	moved             // the connection goes on with ending.link
+)
+
+// ending is an outcome with what belongs to it. The zero value means go on.
+type ending struct {
+	outcome outcome
+	code    CloseCode
+	reason  string
+	link    *link
+}
+
+// serve reads l until something ends it. It runs on the client's goroutine.
+func (c *Client) serve(l *link) ending {
+	early := l.early
+	l.early = nil
+	for _, p := range early {
+		if e := c.receive(l, p); e.outcome != goOn {
+			return e
+		}
+	}
+	refusals := 0
+	for {
+		if e := c.prepare(l); e.outcome != goOn {
+			return e
+		}
+		err := l.fill()
+		switch {
+		case err == nil:
+			refusals = 0
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			continue
+		case !l.stream && isRefused(err):
+			if refusals++; refusals >= refusedMax && !c.awaitMove() {
+				return ending{outcome: refused}
+			}
+			continue
+		default:
+			if !c.awaitMove() {
+				return ending{outcome: lost}
+			}
+			continue
+		}
+		if e := c.receiveAll(l); e.outcome != goOn {
+			return e
+		}
+	}
+}
+
+// receiveAll takes in every packet that was read.
+func (c *Client) receiveAll(l *link) ending {
+	for {
+		p, err := l.next()
+		switch {
+		case err != nil:
+			return ending{outcome: violation, code: CloseProtocol, reason: err.Error()}
+		case p == nil:
+			return ending{}
+		}
+		if e := c.receive(l, p); e.outcome != goOn {
+			return e
+		}
+	}
+}
+
+// prepare does what is due, sends, and sets the deadline of the next read.
+func (c *Client) prepare(l *link) ending {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dispatching, l.poked, l.armed = false, false, time.Time{}
+	switch {
+	case c.stopping:
+		return ending{outcome: stopped}
+	case c.reenter:
+		return ending{outcome: left}
+	}
+	if m := c.move; m != nil {
+		if !m.over {
+			_ = l.conn.SetReadDeadline(time.Time{}) // the end of the move pokes
+			return ending{}
+		}
+		if m.link != nil {
+			return ending{outcome: moved, link: m.link}
+		}
+		c.move, c.elsewhere = nil, m.addr
+		c.machine.Thaw(now)
+	}
+	if l.sealer.WantsPing(now) {
+		c.machine.SendPing(now)
+	}
+	if err := c.machine.Tick(now); err != nil {
+		return ending{outcome: lost, reason: err.Error()}
+	}
+	c.flushLocked(l, now)
+	if c.closing && !c.waitingLocked() {
+		c.drainedLocked()
+		return ending{outcome: stopped}
+	}
+	c.armLocked(l, now)
+	return ending{}
+}
+
+// receive takes in one packet and calls the callbacks for what it brought.
+func (c *Client) receive(l *link, pkt []byte) ending {
+	now := time.Now()
+	c.mu.Lock()
+	pn, plain, err := l.opener.Open(now, pkt)
+	if err != nil {
+		c.mu.Unlock()
+		if l.stream || errors.Is(err, secure.ErrForged) {
+			return ending{outcome: violation, code: CloseProtocol, reason: "packet does not open"}
+		}
+		return ending{} // anybody can send datagrams
+	}
+	c.stats.PacketsReceived++
+	c.stats.BytesReceived += uint64(len(pkt))
+	if c.move != nil {
+		defer c.mu.Unlock()
+		return c.receiveMovingLocked(l, plain)
+	}
+	err = c.machine.Receive(now, pn, plain, &c.recv)
+	if largest, ok := c.machine.LargestAcked(); ok {
+		l.sealer.Acked(largest)
+	}
+	c.dispatching = true // until prepare: what callbacks send leaves together
+	c.mu.Unlock()
+	if err != nil {
+		return violationOf(err)
+	}
+	return c.dispatch(l, &c.recv)
+}
+
+func violationOf(err error) ending {
+	e := ending{outcome: violation, code: CloseProtocol, reason: "protocol error"}
+	if v, ok := errors.AsType[*reliable.Violation](err); ok {
+		e.code, e.reason = v.Code, v.Reason
+	}
+	return e
+}
+
+// receiveMovingLocked looks for the newest MOVE and for CLOSE. What else comes while the user
+// is between two nodes stays unacknowledged, so that whoever owns the user sends it again.
+func (c *Client) receiveMovingLocked(l *link, plain []byte) ending {
+	var f wire.Frame
+	for len(plain) > 0 {
+		n, err := f.Parse(plain)
+		if err != nil {
+			return ending{outcome: violation, code: CloseProtocol, reason: err.Error()}
+		}
+		plain = plain[n:]
+		switch f.Type {
+		case wire.FrameMove:
+			c.beginMoveLocked(l, f.Move)
+		case wire.FrameClose:
+			return ending{outcome: closed, code: f.Close.Code, reason: f.Close.Reason}
+		}
+	}
+	return ending{}
+}
+
+// dispatch hands out what a packet brought, messages first.
+func (c *Client) dispatch(l *link, r *reliable.Received) ending {
+	for i := range r.Messages {
+		c.deliver(&r.Messages[i])
+	}
+	if r.Offline != 0 {
+		if c.opts.OnOffline != nil {
+			c.opts.OnOffline(r.Offline)
+		}
+		if c.opts.LeaveOffline && !c.opts.NoReconnect {
+			c.Reenter()
+		}
+	}
+	if r.Close != nil {
+		return ending{outcome: closed, code: r.Close.Code, reason: r.Close.Reason}
+	}
+	if r.Move != nil {
+		c.mu.Lock()
+		c.beginMoveLocked(l, *r.Move)
+		c.mu.Unlock()
+	}
+	return ending{}
+}
+
+func (c *Client) deliver(d *reliable.Delivery) {
+	m := &d.Message
+	switch m.Kind {
+	case wire.Push:
+		if c.opts.OnPush != nil {
+			c.opts.OnPush(Push{Ver: m.Ver, Cmd: m.Cmd, Payload: m.Payload, Reliable: d.Rel == Reliable})
+		}
+	case wire.Response:
+		r := Response{Ver: m.Ver, Cmd: m.Cmd, Status: m.Status, Payload: m.Payload}
+		if m.HasID {
+			c.answer(m.ID, r)
+		} else if c.opts.OnResponse != nil {
+			c.opts.OnResponse(r)
+		}
+	}
+}
+
+// flushLocked sends what the machine has to say as far as the pace allows. Over TCP
+// it lets go of c.mu while it writes.
+func (c *Client) flushLocked(l *link, now time.Time) {
+	switch {
+	case c.link != l || c.move != nil || c.dispatching:
+	case l.stream:
+		c.flushStreamLocked(l, now)
+	default:
+		c.flushDatagramsLocked(l, now)
+	}
+}
+
+// appendPacketLocked appends the next packet to dst, or nothing.
+func (c *Client) appendPacketLocked(l *link, now time.Time, dst []byte) []byte {
+	if l.pace.ready(now).After(now) {
+		return dst
+	}
+	pkt, start := l.begin(dst)
+	empty := len(pkt)
+	pkt = c.machine.Append(now, l.sealer.NextPN(), pkt, l.frames)
+	if len(pkt) == empty {
+		return pkt[:len(dst)]
+	}
+	pkt = l.finish(now, pkt, start)
+	l.pace.spend(len(pkt) - len(dst))
+	c.stats.PacketsSent++
+	c.stats.BytesSent += uint64(len(pkt) - len(dst))
+	return pkt
+}
+
+func (c *Client) flushDatagramsLocked(l *link, now time.Time) {
+	for {
+		l.out = c.appendPacketLocked(l, now, l.out[:0])
+		if len(l.out) == 0 {
+			return
+		}
+		// What else can go wrong here shows as silence, and that has its own remedy.
+		if _, err := l.conn.Write(l.out); isRefused(err) {
+			_, _ = l.conn.Write(l.out) // the error was about an earlier datagram
+		}
+	}
+}
+
+// flushStreamLocked writes outside the lock: a socket that doesn't take more must not
+// keep the reader from what would make room.
+func (c *Client) flushStreamLocked(l *link, now time.Time) {
+	c.buildStreamLocked(l, now)
+	if l.writing {
+		return // that goroutine goes on with what was built
+	}
+	l.writing = true
+	for len(l.out) > 0 {
+		b := l.out
+		l.out, l.spare = l.spare[:0], nil
+		c.mu.Unlock()
+		_ = l.conn.SetWriteDeadline(time.Now().Add(writeDeadline))
+		_, err := l.conn.Write(b)
+		c.mu.Lock()
+		if l.spare = b[:0]; cap(b) > 2*writeAhead {
+			l.spare = nil
+		}
+		if err != nil {
+			_ = l.conn.Close() // the reader finds out
+			break
+		}
+		if c.link != l || c.move != nil {
+			break
+		}
+		c.buildStreamLocked(l, time.Now())
+	}
+	l.writing = false
+}
+
+func (c *Client) buildStreamLocked(l *link, now time.Time) {
+	for len(l.out) < writeAhead {
+		n := len(l.out)
+		if l.out = c.appendPacketLocked(l, now, l.out); len(l.out) == n {
+			return
+		}
+	}
+}
+
+// armLocked makes the reader wake up when the machine wants to be called.
+func (c *Client) armLocked(l *link, now time.Time) {
+	if c.link != l || c.move != nil || l.poked {
+		return
+	}
+	wake := c.machine.WakeAt()
+	if wake.IsZero() {
+		if l.armed.IsZero() {
+			_ = l.conn.SetReadDeadline(time.Time{})
+		}
+		return
+	}
+	if ready := l.pace.ready(now); wake.Before(ready) {
+		wake = ready
+	}
+	if !wake.After(now) {
+		wake = now.Add(time.Millisecond) // it was just asked and had nothing to send
+	}
+	if l.armed.IsZero() || wake.Before(l.armed) {
+		l.armed = wake
+		_ = l.conn.SetReadDeadline(wake)
+	}
+}
