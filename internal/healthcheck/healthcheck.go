@@ -45,6 +45,12 @@ const usage = `usage: health-check [flags] in|out|mars
   out   the public port answers
   mars  the node has joined the cluster
 
+  --timeout 1s     time for the whole check
+  --json           answer as one JSON object
+  --config FILE    instead of shared/health-check.json
+  --run-dir DIR    where nodes keep their files (DIARKIS_RUN_DIR, else the temporary directory)
+  --role, --pid    which node, when several share the run directory
+
 exit codes: 0 healthy, 1 unhealthy, 2 usage, 3 unreachable
 `
 
