@@ -77,6 +77,9 @@ func Load(o Options) (*Config, error) {
 		l.defaults(s)
 		l.file(s)
 	}
+	if c.Dir != "" && l.files == 0 {
+		l.warn("%s holds no settings file for this role, such as udp/main.json or shared/mesh.json: defaults are used", c.Dir)
+	}
 	l.strayFiles()
 	l.flags()
 	for _, s := range c.sections() {
@@ -135,6 +138,7 @@ type loader struct {
 	config   *Config
 	viper    *viper.Viper
 	instead  string // read instead of a section's file, whatever its name; "" normally
+	files    int // read from the directory or given by name
 	problems []Problem
 }
 
@@ -218,6 +222,7 @@ func (l *loader) file(s section) {
 		l.report(name, "", "%v", err)
 		return
 	}
+	l.files++
 	r := l.read(s, name, src, os.LookupEnv)
 	l.problems = append(l.problems, r.problems...)
 	tree := map[string]any{}

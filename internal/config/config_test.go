@@ -297,6 +297,7 @@ func TestWarnings(t *testing.T) {
 	dir := write(t, map[string]string{"shared/group.json": `{"x": 1}`, "shared/rooms.json": `?`, "shared/readme.txt": "x"})
 	c := load(t, Options{Dir: dir})
 	want := []string{
+		"holds no settings file for this role",
 		"DIARKIS_HTTP_PORT=tcp://10.0.0.1:7000 was ignored: it is the link to a Kubernetes service",
 		"group.json was ignored: this version has no settings for it",
 		`rooms.json was ignored: no settings file has that name; did you mean "room.json"?`,
@@ -309,6 +310,9 @@ func TestWarnings(t *testing.T) {
 	}
 	if len(c.Warnings) != len(want) || c.HTTP.Port != 7000 {
 		t.Errorf("port %d, warnings %q", c.HTTP.Port, c.Warnings)
+	}
+	if c := load(t, Options{Dir: t.TempDir()}); !strings.Contains(strings.Join(c.Warnings, "\n"), "holds no settings file") {
+		t.Errorf("an empty directory gave the warnings %q", c.Warnings)
 	}
 }
 
