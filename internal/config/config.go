@@ -138,7 +138,7 @@ type loader struct {
 	config   *Config
 	viper    *viper.Viper
 	instead  string // read instead of a section's file, whatever its name; "" normally
-	files    int // read from the directory or given by name
+	files    int    // read from the directory or given by name
 	problems []Problem
 }
 
