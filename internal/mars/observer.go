@@ -266,13 +266,16 @@ func (o *Observer) giveUp() {
 
 // grieve notices an authority that has been silent for too long.
 func (o *Observer) grieve(now time.Time, out *ObserverOutput) {
+	if o.left {
+		return
+	}
 	silence := now.Sub(o.lastLive)
 	if o.live && now.After(o.staleAt()) {
 		o.live, o.dir.dirty = false, true
 		o.complainAt = now.Add(complainEvery)
 		out.event(Event{Kind: AuthorityLost, Node: o.to(), Silence: silence, Text: o.lastError})
 	}
-	if !o.live && !o.left && !now.Before(o.complainAt) {
+	if !o.live && !now.Before(o.complainAt) {
 		o.complainAt = now.Add(complainEvery)
 		out.event(Event{Kind: AuthoritySilent, Node: o.to(), Silence: silence, Text: o.lastError})
 	}

@@ -319,3 +319,22 @@ func BenchmarkHeartbeat(b *testing.B) {
 		r.Step(simStart, Received{Message: last.beat(r, have)})
 	}
 }
+
+// A leave reaches an authority that has not met the member yet: observers that
+// keep it from before hear of it, and no late copy of a registration counts.
+func TestLeaveOfOneUnknown(t *testing.T) {
+	r := newTestRegistry()
+	unknown, other := newMember(2, "udp", "game"), newMember(3, "udp", "game")
+	registration := unknown.register(r)
+	newer := *unknown
+	newer.Incarnation[2], newer.Started = 1, newer.Started+1
+	ask(t, r, 0, other.register(r), StatusOK)
+	ask(t, r, 0, newer.register(r), StatusOK)
+	ask(t, r, 0, Leave{Header: unknown.header(r), Namespace: unknown.Namespace()}, StatusOK)
+	ask(t, r, 0, registration, StatusGone)
+	ask(t, r, 0, newer.beat(r, 0), StatusOK) // the one at its address stays
+	d := ask(t, r, 0, other.beat(r, 0), StatusOK).Delta
+	if _, down := names(d); !slices.Equal(down, []string{"10.0.0.2:8000 left"}) || d.Removed[0].Incarnation != unknown.Incarnation {
+		t.Errorf("observers hear of %+v", d.Removed)
+	}
+}
