@@ -1,0 +1,51 @@
+// Package users knows who is connected to this node: from the reservation of a
+// place to the moment the user ends or is moved to another node.
+//
+// A [User] is the player behind a connection and outlives reconnects. The
+// [Registry] is what the transport calls, what the HTTP role reserves places
+// with over the mesh, and what hands users to other nodes. It runs nothing
+// itself: commands go to whatever [Registry.SetCommands] was given.
+//
+// # Executor
+//
+// Commands that may wait run on their user's executor, a goroutine that exists
+// only while the user's mailbox holds something. It runs one at a time, in order.
+// The mailbox holds [Config.MailboxMax] commands; one more is refused with [ErrBusy].
+//
+// # What is sent while nobody listens
+//
+// Messages to a user without a connection, or one that is being moved, are parked:
+// reliable ones wait, at most 1024 and 256 KiB, and more than that ends the user as
+// slow; unreliable ones are dropped. They leave when the user is back.
+//
+// # One sid per user id
+//
+// A node issues sids in order. When the first handshake of a sid completes, every
+// other sid of that user id is ended with CLOSE(replaced): at once on the same
+// node, and elsewhere by a one-way notice to each udp and tcp node of the
+// namespace. Clocks of nodes differ, so the order across nodes is that of the
+// handshakes: a notice ends every sid that has been open for over
+// [concurrentMax]. Of two that opened within that time the one issued later stays
+// (ties by digest), both sides judge alike, and a winner that gets the loser's
+// notice sends its own back. A notice to a node that can't be reached is lost: then
+// the old sid lives until it idles out.
+//
+// # Moving a user
+//
+//	old node                        new node                      client
+//	freeze (nothing is processed,
+//	nothing acknowledged)
+//	MoveOffer ────────────────────▶ reserve the same sid
+//	◀──────────────────── endpoint
+//	MOVE ────────────────────────────────────────────────────────▶
+//	                                ◀──────────────────── Confirm
+//	◀────────────────── MoveRelease
+//	give up the user, for good
+//	user data ────────────────────▶ accept, run what was pending
+//
+// The old node decides, under one lock: a move is released once, or it is aborted
+// and never released. After the deadline it aborts, has the new node confirm
+// (MoveAbort) or waits until the reservation there has expired, and only then thaws
+// the user. A release that was granted is answered the same way when it is asked
+// for again, because its answer may have been lost.
+package users

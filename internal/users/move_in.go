@@ -1,0 +1,141 @@
+package users
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/mesh"
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// moveIn is a user on the way here, as the new node sees it.
+type moveIn struct {
+	id   moveID
+	user *User
+	from id.Node
+}
+
+// handleOffer answers mesh.CmdMoveOffer: it reserves a place under the same sid.
+func (r *Registry) handleOffer(_ context.Context, from mesh.Peer, payload []byte) ([]byte, error) {
+	o, err := parseMoveOffer(payload)
+	if err != nil {
+		return nil, err
+	}
+	var state *reliable.State
+	if len(o.state) > 0 {
+		if state, err = reliable.ParseState(o.state); err != nil {
+			return nil, fmt.Errorf("parse move offer: %w", err)
+		}
+	}
+	host, port, err := r.endpoint()
+	if err != nil {
+		return nil, fmt.Errorf("take a user: %w", err)
+	}
+	u := &User{
+		ID: o.uid, SID: o.creds.SID, registry: r, movedIn: true, phase: incoming,
+		order: order{o.issued, digestOf(o.creds.SID)},
+	}
+	u.moveIn = &moveIn{id: o.id, user: u, from: from.Node}
+	r.moves.addIn(u.moveIn)
+	refused, err := r.admit(u, transport.Reservation{
+		Credentials: o.creds, UID: o.uid, Owner: u, TTL: o.ttl, State: state,
+		Release: func(ctx context.Context) error { return r.takeOver(ctx, u) },
+	})
+	if err != nil || refused != Accepted {
+		r.moves.dropIn(u.moveIn)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take a user: %w", err)
+	}
+	return moveReply{refused: refused, host: host, port: port}.marshal(), nil
+}
+
+// takeOver has the old node give up u. The transport calls it at the client's
+// first valid Confirm and accepts that only on nil.
+func (r *Registry) takeOver(ctx context.Context, u *User) error {
+	in := u.moveIn // constant
+	b, err := r.mesh.Request(ctx, in.from, mesh.CmdMoveRelease, in.id.marshal())
+	if err != nil {
+		return fmt.Errorf("take over user %q from %v: %w", string(u.ID), in.from, err)
+	}
+	data, released, err := parseMoveData(b)
+	if err == nil && !released {
+		err = errors.New("the old node keeps the user")
+	}
+	if err != nil {
+		return fmt.Errorf("take over user %q from %v: %w: %w", string(u.ID), in.from, err, transport.ErrRevoked)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.phase != incoming {
+		return nil // asked twice, or ended meanwhile
+	}
+	u.phase = arrived
+	u.props = data.props
+	u.parked = data.parked
+	for _, p := range data.parked {
+		u.parkedBytes += len(p.msg)
+	}
+	u.parking.Store(len(u.parked) > 0)
+	// Frozen until the hooks have run, so that nothing that arrives overtakes the
+	// commands that came along.
+	u.box.frozen = true
+	u.box.queue, u.box.ordered = data.commands, len(data.commands)
+	return nil
+}
+
+// finishMoveIn runs when the client of a user from another node is here: first
+// what waits for the client goes out, then the commands that came along run.
+func (r *Registry) finishMoveIn(b *transport.Batch, u *User, link Link) {
+	r.metrics.moves.WithLabelValues("in", "ok").Inc()
+	for _, f := range r.hooks.movedIn {
+		f(u)
+	}
+	r.moves.dropIn(u.moveIn)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.box.frozen = false
+	u.unparkLocked(b, link)
+	_ = u.startLocked() // fails when the node stops: then the user ends anyway
+}
+
+// handleAbort answers mesh.CmdMoveAbort: 1 when this node has no claim on the user
+// and no place for them, 0 when that is not so or not yet.
+func (r *Registry) handleAbort(_ context.Context, from mesh.Peer, payload []byte) ([]byte, error) {
+	mid, err := parseMoveID(payload)
+	if err != nil {
+		return nil, err
+	}
+	in := r.moves.in(mid)
+	if in == nil {
+		return []byte{moveLayout, 1}, nil
+	}
+	if in.from != from.Node || !r.places.Cancel(in.user.SID) {
+		return []byte{moveLayout, 0}, nil
+	}
+	r.metrics.moves.WithLabelValues("in", "aborted").Inc()
+	r.userEnded(in.user, wire.CloseNormal)
+	return []byte{moveLayout, 1}, nil
+}
+
+func (v *moves) addIn(m *moveIn) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.arriving[m.id] = m
+}
+
+func (v *moves) dropIn(m *moveIn) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.arriving, m.id)
+}
+
+func (v *moves) in(mid moveID) *moveIn {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.arriving[mid]
+}

@@ -1,0 +1,314 @@
+package users
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/mars"
+	"github.com/Diarkis/diarkis/internal/mesh"
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// Mesh is what this package uses of *[mesh.Mesh].
+type Mesh interface {
+	Handle(cmd uint16, h mesh.Handler)
+	Request(ctx context.Context, to id.Node, cmd uint16, payload []byte) ([]byte, error)
+	Send(ctx context.Context, to id.Node, cmd uint16, payload []byte) error
+}
+
+// Places is what this package uses of *[transport.Places].
+type Places interface {
+	Reserve(r transport.Reservation) (*transport.Place, error)
+	Cancel(sid id.SID) bool
+	End(sid id.SID, code wire.CloseCode, reason string) bool
+	Freeze(ctx context.Context, sid id.SID) (*reliable.State, error)
+	Thaw(sid id.SID) bool
+	Move(sid id.SID, m wire.Move) error
+	Released(sid id.SID) bool
+	// Credentials returns those of a place; false when there is none.
+	Credentials(sid id.SID) (secure.Credentials, bool)
+}
+
+// serverPlaces adds to transport's places what only they know how to reach.
+type serverPlaces struct{ *transport.Places }
+
+func (p serverPlaces) Credentials(sid id.SID) (secure.Credentials, bool) {
+	place := p.Get(sid)
+	if place == nil {
+		return secure.Credentials{}, false
+	}
+	return place.Credentials(), true
+}
+
+// Commands runs what users ask for; a router does.
+type Commands interface {
+	// Serve is called from read loops, in order per connection, and must not
+	// block. The payload is lent.
+	Serve(b *transport.Batch, u *User, m wire.Message, rel reliable.Reliability)
+	// Run is called on the user's executor for what Serve posted.
+	Run(u *User, m wire.Message, rel reliable.Reliability)
+}
+
+// Config configures a registry. Self and Directory are required; the rest works
+// at zero.
+type Config struct {
+	// Self is this node: its mesh address, role and type.
+	Self mars.Instance
+	// Directory returns who else is in the cluster.
+	Directory func() *mars.Directory
+	// Endpoint returns the public "host:port" that clients are sent to.
+	Endpoint func() string
+
+	UsersMax     int           // users with a place, reserved ones included; zero means 100,000
+	MailboxMax   int           // commands that wait for one user's executor; zero means 64
+	ReserveTTL   time.Duration // a reserved place expires unopened; zero means 60 s
+	MoveDeadline time.Duration // a client has this long to reach the node it is moved to; zero means 5 s
+	CloseMax     time.Duration // Run waits this long for handlers when it ends; zero means 5 s
+	Rand         io.Reader     // makes sids and keys; nil means crypto/rand
+}
+
+func (c Config) withDefaults() Config {
+	c.UsersMax = orElse(c.UsersMax, 100_000)
+	c.MailboxMax = orElse(c.MailboxMax, 64)
+	c.ReserveTTL = orElse(c.ReserveTTL, time.Minute)
+	c.MoveDeadline = orElse(c.MoveDeadline, 5*time.Second)
+	c.CloseMax = orElse(c.CloseMax, 5*time.Second)
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	return c
+}
+
+func orElse[T int | time.Duration](v, zero T) T {
+	if v == 0 {
+		return zero
+	}
+	return v
+}
+
+func (c Config) validate() error {
+	var errs []error
+	if c.Self.Node == "" || c.Self.Role == "" {
+		errs = append(errs, errors.New("users: Self needs a node and a role"))
+	}
+	if c.Directory == nil || c.Endpoint == nil {
+		errs = append(errs, errors.New("users: Directory and Endpoint are required"))
+	}
+	return errors.Join(errs...)
+}
+
+// Registry holds the users of one node. Its methods are safe for concurrent use.
+type Registry struct {
+	// Set before Run, then constant.
+	cfg      Config
+	mesh     Mesh
+	log      zerolog.Logger
+	metrics  *metrics
+	commands Commands
+	places   Places
+	newBatch func() *transport.Batch
+	hooks    hooks
+
+	users   table
+	state   atomic.Uint32 // a mars.State
+	count   atomic.Int64  // users with a place
+	opened  atomic.Int64  // of them, those who were connected
+	notices chan notice
+
+	randMu sync.Mutex // guards cfg.Rand and issued
+	issued int64      // newest order.issued
+
+	moves moves
+
+	spawnMu sync.RWMutex // guards closed against spawn
+	closed  bool
+	wg      sync.WaitGroup
+
+	emptyMu sync.Mutex
+	empty   chan struct{} // closed and replaced whenever opened becomes zero
+}
+
+type hooks struct {
+	opened   []func(*User)
+	ended    []func(*User, wire.CloseCode)
+	movedIn  []func(*User)
+	movedOut []func(*User)
+}
+
+// New makes a registry and registers its commands at the mesh. It takes no user
+// before [Registry.SetState] says Online.
+func New(cfg Config, m Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Registry, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	r := &Registry{
+		cfg: cfg, mesh: m, log: log, notices: make(chan notice, noticesMax), empty: make(chan struct{}),
+		newBatch: func() *transport.Batch { return nil },
+	}
+	r.metrics = newMetrics(reg, r)
+	r.users.init()
+	r.moves.init()
+	r.state.Store(uint32(mars.Offline))
+	m.Handle(mesh.CmdReserve, r.handleReserve)
+	m.Handle(mesh.CmdUserOpened, r.handleNotices)
+	m.Handle(mesh.CmdMoveOffer, r.handleOffer)
+	m.Handle(mesh.CmdMoveRelease, r.handleRelease)
+	m.Handle(mesh.CmdMoveAbort, r.handleAbort)
+	return r, nil
+}
+
+// SetCommands says what runs commands. Call it before Bind.
+func (r *Registry) SetCommands(c Commands) { r.commands = c }
+
+// Bind connects the registry with the server whose handler it is. Call it before
+// the server's Run.
+func (r *Registry) Bind(srv transport.Server) {
+	r.places, r.newBatch = serverPlaces{srv.Places()}, srv.NewBatch
+}
+
+// OnOpened adds a function that is called when a user's first connection is up.
+// Like all hooks it is added before Run and must not block.
+func (r *Registry) OnOpened(f func(*User)) { r.hooks.opened = append(r.hooks.opened, f) }
+
+// OnEnded adds a function that is called when a user who was connected is gone:
+// from a goroutine of its own, without any lock.
+func (r *Registry) OnEnded(f func(*User, wire.CloseCode)) { r.hooks.ended = append(r.hooks.ended, f) }
+
+// OnMovedIn adds a function that is called when a user of another node is here,
+// before their pending commands run.
+func (r *Registry) OnMovedIn(f func(*User)) { r.hooks.movedIn = append(r.hooks.movedIn, f) }
+
+// OnMovedOut adds a function that is called when another node owns the user.
+// OnEnded is not called for them.
+func (r *Registry) OnMovedOut(f func(*User)) { r.hooks.movedOut = append(r.hooks.movedOut, f) }
+
+// Self returns the node the registry is on.
+func (r *Registry) Self() mars.Instance { return r.cfg.Self }
+
+// Directory returns who is in the cluster.
+func (r *Registry) Directory() *mars.Directory { return r.cfg.Directory() }
+
+// MoveTTL is how long after [Registry.MoveOut] began the user may still appear on
+// the other node.
+func (r *Registry) MoveTTL() time.Duration { return r.cfg.MoveDeadline + offerTimeout + moveSlack }
+
+// NewBatch returns a batch for the caller's goroutine; it may be nil.
+func (r *Registry) NewBatch() *transport.Batch { return r.newBatch() }
+
+// Flush sends what is in b, which may be nil.
+func Flush(b *transport.Batch) {
+	if b != nil {
+		b.Flush()
+	}
+}
+
+// SetState says whether the node takes users: only when Online.
+func (r *Registry) SetState(s mars.State) { r.state.Store(uint32(s)) }
+
+// CCU returns how many users are here who were connected at least once.
+func (r *Registry) CCU() int { return int(r.opened.Load()) }
+
+// Reserved returns how many places wait for their first connection.
+func (r *Registry) Reserved() int { return max(0, int(r.count.Load()-r.opened.Load())) }
+
+// BySID returns the user of a sid, nil when they are not here.
+func (r *Registry) BySID(sid id.SID) *User { return r.users.bySID(sid) }
+
+// ByUID returns the connected user of a user id, nil when they are not here.
+func (r *Registry) ByUID(uid id.UID) *User {
+	for _, u := range r.users.byUID(uid) {
+		u.mu.Lock()
+		isOpen := u.phase == open
+		u.mu.Unlock()
+		if isOpen {
+			return u
+		}
+	}
+	return nil
+}
+
+// Each calls f for every user with a place until f returns false.
+func (r *Registry) Each(f func(*User) bool) { r.users.each(f) }
+
+// WaitEmpty waits until no user is left who was ever connected, or ctx ends.
+func (r *Registry) WaitEmpty(ctx context.Context) error {
+	for {
+		r.emptyMu.Lock()
+		empty := r.empty
+		r.emptyMu.Unlock()
+		if r.CCU() == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-empty:
+		}
+	}
+}
+
+// leftOpen counts one connected user less.
+func (r *Registry) leftOpen() {
+	if r.opened.Add(-1) > 0 {
+		return
+	}
+	r.emptyMu.Lock()
+	defer r.emptyMu.Unlock()
+	close(r.empty)
+	r.empty = make(chan struct{})
+}
+
+// Run tells other nodes about new users until ctx ends. Then it takes no more work
+// and waits for the handlers that still run, at most Config.CloseMax.
+func (r *Registry) Run(ctx context.Context) error {
+	r.announce(ctx)
+	r.spawnMu.Lock()
+	r.closed = true
+	r.spawnMu.Unlock()
+	r.moves.close()
+	done := make(chan struct{})
+	go func() { r.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-time.After(r.cfg.CloseMax):
+		r.log.Warn().Dur("waited_ms", r.cfg.CloseMax).Msg("handlers still ran at the end")
+		return nil
+	}
+}
+
+// spawn runs f in a goroutine that Run waits for. It refuses once Run is ending.
+func (r *Registry) spawn(f func()) bool {
+	r.spawnMu.RLock()
+	defer r.spawnMu.RUnlock()
+	if r.closed {
+		return false
+	}
+	r.wg.Go(f)
+	return true
+}
+
+// guard runs f and survives its panic, because f is not ours.
+func (r *Registry) guard(what string, f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.metrics.panics.Inc()
+			r.log.Error().Str("handler", what).Interface("panic", p).Bytes("stack", debug.Stack()).Msg("handler panicked")
+		}
+	}()
+	f()
+}

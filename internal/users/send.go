@@ -1,0 +1,91 @@
+package users
+
+import (
+	"bytes"
+	"errors"
+
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// The limits of what waits for a user who is not connected.
+const (
+	parkedMax      = 1024
+	parkedBytesMax = 256 << 10
+)
+
+// parked is a reliable message that waits for its user.
+type parked struct {
+	msg []byte
+	rel reliable.Reliability
+}
+
+// Send queues an encoded message for the user, which is copied. A nil batch sends
+// at once. It fails when the user is gone, or the message doesn't fit.
+func (u *User) Send(b *transport.Batch, msg []byte, rel reliable.Reliability) error {
+	for range 3 { // a second round only when the connection changed under us
+		var tried *Link
+		var err error
+		if !u.parking.Load() {
+			if tried = u.link.Load(); tried != nil {
+				err = (*tried).Send(b, msg, rel)
+				if !errors.Is(err, transport.ErrClosed) && !errors.Is(err, transport.ErrFrozen) {
+					return err
+				}
+			}
+		}
+		again, err := u.park(tried, errors.Is(err, transport.ErrFrozen), msg, rel)
+		if !again {
+			return err
+		}
+	}
+	return ErrGone
+}
+
+// park keeps a message that could not be sent on link tried (nil: none was). It
+// reports true when the connection is usable by now, so that nothing overtakes
+// what was parked and nothing is parked after the last one to unpark has passed.
+func (u *User) park(tried *Link, frozen bool, msg []byte, rel reliable.Reliability) (again bool, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.phase == ended {
+		return false, ErrGone
+	}
+	if link := u.link.Load(); !u.parking.Load() && link != nil && (link != tried || frozen) {
+		return true, nil
+	}
+	if rel == reliable.Unreliable {
+		u.registry.metrics.unsent.Inc()
+		return false, nil
+	}
+	if len(u.parked) >= parkedMax || u.parkedBytes+len(msg) > parkedBytesMax {
+		u.registry.end(u, wire.CloseSlow, "too much waits for the user")
+		return false, ErrGone
+	}
+	u.parked = append(u.parked, parked{bytes.Clone(msg), rel})
+	u.parkedBytes += len(msg)
+	u.parking.Store(true)
+	return false, nil
+}
+
+// unparkLocked sends what waited and lets Send take the direct way again, unless
+// the user is being moved.
+func (u *User) unparkLocked(b *transport.Batch, link Link) {
+	if u.box.frozen {
+		return
+	}
+	for i, p := range u.parked {
+		if err := link.Send(b, p.msg, p.rel); errors.Is(err, transport.ErrClosed) || errors.Is(err, transport.ErrFrozen) {
+			u.parked = u.parked[i:] // gone again already: the rest waits on
+			return
+		}
+		u.parkedBytes -= len(p.msg)
+	}
+	u.dropParkedLocked()
+}
+
+func (u *User) dropParkedLocked() {
+	u.parked, u.parkedBytes = nil, 0
+	u.parking.Store(u.box.frozen)
+}

@@ -1,0 +1,133 @@
+package users
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// Link is a user's connection: what this package uses of *[transport.Conn].
+type Link interface {
+	Send(b *transport.Batch, msg []byte, rel reliable.Reliability) error
+	RTT() time.Duration
+	RemoteAddr() netip.AddrPort
+	Transport() string
+}
+
+// ErrGone means the user has left this node.
+var ErrGone = errors.New("user has left this node")
+
+// phase is where a user is between reservation and end.
+type phase uint8
+
+const (
+	reserved phase = iota // a place, no handshake yet
+	incoming              // offered by another node, which still owns the user
+	arrived               // released to this node, not connected to it yet
+	open                  // was connected; now connected or about to resume
+	ended                 // gone from here
+)
+
+// order tells which of two sids of one user id was issued later.
+type order struct {
+	issued int64 // µs since the Unix epoch on the node that issued it
+	digest digest
+}
+
+// digest names a sid to other nodes without being of use to anyone.
+type digest [16]byte
+
+func digestOf(sid id.SID) (d digest) {
+	sum := sha256.Sum256(append([]byte("diarkis user "), sid[:]...))
+	copy(d[:], sum[:])
+	return d
+}
+
+func (o order) compare(p order) int {
+	return cmp.Or(cmp.Compare(o.issued, p.issued), bytes.Compare(o.digest[:], p.digest[:]))
+}
+
+// User is a player with a place on this node. Its methods are safe for concurrent use.
+type User struct {
+	// Set at creation, then constant.
+	ID       id.UID
+	SID      id.SID
+	registry *Registry
+	order    order
+	movedIn  bool // came from another node
+
+	link    atomic.Pointer[Link] // nil while not connected
+	parking atomic.Bool          // Send must go through park: see there
+
+	mu          sync.Mutex // guards the fields below; taken after a room's lock, before a Conn's
+	phase       phase
+	revoked     bool // a newer sid won while this one could not be cancelled
+	openedAt    time.Time
+	props       map[string]any
+	parked      []parked
+	parkedBytes int
+	box         mailbox
+	move        *moveOut // while another node may take over
+	moveIn      *moveIn  // incoming and arrived
+}
+
+// Format prints the user id only, whatever the verb.
+func (u *User) Format(f fmt.State, _ rune) { _, _ = fmt.Fprint(f, string(u.ID)) }
+
+// Connected reports whether the user has a connection right now.
+func (u *User) Connected() bool { return u.link.Load() != nil }
+
+// Gone reports whether the user has left this node.
+func (u *User) Gone() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.phase == ended
+}
+
+// Latency returns the smoothed round-trip time, zero while not connected.
+func (u *User) Latency() time.Duration {
+	if l := u.link.Load(); l != nil {
+		return (*l).RTT()
+	}
+	return 0
+}
+
+// Addr returns the client's address, the zero value while not connected.
+func (u *User) Addr() netip.AddrPort {
+	if l := u.link.Load(); l != nil {
+		return (*l).RemoteAddr()
+	}
+	return netip.AddrPort{}
+}
+
+// Transport returns "UDP" or "TCP", empty while not connected.
+func (u *User) Transport() string {
+	if l := u.link.Load(); l != nil {
+		return (*l).Transport()
+	}
+	return ""
+}
+
+// Disconnect closes the user's connection with a code and ends the user. It
+// returns at once.
+func (u *User) Disconnect(code wire.CloseCode, reason string) {
+	u.registry.end(u, code, reason)
+}
+
+// Push sends a push. A nil batch sends at once; never call it so under a lock.
+// The payload is copied.
+func (u *User) Push(b *transport.Batch, ver uint8, cmd uint16, payload []byte, rel reliable.Reliability) error {
+	m := wire.Message{Kind: wire.Push, Ver: ver, Cmd: cmd, Payload: payload}
+	return u.Send(b, m.AppendTo(make([]byte, 0, len(payload)+16)), rel)
+}
