@@ -203,7 +203,7 @@ func (l *loop) send(s mars.Send) {
 func (n *Node) ask(ctx context.Context, s mars.Send) (mars.Message, error) {
 	b, err := n.mesh.Request(ctx, s.To, n.cfg.Command, s.Message.AppendTo(nil))
 	if err != nil {
-		return nil, fmt.Errorf("heartbeat to %s: %w", s.To, err)
+		return nil, err // the mesh names the node
 	}
 	m, err := mars.ParseMessage(b)
 	if err != nil {
