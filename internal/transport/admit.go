@@ -44,6 +44,22 @@ func (ps *Places) checkReplay(p *Place, hash [32]byte) (again bool, c *Conn) {
 	return true, p.conn.Load()
 }
 
+// afterLastCookie returns now, or the first millisecond after the cookie of the
+// Confirm that was accepted last.
+func (ps *Places) afterLastCookie(p *Place, now time.Time) time.Time {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if p.more == nil {
+		return now
+	}
+	// Cookies count from 1 at the epoch, so this one's successor is cookie ms after it.
+	next := ps.core.epoch.Add(time.Duration(p.more.last.cookie) * time.Millisecond)
+	if next.After(now) {
+		return next
+	}
+	return now
+}
+
 // mayOpenLocked says whether a checked Confirm may be accepted now.
 func (ps *Places) mayOpenLocked(p *Place, cookie uint64, stream bool) error {
 	switch {

@@ -69,7 +69,7 @@ const (
 	recordMax       = 65535 // Accept tells it as u16
 	recordPrefix    = 3
 	handshakeMax    = 2 << 10 // Hello and Confirm on TCP together, prefixes included
-	handshakeRecord = handshakeMax - wire.HelloBytes
+	handshakeRecord = handshakeMax - wire.HelloBytes - 2*recordPrefix
 )
 
 func (c Config) withDefaults() Config {

@@ -175,8 +175,11 @@ func (r *udpReader) hello(now time.Time, pkt []byte, src netip.AddrPort) error {
 	if p == nil {
 		return secure.RefusedCID
 	}
+	// A cookie has to be newer than that of the last accepted Confirm, also for who
+	// comes back within its millisecond.
+	made := r.core.places.afterLastCookie(p, now)
 	var buf [wire.ChallengeBytes]byte
-	answer, err := r.core.gate.Challenge(buf[:0], now, src, pkt, &p.base)
+	answer, err := r.core.gate.Challenge(buf[:0], made, src, pkt, &p.base)
 	if err != nil {
 		return err
 	}
