@@ -129,11 +129,13 @@ func exchange(a, b *peer, d time.Duration) (delivered int) {
 		}
 		a.mustTick(d)
 		b.mustTick(d)
-		for _, p := range ab {
+		for i, p := range ab {
+			b.in = a.pn - uint64(len(ab)-i) // mustReceive adds one
 			b.mustReceive(p)
 			delivered += len(b.got.Messages)
 		}
-		for _, p := range ba {
+		for i, p := range ba {
+			a.in = b.pn - uint64(len(ba)-i)
 			a.mustReceive(p)
 			delivered += len(a.got.Messages)
 		}
