@@ -26,6 +26,12 @@ type network struct {
 	cut   func(from, to id.Node, cmd uint16) loss
 }
 
+func (net *network) setCut(cut func(from, to id.Node, cmd uint16) loss) {
+	net.mu.Lock()
+	defer net.mu.Unlock()
+	net.cut = cut
+}
+
 type loss uint8
 
 const (

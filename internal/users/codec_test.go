@@ -1,0 +1,126 @@
+package users
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+func mustMarshal(t testing.TB, b []byte, err error) []byte {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func someData() moveData {
+	return moveData{
+		props:    map[string]any{"a": "b"},
+		commands: []task{{m: request(101, "room"), rel: reliable.Reliable, ordered: true}},
+		parked:   []parked{{[]byte("push"), reliable.Reliable}},
+	}
+}
+
+func TestMoveDataRoundTrip(t *testing.T) {
+	want := someData()
+	b, err := want.marshal()
+	got, released, err := parseMoveData(mustMarshal(t, b, err))
+	if err != nil || !released || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v, %v", got, released, err)
+	}
+	if _, released, err := parseMoveData(notReleased); released || err != nil {
+		t.Errorf("not released = %v, %v", released, err)
+	}
+}
+
+func TestReserveLimits(t *testing.T) {
+	if _, err := (ReserveRequest{UID: "u", Props: map[string]any{"a": string(make([]byte, PropsBytesMax))}}).Marshal(); err == nil {
+		t.Error("too large properties were encoded")
+	}
+	b := mustMarshal(t, ReserveRequest{UID: "u"}.mustBytes(t), nil)
+	if _, err := ParseReserveRequest(append(b, 0)); err == nil {
+		t.Error("trailing bytes were accepted")
+	}
+	b[0] = 9
+	if _, err := ParseReserveRequest(b); err == nil {
+		t.Error("another layout was accepted")
+	}
+}
+
+func (q ReserveRequest) mustBytes(t testing.TB) []byte {
+	b, err := q.Marshal()
+	return mustMarshal(t, b, err)
+}
+
+func FuzzParseReserveRequest(f *testing.F) {
+	f.Add(ReserveRequest{UID: "u", Type: "UDP", Props: map[string]any{"a": 1.5, "b": []any{true, nil}}}.mustBytes(f))
+	f.Add(ReserveRequest{UID: "u", Credentials: &secure.Credentials{SID: id.SID{1}}}.mustBytes(f))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		q, err := ParseReserveRequest(b)
+		if err != nil {
+			return
+		}
+		again, err := q.Marshal()
+		if err != nil {
+			return // more bytes than it came in, past the limit
+		}
+		p, err := ParseReserveRequest(again)
+		if err != nil || p.UID != q.UID || p.Type != q.Type || len(p.Props) != len(q.Props) {
+			t.Errorf("parse %x again: %v", again, err)
+		}
+	})
+}
+
+func FuzzParseReserveReply(f *testing.F) {
+	f.Add(ReserveReply{SID: id.SID{1}, Role: "udp", Host: "::1", Port: 7100, ExpiresIn: time.Minute}.Marshal())
+	f.Add(ReserveReply{Refused: Full}.Marshal())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if p, err := ParseReserveReply(b); err == nil && !bytes.Equal(p.Marshal(), b) {
+			t.Errorf("Parse then Marshal of %x differs", b)
+		}
+	})
+}
+
+func FuzzParseMove(f *testing.F) {
+	b, err := someData().marshal()
+	f.Add(mustMarshal(f, b, err))
+	f.Add(notReleased)
+	f.Add(moveOffer{uid: "u", issued: 5, ttl: time.Second, state: []byte("x")}.marshal())
+	f.Add(moveReply{host: "::1", port: 1}.marshal())
+	f.Add(moveID{1, 2}.marshal())
+	f.Add(appendNotice([]byte{noticeLayout}, notice{uid: "u", order: order{issued: 3}}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if d, released, err := parseMoveData(b); err == nil && released {
+			for _, c := range d.commands {
+				if _, err := wire.ParseMessage(c.m.AppendTo(nil)); err != nil {
+					t.Errorf("command of %x: %v", b, err)
+				}
+			}
+		}
+		if o, err := parseMoveOffer(b); err == nil && !bytes.Equal(o.marshal(), b) {
+			t.Errorf("offer %x differs", b)
+		}
+		if p, err := parseMoveReply(b); err == nil && !bytes.Equal(p.marshal(), b) {
+			t.Errorf("reply %x differs", b)
+		}
+		if m, err := parseMoveID(b); err == nil && !bytes.Equal(m.marshal(), b) {
+			t.Errorf("move id %x differs", b)
+		}
+		if all, err := parseNotices(b); err == nil {
+			again := []byte{noticeLayout}
+			for _, n := range all {
+				again = appendNotice(again, n)
+			}
+			if !bytes.Equal(again, b) {
+				t.Errorf("notices %x differ", b)
+			}
+		}
+	})
+}
