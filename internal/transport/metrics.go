@@ -22,6 +22,7 @@ const (
 	dropProbe    = wire.Refusal("probe")             // a probe under another key
 	dropProcess  = wire.Refusal("process_limit")     // too many unauthenticated packets
 	dropRate     = wire.Refusal("rate_limit")        // one connection sends too much
+	dropRecord   = wire.Refusal("record_size")       // a TCP record that is empty or over the limit
 	dropReplayed = wire.Refusal("confirm_replay")    // a Confirm that was accepted before
 	dropSCID     = wire.Refusal("unknown_scid")      // no such connection
 	dropSend     = wire.Refusal("send")              // the system refused to send it

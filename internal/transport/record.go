@@ -1,9 +1,6 @@
 package transport
 
-import (
-	"fmt"
-	"io"
-)
+import "io"
 
 // recordBuffer is the memory a TCP connection reads into while records are small.
 const recordBuffer = 512
@@ -41,7 +38,7 @@ func (r *recordReader) buffered(limit int) ([]byte, error) {
 	}
 	n := int(b[0])<<16 | int(b[1])<<8 | int(b[2])
 	if n > limit || n == 0 {
-		return nil, fmt.Errorf("record of %d bytes", n)
+		return nil, dropRecord
 	}
 	if len(b) < recordPrefix+n {
 		r.size = recordPrefix + n

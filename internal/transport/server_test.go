@@ -261,8 +261,11 @@ func TestEcho(t *testing.T) {
 				if got := r.figure("handshakes_total", "opened"); got != 1 {
 					t.Errorf("handshakes opened = %v, want 1", got)
 				}
-				r.stop()
+				stopped := make(chan struct{})
+				go func() { defer close(stopped); r.stop() }()
 				c.requireClose(wire.CloseShutdown)
+				_ = c.socket.Close()
+				<-stopped
 				r.h.waitLog(t, "opened u resumed=false", "ended u shutdown")
 			})
 		}
@@ -275,7 +278,7 @@ func TestLossLosesNothingReliable(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	c.lose = func(bool) bool { return rng.IntN(10) == 0 }
 	c.open(r.addr, false)
-	const n = 200
+	const n = 100
 	for i := range n {
 		c.send(cmdEcho, counter(i), reliable.Reliable)
 		c.pumpFor(2*time.Millisecond, func() bool { return false })

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -146,7 +147,7 @@ func (t *TCP) read(ctx context.Context, s *net.TCPConn) {
 		if isTimeout(err) {
 			err = dropTimeout
 		}
-		if r.tried && !errors.Is(err, io.EOF) {
+		if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) { // who just looked is no failure
 			t.m.handshakes.WithLabelValues(resultRefused).Inc()
 			t.m.drop(err)
 		}
@@ -171,7 +172,6 @@ type tcpReader struct {
 	stream  *stream
 	peer    netip.AddrPort
 	records recordReader
-	tried   bool  // the client said something
 	conn    *Conn // after the handshake
 	rx      reliable.Received
 }
@@ -183,7 +183,6 @@ func (r *tcpReader) handshake(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.tried = true
 	if wire.TypeOf(pkt) == wire.PacketProbe {
 		reply, err := k.probe(time.Now(), pkt)
 		if err != nil {
