@@ -105,8 +105,7 @@ func (c *Client) prepare(l *link) ending {
 		if m.link != nil {
 			return ending{outcome: moved, link: m.link}
 		}
-		c.move, c.elsewhere = nil, m.addr
-		c.machine.Thaw(now)
+		c.endMoveLocked(now)
 	}
 	if l.sealer.WantsPing(now) {
 		c.machine.SendPing(now)
@@ -138,8 +137,10 @@ func (c *Client) receive(l *link, pkt []byte) ending {
 	c.stats.PacketsReceived++
 	c.stats.BytesReceived += uint64(len(pkt))
 	if c.move != nil {
-		defer c.mu.Unlock()
-		return c.receiveMovingLocked(l, plain)
+		if e, again := c.receiveMovingLocked(l, now, plain); !again {
+			c.mu.Unlock()
+			return e
+		}
 	}
 	err = c.machine.Receive(now, pn, plain, &c.recv)
 	if largest, ok := c.machine.LargestAcked(); ok {
@@ -161,24 +162,38 @@ func violationOf(err error) ending {
 	return e
 }
 
-// receiveMovingLocked looks for the newest MOVE and for CLOSE. What else comes while the user
-// is between two nodes stays unacknowledged, so that whoever owns the user sends it again.
-func (c *Client) receiveMovingLocked(l *link, plain []byte) ending {
+// receiveMovingLocked looks for the newest MOVE and for CLOSE. What else comes by UDP while
+// the user is between two nodes stays unacknowledged, so that whoever owns the user
+// sends it again. TCP keeps order: what comes after MOVE there says that the server has
+// given the move up, and again that the packet is to be taken in after all.
+func (c *Client) receiveMovingLocked(l *link, now time.Time, plain []byte) (_ ending, again bool) {
 	var f wire.Frame
 	for len(plain) > 0 {
 		n, err := f.Parse(plain)
 		if err != nil {
-			return ending{outcome: violation, code: CloseProtocol, reason: err.Error()}
+			return ending{outcome: violation, code: CloseProtocol, reason: err.Error()}, false
 		}
 		plain = plain[n:]
 		switch f.Type {
 		case wire.FrameMove:
 			c.beginMoveLocked(l, f.Move)
+			return ending{}, false
 		case wire.FrameClose:
-			return ending{outcome: closed, code: f.Close.Code, reason: f.Close.Reason}
+			return ending{outcome: closed, code: f.Close.Code, reason: f.Close.Reason}, false
 		}
 	}
-	return ending{}
+	if !l.stream || c.move.link != nil {
+		return ending{}, false
+	}
+	c.endMoveLocked(now)
+	return ending{}, true
+}
+
+// endMoveLocked goes on where the client was before the MOVE.
+func (c *Client) endMoveLocked(now time.Time) {
+	c.elsewhere = c.move.addr
+	c.abandonMoveLocked()
+	c.machine.Thaw(now)
 }
 
 // dispatch hands out what a packet brought, messages first.

@@ -296,6 +296,24 @@ func TestFailedMoveGoesOnWhereItWas(t *testing.T) {
 	})
 }
 
+func TestServerGivesTheMoveUp(t *testing.T) {
+	first := start(t, clienttest.Options{TCP: true, Handle: counter})
+	second := start(t, clienttest.Options{TCP: true})
+	o, w := watch(newCluster(t, first).options())
+	o.Transport = client.TCP
+	c := connect(t, o)
+	take(t, "answers", ask(t, c, 0, 5))
+	first.Do(func() { eachConn(first).MoveTo(second, 10*patience, false) })
+	done := ask(t, c, 5, 25)
+	// Whatever of these the server has by now it answers before our deadline ends the move.
+	first.Do(func() { eachConn(first).Thaw() })
+	first.Do(func() { _ = eachConn(first).Push(2, 2, nil, reliable.Reliable) })
+	take(t, "answers", done)
+	if len(w.reconnects) != 0 || len(w.disconnects) != 0 {
+		t.Error("the connection did not survive")
+	}
+}
+
 func TestNewestMoveWins(t *testing.T) {
 	first := start(t, clienttest.Options{Handle: counter})
 	nowhere := start(t, clienttest.Options{})

@@ -78,6 +78,12 @@ func (c *Conn) MoveTo(to *Node, deadline time.Duration, ok bool) {
 	c.tick(time.Now())
 }
 
+// Thaw takes a user back who was sent elsewhere and has not arrived there.
+func (c *Conn) Thaw() {
+	c.until = time.Time{}
+	c.tick(time.Now())
+}
+
 // released ends a connection whose user is owned by another node now.
 func (c *Conn) released() {
 	c.forget()

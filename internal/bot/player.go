@@ -1,0 +1,275 @@
+package bot
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/Diarkis/diarkis/client"
+)
+
+const (
+	retryAfter  = time.Second      // before a bot tries again to connect or join
+	joinTimeout = 15 * time.Second // of one try
+	roomBytes   = 52               // of a room id
+)
+
+// bot is one player.
+type bot struct {
+	run    *run
+	number uint32
+	queued atomic.Bool // in run.joins
+
+	retryAt atomic.Int64 // since run.start; when to queue again, 0 for never
+
+	entering sync.Mutex // held by the one worker that connects and joins
+
+	mu      sync.Mutex // guards the fields below
+	client  *client.Client
+	tracker *tracker
+	room    client.RoomID // "" while in none
+	epoch   uint32
+	gap     uint32 // connections that started over
+	relSeq  uint64
+	unrSeq  uint64
+	even    bool // the next message is reliable
+	last    bool // the last reliable message was sent
+	payload []byte
+}
+
+func newBot(r *run, n uint32) *bot {
+	return &bot{run: r, number: n, tracker: newTracker(&r.tally)}
+}
+
+func (b *bot) serverType() string {
+	if !strings.EqualFold(b.run.opts.Type, "mixed") {
+		return b.run.opts.Type
+	}
+	// Whole rooms of each, as bots of two types never meet.
+	if int(b.number)/b.run.opts.RoomSize%2 == 0 {
+		return "UDP"
+	}
+	return "TCP"
+}
+
+// enter connects the bot, if it isn't connected, and joins a room. It reports false
+// when it should be tried again.
+func (b *bot) enter(ctx context.Context) bool {
+	b.entering.Lock()
+	defer b.entering.Unlock()
+	timed, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	c, err := b.connect(timed)
+	if err == nil {
+		if err = b.joinRoom(timed, c); err != nil && timed.Err() != nil && ctx.Err() == nil {
+			c.Reenter() // the room may have let us in: start over, reconnected queues us
+		}
+	}
+	if err == nil {
+		return true
+	}
+	if !isComeback(err) && ctx.Err() == nil {
+		b.run.fail(err)
+	}
+	return false
+}
+
+// isComeback reports whether an error only says that the connection was lost, which
+// is counted as a reconnect.
+func isComeback(err error) bool {
+	return errors.Is(err, client.ErrNotConnected) || errors.Is(err, client.ErrGap) || errors.Is(err, client.ErrClosed)
+}
+
+func (b *bot) connect(ctx context.Context) (*client.Client, error) {
+	b.mu.Lock()
+	c := b.client
+	b.mu.Unlock()
+	if c != nil {
+		return c, nil
+	}
+	o := &b.run.opts
+	c, err := client.New(client.Options{
+		URL: o.URL, UID: o.Prefix + strconv.Itoa(int(b.number)), Type: b.serverType(), ClientKey: o.ClientKey, HTTP: b.run.http,
+		OnPush: b.push, OnResponse: b.refused, OnReconnect: b.reconnected, OnDisconnect: b.disconnected,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Connect(ctx); err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	b.client = c
+	b.mu.Unlock()
+	return c, nil
+}
+
+func (b *bot) joinRoom(ctx context.Context, c *client.Client) error {
+	b.mu.Lock()
+	if b.room != "" {
+		b.mu.Unlock()
+		return nil
+	}
+	b.epoch++
+	b.relSeq, b.unrSeq, b.last = 0, 0, false
+	gap := b.gap
+	hello := message{what: join, reliable: true, sender: b.number, epoch: b.epoch, sent: time.Since(b.run.start)}
+	b.mu.Unlock()
+
+	r, err := c.RandomJoinRoom(ctx, client.RoomOptions{MembersMax: b.run.opts.RoomSize}, hello.appendTo(nil, headBytes))
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.gap != gap {
+		return client.ErrGap // the room was joined by a connection that is no more
+	}
+	b.room = r.ID
+	b.run.inRoom.Add(1)
+	return nil
+}
+
+// turn sends one message, or queues the bot when it is time to try again.
+func (b *bot) turn() {
+	if at := b.retryAt.Load(); at != 0 && time.Since(b.run.start) >= time.Duration(at) && b.retryAt.CompareAndSwap(at, 0) {
+		b.run.enqueue(b)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.room == "" {
+		return
+	}
+	m := message{what: play, sender: b.number, epoch: b.epoch}
+	if b.even = !b.even; b.even || b.client.Transport() == client.TCP {
+		m.reliable = true
+	}
+	b.sendLocked(m)
+}
+
+// sendLocked broadcasts m. A message that the client did not take uses up no number.
+func (b *bot) sendLocked(m message) bool {
+	seq, rel := &b.unrSeq, client.Unreliable
+	if m.reliable {
+		seq, rel = &b.relSeq, client.Reliable
+	}
+	m.seq, m.sent = *seq, time.Since(b.run.start)
+	b.payload = m.appendTo(b.payload[:0], b.run.opts.Size)
+	if err := b.client.Broadcast(b.room, b.payload, rel); err != nil {
+		if !isComeback(err) {
+			b.run.fail(err)
+		}
+		return false
+	}
+	*seq++
+	b.run.sent.Add(1)
+	return true
+}
+
+// push is called by the client's goroutine.
+func (b *bot) push(p client.Push) {
+	now := time.Since(b.run.start)
+	if p.Ver != client.VerBuiltin {
+		return
+	}
+	switch p.Cmd {
+	case client.CmdRoomBroadcast:
+		items, err := client.ParseList(p.Payload)
+		if err != nil {
+			b.run.fail(err)
+			return
+		}
+		b.mu.Lock()
+		for _, it := range items {
+			b.heardLocked(now, it, p.Reliable)
+		}
+		b.mu.Unlock()
+	case client.CmdRoomJoin:
+		if m, err := parseMessage(p.Payload); err == nil && m.what == join {
+			b.mu.Lock()
+			b.tracker.joined(m.sender, m.epoch)
+			b.mu.Unlock()
+		}
+	case client.CmdRoomLeave:
+		b.memberGone(p.Payload)
+	}
+}
+
+func (b *bot) heardLocked(now time.Duration, payload []byte, reliably bool) {
+	m, err := parseMessage(payload)
+	if err != nil || m.what == join || m.reliable != reliably || m.sender == b.number {
+		b.run.fail(errMessage) // altered, sent the wrong way, or back to its sender
+		return
+	}
+	b.run.delivered.Add(1)
+	b.run.latency.add(now - m.sent)
+	if !m.reliable {
+		return
+	}
+	b.tracker.heard(m.sender, m.epoch, m.seq)
+	if m.what == last || !b.run.playing.Load() {
+		b.run.hint()
+	}
+}
+
+// memberGone reads room id ‖ user id, what a room says when a member disappeared.
+func (b *bot) memberGone(payload []byte) {
+	if len(payload) < roomBytes {
+		return
+	}
+	uid, ok := strings.CutPrefix(string(payload[roomBytes:]), b.run.opts.Prefix)
+	n, err := strconv.ParseUint(uid, 10, 32)
+	if !ok || err != nil {
+		return
+	}
+	b.mu.Lock()
+	b.tracker.gone(uint32(n))
+	b.mu.Unlock()
+}
+
+// refused is called by the client's goroutine with answers to broadcasts, which come
+// only when they were refused.
+func (b *bot) refused(r client.Response) {
+	if r.Status != client.StatusOK {
+		b.run.fail(&client.StatusError{Ver: r.Ver, Cmd: r.Cmd, Status: r.Status, Text: string(r.Payload)})
+	}
+}
+
+// reconnected is called by the client's goroutine.
+func (b *bot) reconnected(gap bool) {
+	b.run.reconnects.Add(1)
+	if gap {
+		b.outOfRoom()
+		b.run.enqueue(b)
+	}
+}
+
+// disconnected is called by the client's goroutine.
+func (b *bot) disconnected(d client.Disconnect) {
+	if !d.Final {
+		return
+	}
+	b.run.fail(errors.New("client ended: " + d.Code.String()))
+	b.outOfRoom()
+	b.mu.Lock()
+	b.client = nil
+	b.mu.Unlock()
+	b.retryAt.Store(int64(time.Since(b.run.start) + retryAfter))
+}
+
+// outOfRoom forgets the room and what was expected in it.
+func (b *bot) outOfRoom() {
+	b.mu.Lock()
+	if b.room != "" {
+		b.run.inRoom.Add(-1)
+	}
+	b.room = ""
+	b.gap++
+	b.tracker.reset()
+	b.mu.Unlock()
+	b.run.hint()
+}
