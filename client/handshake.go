@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"syscall"
 	"time"
@@ -22,7 +23,18 @@ const refusedMax = 3
 // past is a deadline that wakes a reader at once.
 var past = time.Unix(1, 0)
 
-func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
+// isRefused reports whether the host said that nothing listens there. Windows has
+// numbers of its own for that, and for datagrams the name of another mishap.
+func isRefused(err error) bool {
+	const wsaConnReset, wsaConnRefused = syscall.Errno(10054), syscall.Errno(10061)
+	e, ok := errors.AsType[syscall.Errno](err)
+	return ok && (e == syscall.ECONNREFUSED || e == wsaConnReset || e == wsaConnRefused)
+}
+
+// isHungUp reports whether a TCP server closed the connection instead of answering.
+func isHungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
 
 // place is where to connect and as whom.
 type place struct {

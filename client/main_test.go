@@ -89,15 +89,22 @@ type cluster struct {
 	http *http.Client
 	node atomic.Pointer[clienttest.Node]
 	asks atomic.Int64
+	// refuse makes every answer a 401.
+	refuse atomic.Bool
 }
 
 func newCluster(t testing.TB, n *clienttest.Node) *cluster {
 	t.Helper()
 	c := &cluster{}
 	c.node.Store(n)
-	s := httptest.NewServer(clienttest.Endpoints(func(string) *clienttest.Node {
+	endpoints := clienttest.Endpoints(func(string) *clienttest.Node { return c.node.Load() })
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c.asks.Add(1)
-		return c.node.Load()
+		if c.refuse.Load() {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		endpoints.ServeHTTP(w, r)
 	}))
 	c.url, c.http = s.URL, s.Client()
 	t.Cleanup(func() {

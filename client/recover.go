@@ -158,11 +158,17 @@ func (c *Client) resume() *link {
 	c.mu.Lock()
 	p, other := c.place, c.elsewhere
 	c.mu.Unlock()
+	hungUp := 0
 	for ctx.Err() == nil {
 		start := time.Now()
 		l, err := c.handshake(ctx, p, true)
 		if err == nil {
 			return l
+		}
+		if isHungUp(err) {
+			if hungUp++; hungUp >= refusedMax {
+				return nil // over TCP that is how a node says that it doesn't know us
+			}
 		}
 		if other != "" {
 			// A move that seemed to fail may have gone through: look there too.

@@ -405,3 +405,36 @@ func TestCloseWhileSearching(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestPermanentRefusalEndsTheClient(t *testing.T) {
+	n := start(t, clienttest.Options{})
+	k := newCluster(t, n)
+	o, w := watch(k.options())
+	c := connect(t, o)
+	k.refuse.Store(true)
+	n.Do(func() { eachConn(n).Close(wire.CloseInternal, "") })
+	for {
+		d := take(t, "disconnect", w.disconnects)
+		if !d.Final {
+			continue
+		}
+		if e, ok := errors.AsType[*client.EndpointError](d.Err); !ok || e.HTTPStatus != 401 {
+			t.Errorf("disconnect %+v", d)
+		}
+		break
+	}
+	take(t, "the end", c.Done())
+}
+
+// TestResumeThatIsHopelessEnds has a node that dropped the state as soon as the
+// connection broke: the client finds out and starts over.
+func TestResumeThatIsHopelessEnds(t *testing.T) {
+	n := start(t, clienttest.Options{TCP: true, Forget: true})
+	o, w := watch(newCluster(t, n).options())
+	o.Transport = client.TCP
+	connect(t, o)
+	n.BreakAll()
+	if gap := take(t, "reconnect", w.reconnects); !gap {
+		t.Error("no gap")
+	}
+}

@@ -1,0 +1,67 @@
+package client
+
+import (
+	"testing"
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+func TestPacer(t *testing.T) {
+	start := time.Unix(1000, 0)
+	for _, c := range []struct {
+		name         string
+		packets, kib uint16
+		size         int
+		least, most  int // packets in the first two seconds
+	}{
+		{"unlimited", 0, 0, 1200, 100_000, 100_000},
+		{"packets", 100, 0, 1200, 190, 205}, // 90 % of 200 and a burst
+		{"bytes", 0, 100, 1000, 190, 210},   // 90 % of 204.8 and a burst
+		{"both, packets bind", 10, 100, 100, 18, 21},
+		{"slow", 1, 0, 100, 1, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := newPacer(start, wire.Accept{PacketsPerSecond: c.packets, KiBPerSecond: c.kib})
+			now, sent := start, 0
+			for now.Before(start.Add(2*time.Second)) && sent < c.most+100 && sent < 100_000 {
+				if r := p.ready(now); r.After(now) {
+					now = r
+					if again := p.ready(now); again.After(now) {
+						t.Fatalf("ready at %v, then not until %v", now, again)
+					}
+					continue
+				}
+				p.spend(c.size)
+				sent++
+			}
+			if sent < c.least || sent > c.most {
+				t.Errorf("sent %d packets in two seconds, want %d to %d", sent, c.least, c.most)
+			}
+		})
+	}
+}
+
+func TestBackoffGrowsAndVaries(t *testing.T) {
+	c, err := New(Options{BackoffMax: 5 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[time.Duration]bool)
+	for range 50 {
+		if d := c.backoff(0, nil); d >= backoffMin {
+			t.Errorf("first pause %v", d)
+		}
+		d := c.backoff(40, nil)
+		if d < 2500*time.Millisecond || d > 5*time.Second {
+			t.Errorf("pause %v after 40 tries", d)
+		}
+		seen[d] = true
+		if d := c.backoff(1, &EndpointError{RetryAfter: 20 * time.Second}); d < 10*time.Second {
+			t.Errorf("pause %v although the server asked for 20 s", d)
+		}
+	}
+	if len(seen) < 2 {
+		t.Error("all clients would come back at once")
+	}
+}
