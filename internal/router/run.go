@@ -13,13 +13,10 @@ var errPanic = &status.Error{Code: status.Internal, Ours: true, Text: "internal 
 
 // builtin runs a built-in and answers for it unless it did or keeps the request.
 func (r *Router[U]) builtin(q *Request[U], e *entry[U]) {
-	if q.batch == nil {
+	if q.owned { // in the read loop nothing may wait, and a timer a packet costs too much
 		defer r.watch(e.name).Stop()
 	}
-	var err error
-	if r.panicked(e.name, func() { err = e.builtin(q) }) {
-		err = errPanic
-	}
+	err := r.call(q, e)
 	switch {
 	case err != nil:
 		if !q.isAnswered() {
@@ -29,6 +26,18 @@ func (r *Router[U]) builtin(q *Request[U], e *entry[U]) {
 	case q.msg.HasID:
 		q.Respond(status.OK, nil, reliable.Reliable)
 	}
+}
+
+// call runs the handler of a built-in. It is a method, not a closure, because a
+// closure would cost an allocation a packet.
+func (r *Router[U]) call(q *Request[U], e *entry[U]) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.report(e.name, p)
+			err = errPanic
+		}
+	}()
+	return e.builtin(q)
 }
 
 // step is one handler's turn in a chain: it ends when the handler has returned
@@ -71,7 +80,7 @@ func (r *Router[U]) chain(q *Request[U], chain []Handler[U]) {
 			}
 		}
 		watch := r.watch(q.name)
-		panicked := r.panicked(q.name, func() { h(q, next) })
+		panicked := r.handle(h, q, next)
 		watch.Stop()
 		if panicked {
 			s.next(errPanic) // whatever the handler left behind can't go on
@@ -122,16 +131,20 @@ func (r *Router[U]) watch(name string) *time.Timer {
 	})
 }
 
-// panicked runs f and reports whether it panicked, which is logged with its stack
-// and nothing of what the client sent.
-func (r *Router[U]) panicked(name string, f func()) (panicked bool) {
+// handle runs one handler of a chain and reports whether it panicked.
+func (r *Router[U]) handle(h Handler[U], q *Request[U], next func(error)) (panicked bool) {
 	defer func() {
 		if p := recover(); p != nil {
+			r.report(q.name, p)
 			panicked = true
-			r.metrics.panics.Inc()
-			r.log.Error().Str("handler", name).Interface("panic", p).Bytes("stack", debug.Stack()).Msg("handler panicked")
 		}
 	}()
-	f()
+	h(q, next)
 	return false
+}
+
+// report logs a handler's panic with its stack and nothing of what the client sent.
+func (r *Router[U]) report(name string, p any) {
+	r.metrics.panics.Inc()
+	r.log.Error().Str("handler", name).Interface("panic", p).Bytes("stack", debug.Stack()).Msg("handler panicked")
 }

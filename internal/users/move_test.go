@@ -217,9 +217,10 @@ func TestMoveNeverHasTwoOwners(t *testing.T) {
 			})
 			a.serve(u, cmdMove, "join")
 			a.serve(u, 3, "next")
-			for range 40 {
-				pass(time.Duration(rng.IntN(400)) * time.Millisecond)
-				if rng.IntN(3) == 0 {
+			knocks := time.Now().Add(time.Duration(rng.IntN(8000)) * time.Millisecond) // the deadline is at 5 s
+			for range 60 {
+				pass(time.Duration(rng.IntN(300)) * time.Millisecond)
+				if time.Now().After(knocks) && rng.IntN(2) == 0 {
 					b.places.connect(u.SID, true)
 				}
 				synctest.Wait()

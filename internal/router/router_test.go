@@ -1,0 +1,293 @@
+package router_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/router"
+	"github.com/Diarkis/diarkis/internal/status"
+	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// player runs what is posted at once, in the caller's goroutine, unless hold is set.
+type player struct {
+	router *router.Router[*player]
+	full   error
+	behind bool
+
+	mu      sync.Mutex
+	answers []string
+	owed    int
+}
+
+func (p *player) Send(_ *transport.Batch, msg []byte, _ reliable.Reliability) error {
+	m, err := wire.ParseMessage(msg)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answers = append(p.answers, fmt.Sprintf("%d/%d #%d status %d %s", m.Ver, m.Cmd, m.ID, m.Status, m.Payload))
+	return nil
+}
+
+func (p *player) Post(m wire.Message, rel reliable.Reliability) error {
+	if p.full != nil {
+		return p.full
+	}
+	m.Payload = bytes.Clone(m.Payload)
+	p.router.Run(p, m, rel)
+	return nil
+}
+
+func (p *player) PostOrdered(m wire.Message, rel reliable.Reliability) error { return p.Post(m, rel) }
+
+func (p *player) PostBehind(m wire.Message, rel reliable.Reliability) (bool, error) {
+	if p.behind {
+		return true, p.Post(m, rel)
+	}
+	return false, nil
+}
+
+func (p *player) Do(f func()) error { f(); return p.full }
+
+func (p *player) Owe(delta int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.owed += delta
+}
+
+func (p *player) got() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.answers, "; ")
+}
+
+type request = router.Request[*player]
+
+func newRouter(cfg router.Config) (*router.Router[*player], *player, *bytes.Buffer) {
+	log := new(bytes.Buffer)
+	r := router.New[*player](cfg, zerolog.New(zerolog.SyncWriter(log)), prometheus.NewRegistry())
+	return r, &player{router: r}, log
+}
+
+// build registers the commands the table of TestAnswers uses.
+func build(r *router.Router[*player]) {
+	echo := func(q *request) error {
+		q.Respond(status.OK, q.Payload(), reliable.Reliable)
+		return nil
+	}
+	bad := &status.Error{Code: status.RoomJoin, Text: "room is full"}
+	r.Builtin(1, 1, "echo", echo)
+	r.Builtin(1, 2, "silent", func(*request) error { return nil })
+	r.Builtin(1, 3, "refusing", func(*request) error { return fmt.Errorf("join: %w", bad) })
+	r.Builtin(1, 4, "broken", func(*request) error { return errors.New("disk on fire") })
+	r.Builtin(1, 5, "panicking", func(*request) error { panic("oops") })
+	r.Builtin(1, 6, "answers and fails", func(q *request) error { _ = echo(q); return bad })
+	r.Builtin(1, 7, "keeps", func(q *request) error { q.Keep(); return nil })
+	r.Builtin(1, 8, "answers twice", func(q *request) error { _ = echo(q); return echo(q) })
+	r.Ordered(1, 9, "ordered", echo)
+
+	r.Handle(2, 1, "chain", func(q *request, next func(error)) { next(nil) },
+		func(q *request, next func(error)) { _ = echo(q); next(nil) })
+	r.Handle(2, 2, "nobody answers", func(q *request, next func(error)) { next(nil) })
+	r.Handle(2, 3, "stops", func(q *request, next func(error)) { next(bad); next(nil) },
+		func(q *request, next func(error)) { _ = echo(q); next(nil) })
+	r.Handle(2, 4, "forgets", func(q *request, next func(error)) {})
+	r.Handle(2, 5, "panics late", func(q *request, next func(error)) { next(nil); panic("oops") },
+		func(q *request, next func(error)) { _ = echo(q) })
+	r.Handle(2, 6, "answers later", func(q *request, next func(error)) {
+		go func() { <-time.After(time.Second); _ = echo(q); next(nil) }()
+	})
+	r.Handle(2, 7, "goes on later", func(q *request, next func(error)) {
+		go func() { <-time.After(time.Second); next(nil); next(nil) }()
+	})
+	r.Handle(2, 7, "more", func(q *request, next func(error)) { _ = echo(q); next(nil) })
+	r.Handle(2, 8, "fails later", func(q *request, next func(error)) {
+		go func() { <-time.After(time.Second); next(bad) }()
+	})
+	r.Handle(2, 9, "answers too late", func(q *request, next func(error)) {
+		go func() { <-time.After(time.Minute); _ = echo(q); next(nil) }()
+	})
+}
+
+func TestAnswers(t *testing.T) {
+	const id, noID = true, false
+	for _, c := range []struct {
+		ver  uint8
+		cmd  uint16
+		id   bool
+		want string
+	}{
+		{1, 1, id, "1/1 #7 status 1 hi"},
+		{1, 1, noID, "1/1 #0 status 1 hi"},
+		{1, 2, id, "1/2 #7 status 1 "},
+		{1, 2, noID, ""},
+		{1, 3, id, "1/3 #7 status 4 room is full"},
+		{1, 3, noID, "1/3 #0 status 4 room is full"},
+		{1, 4, id, "1/4 #7 status 5 internal error"},
+		{1, 5, id, "1/5 #7 status 5 internal error"},
+		{1, 6, id, "1/6 #7 status 1 hi"},
+		{1, 7, id, "1/7 #7 status 5 no answer in time"},
+		{1, 7, noID, ""},
+		{1, 8, id, "1/8 #7 status 1 hi"},
+		{1, 9, id, "1/9 #7 status 1 hi"},
+		{1, 99, id, "1/99 #7 status 4 unknown command"},
+		{1, 99, noID, "1/99 #0 status 4 unknown command"},
+		{9, 99, id, "9/99 #7 status 4 unknown command"},
+		{2, 1, id, "2/1 #7 status 1 hi"},
+		{2, 1, noID, "2/1 #0 status 1 hi"},
+		{2, 2, id, "2/2 #7 status 1 "},
+		{2, 2, noID, ""},
+		{2, 3, id, "2/3 #7 status 4 room is full"},
+		{2, 4, id, "2/4 #7 status 5 no answer in time"},
+		{2, 4, noID, ""},
+		{2, 5, id, "2/5 #7 status 5 internal error"},
+		{2, 6, id, "2/6 #7 status 1 hi"},
+		{2, 7, id, "2/7 #7 status 1 hi"},
+		{2, 8, id, "2/8 #7 status 4 room is full"},
+		{2, 9, id, "2/9 #7 status 5 no answer in time"},
+	} {
+		for _, behind := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d/%d id %v behind %v", c.ver, c.cmd, c.id, behind), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r, p, _ := newRouter(router.Config{})
+					build(r)
+					p.behind = behind
+					m := wire.Message{Ver: c.ver, Cmd: c.cmd, HasID: c.id, Payload: []byte("hi")}
+					if c.id {
+						m.ID = 7
+					}
+					payload := m.Payload
+					r.Serve(nil, p, m, reliable.Reliable)
+					clear(payload) // it was lent
+					<-time.After(2 * time.Minute)
+					synctest.Wait()
+					if got := p.got(); got != c.want {
+						t.Errorf("answers %q, want %q", got, c.want)
+					}
+					if p.owed != 0 {
+						t.Errorf("%d answers stay owed", p.owed)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestStructuredErrors(t *testing.T) {
+	r, p, _ := newRouter(router.Config{StructErrors: true})
+	r.Builtin(1, 1, "refusing", func(*request) error { return &status.Error{Code: status.RoomJoin, Text: "full"} })
+	r.Serve(nil, p, wire.Message{Ver: 1, Cmd: 1}, reliable.Reliable)
+	if got := p.got(); got != "1/1 #0 status 4 \x00\x00\x07\xd2full" {
+		t.Errorf("answer %q", got)
+	}
+}
+
+func TestFullMailboxIsBad(t *testing.T) {
+	r, p, _ := newRouter(router.Config{})
+	build(r)
+	p.full, p.behind = errors.New("too many commands are waiting"), true
+	for _, m := range []wire.Message{{Ver: 2, Cmd: 1}, {Ver: 1, Cmd: 1}, {Ver: 1, Cmd: 9}} {
+		p.answers = nil
+		r.Serve(nil, p, m, reliable.Reliable)
+		want := fmt.Sprintf("%d/%d #0 status 4 too many commands are waiting", m.Ver, m.Cmd)
+		if got := p.got(); got != want {
+			t.Errorf("answer %q, want %q", got, want)
+		}
+	}
+}
+
+func TestSlowAndPanickingHandlersAreNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, p, log := newRouter(router.Config{})
+		r.Handle(2, 1, "slowpoke", func(q *request, next func(error)) { <-time.After(6 * time.Second); next(nil) })
+		r.Handle(2, 2, "careless", func(q *request, next func(error)) { panic("oops") })
+		r.Serve(nil, p, wire.Message{Ver: 2, Cmd: 1}, reliable.Reliable)
+		r.Serve(nil, p, wire.Message{Ver: 2, Cmd: 2}, reliable.Reliable)
+		synctest.Wait()
+		for _, want := range []string{`"handler":"slowpoke"`, `handler ran for too long`, `"handler":"careless"`, `handler panicked`} {
+			if !strings.Contains(log.String(), want) {
+				t.Errorf("log lacks %s", want)
+			}
+		}
+	})
+}
+
+func TestAbandonedRequestIsAnsweredByNobody(t *testing.T) {
+	r, p, _ := newRouter(router.Config{})
+	r.Ordered(1, 1, "moved", func(q *request) error { q.Abandon(); return nil })
+	r.Serve(nil, p, wire.Message{Ver: 1, Cmd: 1, HasID: true}, reliable.Reliable)
+	if got := p.got(); got != "" {
+		t.Errorf("answer %q", got)
+	}
+}
+
+func TestCommandsAreTakenOnce(t *testing.T) {
+	r, _, _ := newRouter(router.Config{})
+	build(r)
+	for name, f := range map[string]func(){
+		"a built-in twice":             func() { r.Builtin(1, 1, "again", nil) },
+		"the application as a module":  func() { r.Handle(1, 1, "mine", nil) },
+		"a module over an application": func() { r.Ordered(2, 1, "mine", nil) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s was registered", name)
+				}
+			}()
+			f()
+		}()
+	}
+}
+
+// nobody is a player who costs nothing, to count what the router itself allocates.
+type nobody struct{ sent int }
+
+func (n *nobody) Send(*transport.Batch, []byte, reliable.Reliability) error { n.sent++; return nil }
+func (*nobody) Post(wire.Message, reliable.Reliability) error               { return nil }
+func (*nobody) PostOrdered(wire.Message, reliable.Reliability) error        { return nil }
+func (*nobody) PostBehind(wire.Message, reliable.Reliability) (bool, error) { return false, nil }
+func (*nobody) Do(func()) error                                             { return nil }
+func (*nobody) Owe(int)                                                     {}
+
+func echoRouter() *router.Router[*nobody] {
+	r := router.New[*nobody](router.Config{}, zerolog.Nop(), prometheus.NewRegistry())
+	r.Builtin(0, 1, "echo", func(q *router.Request[*nobody]) error {
+		q.Respond(status.OK, q.Payload(), reliable.Unreliable)
+		return nil
+	})
+	return r
+}
+
+func TestBuiltinAllocatesNothing(t *testing.T) {
+	r, n := echoRouter(), &nobody{}
+	m := wire.Message{Cmd: 1, HasID: true, ID: 1, Payload: make([]byte, 64)}
+	if avg := testing.AllocsPerRun(1000, func() { r.Serve(nil, n, m, reliable.Unreliable) }); avg >= 0.05 {
+		t.Errorf("%v allocations a command", avg)
+	}
+}
+
+func BenchmarkBuiltin(b *testing.B) {
+	r, n := echoRouter(), &nobody{}
+	m := wire.Message{Cmd: 1, HasID: true, ID: 1, Payload: make([]byte, 64)}
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Serve(nil, n, m, reliable.Unreliable)
+	}
+}
