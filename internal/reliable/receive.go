@@ -8,7 +8,7 @@ import (
 
 // Receive takes the frames of a packet that opened, with its packet number, and
 // fills r with what it brought. A [*Violation] ends the connection: the caller
-// sends its code and reason in a CLOSE and uses nothing of r.
+// sends its code and reason in a CLOSE and uses nothing of r and no state of m.
 func (m *Machine) Receive(now time.Time, pn uint64, plaintext []byte, r *Received) error {
 	r.Reset()
 	if len(plaintext) == 0 {

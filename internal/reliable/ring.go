@@ -34,9 +34,9 @@ func (r *ring[T]) pop() {
 	r.n--
 }
 
-// trim gives the memory back when the ring is empty and has more than a little.
+// trim gives the memory back when the ring is empty.
 func (r *ring[T]) trim() {
-	if r.n == 0 && len(r.buf) > 4 {
+	if r.n == 0 {
 		*r = ring[T]{}
 	}
 }
