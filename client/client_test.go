@@ -205,6 +205,7 @@ func TestRequestGivesUpWithItsContext(t *testing.T) {
 }
 
 func TestHandshakeThroughLoss(t *testing.T) {
+	t.Parallel()
 	a := newAir(7)
 	a.loss.Store(300)
 	n := start(t, clienttest.Options{})
@@ -227,6 +228,7 @@ func TestHandshakeThroughLoss(t *testing.T) {
 }
 
 func TestReliableThroughLoss(t *testing.T) {
+	t.Parallel()
 	const count = 300
 	a := newAir(3)
 	n := start(t, clienttest.Options{})
@@ -253,6 +255,7 @@ func TestReliableThroughLoss(t *testing.T) {
 }
 
 func TestHandshakeFailures(t *testing.T) {
+	t.Parallel()
 	short := client.Options{HandshakeTimeout: 300 * time.Millisecond}
 	transports(t, func(t *testing.T, tcp bool) {
 		n := start(t, clienttest.Options{TCP: tcp, ClientKey: "right"})
@@ -288,6 +291,7 @@ func TestHandshakeFailures(t *testing.T) {
 }
 
 func TestSilentNodeTimesOut(t *testing.T) {
+	t.Parallel()
 	s, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -317,6 +321,7 @@ func TestSilentNodeTimesOut(t *testing.T) {
 }
 
 func TestPacing(t *testing.T) {
+	t.Parallel()
 	const count = 60
 	seen := make(chan struct{}, count)
 	n := start(t, clienttest.Options{PacketsPerSecond: 100, Handle: func(*clienttest.Conn, wire.Message, reliable.Reliability) {

@@ -71,6 +71,7 @@ func ask(t *testing.T, c *client.Client, from, to uint32) <-chan struct{} {
 }
 
 func TestResumeAfterDarkness(t *testing.T) {
+	t.Parallel()
 	a := newAir(1)
 	n := start(t, clienttest.Options{IdleTimeout: 300 * time.Millisecond, Handle: counter})
 	o := newCluster(t, n).options()
@@ -144,6 +145,7 @@ func TestGapWhenTheStateIsGone(t *testing.T) {
 }
 
 func TestSearchGoesOnUntilThereIsANode(t *testing.T) {
+	t.Parallel()
 	n := start(t, clienttest.Options{})
 	k := newCluster(t, n)
 	o, w := watch(k.options())
@@ -257,6 +259,7 @@ func TestMove(t *testing.T) {
 }
 
 func TestMoveUnderTraffic(t *testing.T) {
+	t.Parallel()
 	a := newAir(5)
 	nodes := []*clienttest.Node{start(t, clienttest.Options{Handle: counter}), start(t, clienttest.Options{Handle: counter})}
 	o, w := watch(newCluster(t, nodes[0]).options())
@@ -278,6 +281,7 @@ func TestMoveUnderTraffic(t *testing.T) {
 }
 
 func TestFailedMoveGoesOnWhereItWas(t *testing.T) {
+	t.Parallel()
 	transports(t, func(t *testing.T, tcp bool) {
 		first := start(t, clienttest.Options{TCP: tcp, Handle: counter})
 		second := start(t, clienttest.Options{TCP: tcp})

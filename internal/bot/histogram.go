@@ -39,6 +39,13 @@ func (h *histogram) add(d time.Duration) {
 	h.counts[bucketOf(uint64(max(d, 0)))].Add(1)
 }
 
+// reset forgets all. What is added meanwhile may be forgotten too.
+func (h *histogram) reset() {
+	for i := range h.counts {
+		h.counts[i].Store(0)
+	}
+}
+
 // quantile returns the duration that a share q of all does not exceed, zero when
 // there is none.
 func (h *histogram) quantile(q float64) time.Duration {
