@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
 )
@@ -82,12 +83,12 @@ func (m *Mesh) Keep(nodes ...id.Node) {
 	m.keep = keep
 }
 
-// bound gives a call a deadline when its context has none.
-func (m *Mesh) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() {}
+// deadline is when a call ends: with its context, or after RequestTimeout when that has no deadline.
+func (m *Mesh) deadline(ctx context.Context, now time.Time) time.Time {
+	if d, ok := ctx.Deadline(); ok {
+		return d
 	}
-	return context.WithTimeout(ctx, m.cfg.RequestTimeout)
+	return now.Add(m.cfg.RequestTimeout)
 }
 
 // Request asks the node at to and waits for the answer, for at most
@@ -98,9 +99,7 @@ func (m *Mesh) bound(ctx context.Context) (context.Context, context.CancelFunc) 
 func (m *Mesh) Request(ctx context.Context, to id.Node, cmd uint16, payload []byte) ([]byte, error) {
 	start := m.cfg.now()
 	m.metrics.sent(kindNameRequest)
-	ctx, cancel := m.bound(ctx)
-	answer, err := m.request(ctx, to, cmd, payload)
-	cancel()
+	answer, err := m.request(ctx, m.deadline(ctx, start), to, cmd, payload)
 	m.metrics.request(cmd, m.cfg.now().Sub(start), err)
 	if err != nil {
 		return nil, fmt.Errorf("request %d to %v: %w", cmd, to, err)
@@ -108,23 +107,26 @@ func (m *Mesh) Request(ctx context.Context, to id.Node, cmd uint16, payload []by
 	return answer, nil
 }
 
-func (m *Mesh) request(ctx context.Context, to id.Node, cmd uint16, payload []byte) ([]byte, error) {
+func (m *Mesh) request(ctx context.Context, deadline time.Time, to id.Node, cmd uint16, payload []byte) ([]byte, error) {
 	if err := m.check(cmd, payload); err != nil {
 		return nil, err
 	}
+	if ctx.Err() != nil {
+		return nil, contextError(ctx)
+	}
 	if to == m.self.Node {
-		return m.local.request(ctx, cmd, payload)
+		return m.local.request(ctx, deadline, cmd, payload)
 	}
 	p, err := m.peer(to)
 	if err != nil {
 		return nil, err
 	}
 	for range connectTries {
-		c, err := p.connect(ctx)
+		c, err := p.connect(ctx, deadline)
 		if err != nil {
 			return nil, err
 		}
-		answer, sent, err := c.request(ctx, cmd, payload)
+		answer, sent, err := c.request(ctx, deadline, cmd, payload)
 		if sent {
 			return answer, err
 		}
@@ -151,34 +153,35 @@ func (m *Mesh) check(cmd uint16, payload []byte) error {
 // message is under way: those a link loses are counted and logged.
 func (m *Mesh) Send(ctx context.Context, to id.Node, cmd uint16, payload []byte) error {
 	m.metrics.sent(kindNameOneWay)
-	ctx, cancel := m.bound(ctx)
-	defer cancel()
-	if err := m.send(ctx, to, cmd, payload); err != nil {
+	if err := m.send(ctx, m.deadline(ctx, m.cfg.now()), to, cmd, payload); err != nil {
 		return fmt.Errorf("send %d to %v: %w", cmd, to, err)
 	}
 	return nil
 }
 
-func (m *Mesh) send(ctx context.Context, to id.Node, cmd uint16, payload []byte) error {
+func (m *Mesh) send(ctx context.Context, deadline time.Time, to id.Node, cmd uint16, payload []byte) error {
 	if err := m.check(cmd, payload); err != nil {
 		return err
 	}
+	if ctx.Err() != nil {
+		return contextError(ctx)
+	}
 	if to == m.self.Node {
-		return m.local.send(ctx, cmd, payload)
+		return m.local.send(ctx, deadline, cmd, payload)
 	}
 	p, err := m.peer(to)
 	if err != nil {
 		return err
 	}
 	for range connectTries {
-		c, err := p.connect(ctx)
+		c, err := p.connect(ctx, deadline)
 		if err != nil {
 			return err
 		}
-		if err := p.switchOneWay(ctx, c, classOf(cmd)); err != nil {
+		if err := p.switchOneWay(ctx, deadline, c, classOf(cmd)); err != nil {
 			return err
 		}
-		if sent, err := c.sendOneWay(ctx, cmd, payload); sent {
+		if sent, err := c.sendOneWay(ctx, deadline, cmd, payload); sent {
 			return err
 		}
 		p.forget(c)
@@ -188,7 +191,12 @@ func (m *Mesh) send(ctx context.Context, to id.Node, cmd uint16, payload []byte)
 
 // switchOneWay waits, when the last one-way message went over another
 // connection, until the peer has handled what is there: order spans connections.
-func (p *peer) switchOneWay(ctx context.Context, c *conn, class class) error {
+func (p *peer) switchOneWay(ctx context.Context, deadline time.Time, c *conn, class class) error {
+	if p.last[class].Load() == c {
+		return nil
+	}
+	ctx, cancel := withDeadline(ctx, deadline)
+	defer cancel()
 	for {
 		last := p.last[class].Load()
 		if last == c {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
@@ -53,9 +54,16 @@ type result struct {
 }
 
 // call waits for one response. deliver sends to ch exactly once per use.
-type call struct{ ch chan result }
+type call struct {
+	ch    chan result
+	timer *time.Timer // stopped between uses
+}
 
-var calls = sync.Pool{New: func() any { return &call{ch: make(chan result, 1)} }}
+var calls = sync.Pool{New: func() any {
+	w := &call{make(chan result, 1), time.NewTimer(time.Hour)}
+	w.timer.Stop()
+	return w
+}}
 
 // conn is an authenticated connection to one peer, after the hellos.
 type conn struct {
@@ -275,55 +283,64 @@ func (c *conn) deliver(h header, payload []byte) {
 
 // request sends one request and waits for its answer. sent tells whether the
 // peer may have seen it.
-func (c *conn) request(ctx context.Context, cmd uint16, payload []byte) (answer []byte, sent bool, err error) {
+func (c *conn) request(ctx context.Context, deadline time.Time, cmd uint16, payload []byte) (answer []byte, sent bool, err error) {
 	n, w := c.begin()
 	if w == nil {
 		return nil, false, errRetired
 	}
-	h := header{size: uint32(len(payload)), kind: kindRequest, cmd: cmd, id: n}
-	if deadline, ok := ctx.Deadline(); ok {
-		h.arg = timeLeft(c.m.cfg.now(), deadline)
-	}
-	if err := c.put(ctx, h, payload); err != nil {
+	now := c.m.cfg.now()
+	h := header{size: uint32(len(payload)), kind: kindRequest, cmd: cmd, id: n, arg: timeLeft(now, deadline)}
+	if err := c.put(ctx, deadline, h, payload); err != nil {
 		if c.take(n) == nil {
 			<-w.ch
 		}
 		calls.Put(w)
-		return nil, true, c.explain(ctx, err)
+		return nil, true, c.explain(ctx, deadline, err)
 	}
+	w.timer.Reset(deadline.Sub(now))
 	var r result
 	select {
 	case r = <-w.ch:
+	case <-w.timer.C:
+		r = c.abandon(n, w, ErrTimeout)
 	case <-ctx.Done():
-		if c.take(n) != nil {
-			r.err = c.explain(ctx, ctx.Err())
-			_ = c.out.tryWrite(header{kind: kindCancel, id: n}, nil)
-		} else {
-			r = <-w.ch // the answer came at the same moment
-		}
+		r = c.abandon(n, w, c.explain(ctx, deadline, ctx.Err()))
 	}
+	w.timer.Stop()
 	calls.Put(w)
 	return r.payload, true, r.err
 }
 
+// abandon gives a call up and tells the peer, unless the answer came at the same moment.
+func (c *conn) abandon(n uint64, w *call, why error) result {
+	if c.take(n) == nil {
+		return <-w.ch
+	}
+	_ = c.out.tryWrite(header{kind: kindCancel, id: n}, nil)
+	return result{err: why}
+}
+
 // explain turns what stopped a call into one of the package's errors.
-func (c *conn) explain(ctx context.Context, err error) error {
+func (c *conn) explain(ctx context.Context, deadline time.Time, err error) error {
 	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return ErrTimeout
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
 	case c.ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", ErrUnreachable, context.Cause(c.ctx))
+	case ctx.Err() != nil:
+		return contextError(ctx)
+	case errors.Is(err, context.DeadlineExceeded) || !c.m.cfg.now().Before(deadline):
+		return ErrTimeout
 	}
 	return fmt.Errorf("%w: %w", ErrUnreachable, err)
 }
 
 // put sends a frame on the main stream, or on one of its own when it is large.
-func (c *conn) put(ctx context.Context, h header, payload []byte) error {
+// A zero deadline is none.
+func (c *conn) put(ctx context.Context, deadline time.Time, h header, payload []byte) error {
 	if len(payload) <= InlineMax {
-		return c.out.write(ctx, h, payload)
+		return c.out.write(ctx, deadline, h, payload)
 	}
+	ctx, cancel := withDeadline(ctx, deadline)
+	defer cancel()
 	return c.putBody(ctx, h, payload)
 }
 

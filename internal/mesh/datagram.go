@@ -98,9 +98,7 @@ func (p *peer) sendDatagrams() {
 			return
 		}
 		if c == nil || c.closing() {
-			ctx, cancel := context.WithTimeout(p.m.ctx, datagramDialTimeout)
-			c, _ = p.connect(ctx)
-			cancel()
+			c, _ = p.connect(p.m.ctx, p.m.cfg.now().Add(datagramDialTimeout))
 		}
 		if c == nil {
 			p.m.metrics.datagramsDropped.WithLabelValues("unreachable").Inc()

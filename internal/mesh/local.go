@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // localQueueMax is how many one-way messages to itself a node holds per class before Send waits.
@@ -30,18 +31,21 @@ func (l *local) init(m *Mesh) {
 	}
 }
 
-func (l *local) request(ctx context.Context, cmd uint16, payload []byte) ([]byte, error) {
+func (l *local) request(ctx context.Context, deadline time.Time, cmd uint16, payload []byte) ([]byte, error) {
+	ctx, cancel := withDeadline(ctx, deadline)
 	m := l.m
 	m.metrics.in.Add(1)
 	handler, code := m.admit(cmd)
 	if code != CodeOK {
 		m.metrics.handled(cmd, handler != nil, code)
+		cancel()
 		return nil, &RemoteError{Code: code, Text: codeErrors[code].Error()}
 	}
 	done := make(chan result, 1)
 	payload = bytes.Clone(payload)
 	if !m.spawn(func() {
 		defer m.release()
+		defer cancel()
 		answer, code, text := m.invoke(ctx, handler, m.self, cmd, payload)
 		if len(answer) > BodyMax {
 			answer, code, text = nil, CodeTooLarge, "answer is too large"
@@ -53,6 +57,7 @@ func (l *local) request(ctx context.Context, cmd uint16, payload []byte) ([]byte
 		done <- result{payload: bytes.Clone(answer)}
 	}) {
 		m.release()
+		cancel()
 		return nil, ErrDraining
 	}
 	select {
@@ -63,15 +68,23 @@ func (l *local) request(ctx context.Context, cmd uint16, payload []byte) ([]byte
 	}
 }
 
-func (l *local) send(ctx context.Context, cmd uint16, payload []byte) error {
+func (l *local) send(ctx context.Context, deadline time.Time, cmd uint16, payload []byte) error {
 	class := classOf(cmd)
 	ok := true
 	l.start[class].Do(func() { ok = l.m.spawn(func() { l.deliver(class) }) })
 	if !ok {
 		return ErrDraining
 	}
+	msg := message{cmd, bytes.Clone(payload)}
 	select {
-	case l.queues[class] <- message{cmd, bytes.Clone(payload)}:
+	case l.queues[class] <- msg:
+		return nil
+	default:
+	}
+	ctx, cancel := withDeadline(ctx, deadline)
+	defer cancel()
+	select {
+	case l.queues[class] <- msg:
 		return nil
 	case <-ctx.Done():
 		return contextError(ctx)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -55,7 +56,7 @@ func start(t testing.TB, cfg Config, handlers map[uint16]Handler) *Mesh {
 	go func() { done <- m.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
+		if err := <-done; err != nil && !errors.Is(err, net.ErrClosed) { // closed: by kill
 			t.Errorf("Run = %v", err)
 		}
 	})
@@ -75,9 +76,12 @@ func TestRequest(t *testing.T) {
 				from = p
 				return b, nil
 			}})
+			// Plenty of time: 20 MB cross a machine that may be busy.
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
 			for _, size := range []int{0, 1, 100, InlineMax, InlineMax + 1, 1 << 20, BodyMax} {
 				payload := bytes.Repeat([]byte{7}, size)
-				got, err := a.Request(t.Context(), b.Self().Node, cmdEcho, payload)
+				got, err := a.Request(ctx, b.Self().Node, cmdEcho, payload)
 				if err != nil || !bytes.Equal(got, payload) {
 					t.Fatalf("echo of %d bytes = %d bytes, %v", size, len(got), err)
 				}
@@ -160,18 +164,14 @@ func TestRequestErrors(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
+	t.Parallel() // it waits
 	a := start(t, testConfig(t), nil)
-	b, err := New(testConfig(t))
+	silent, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}) // keeps the port from being taken
 	if err != nil {
 		t.Fatal(err)
 	}
-	node, err := b.Listen()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Close(); err != nil {
-		t.Fatal(err)
-	}
+	defer silent.Close()
+	node := id.Node(silent.LocalAddr().String())
 	if _, err := a.Request(t.Context(), node, cmdEcho, nil); !errors.Is(err, ErrUnreachable) {
 		t.Errorf("request to nobody = %v", err)
 	}
@@ -277,6 +277,7 @@ func (s *syncBuffer) String() string {
 }
 
 func TestSendMany(t *testing.T) {
+	t.Parallel() // it waits for a dead relay
 	var mu sync.Mutex
 	got := map[id.Node]int{}
 	var nodes []id.Node

@@ -3,7 +3,6 @@ package mesh
 import (
 	"context"
 	"errors"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,9 +34,8 @@ type metrics struct {
 	dials            *prometheus.CounterVec
 	refusals         *prometheus.CounterVec
 	sentBy           map[string]prometheus.Counter
-
-	mu       sync.RWMutex // guards the field below
-	commands map[uint16]*commandMetrics
+	// One for each command of ours, made on first use, and one for the application's.
+	commands [CommandBuiltinMax + 2]atomic.Pointer[commandMetrics]
 }
 
 // commandMetrics holds the children of one command's label, which are slow to look up.
@@ -71,8 +69,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Namespace: "diarkis", Subsystem: "mesh", Name: "request_seconds", Help: "Time from a request to its answer or error.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
 		}, []string{"command"}),
-		commands: map[uint16]*commandMetrics{},
-		sentBy:   map[string]prometheus.Counter{},
+		sentBy: map[string]prometheus.Counter{},
 	}
 	for _, k := range []string{kindNameRequest, kindNameOneWay, kindNameDatagram} {
 		m.sentBy[k] = m.messages.WithLabelValues(k)
@@ -81,9 +78,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 }
 
 func (m *metrics) command(cmd uint16) *commandMetrics {
-	m.mu.RLock()
-	c := m.commands[cmd]
-	m.mu.RUnlock()
+	slot := &m.commands[min(cmd, CommandBuiltinMax+1)]
+	c := slot.Load()
 	if c != nil {
 		return c
 	}
@@ -92,9 +88,7 @@ func (m *metrics) command(cmd uint16) *commandMetrics {
 		ok: m.requests.WithLabelValues(class, "ok"), handledOK: m.handledTotal.WithLabelValues(class, "ok"),
 		seconds: m.seconds.WithLabelValues(class),
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.commands[cmd] = c
+	slot.Store(c)
 	return c
 }
 

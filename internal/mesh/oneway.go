@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"time"
 )
 
 // oneWay is the outgoing stream of one class on one connection. The fields are
@@ -34,7 +35,7 @@ func (o *oneWay) endLocked() uint64 {
 
 // sendOneWay hands a message to the class's stream. sent is false when the
 // connection starts nothing new, so that another may be tried.
-func (c *conn) sendOneWay(ctx context.Context, cmd uint16, payload []byte) (sent bool, err error) {
+func (c *conn) sendOneWay(ctx context.Context, deadline time.Time, cmd uint16, payload []byte) (sent bool, err error) {
 	class := classOf(cmd)
 	c.mu.Lock()
 	if c.ended || c.retired != 0 {
@@ -48,10 +49,10 @@ func (c *conn) sendOneWay(ctx context.Context, cmd uint16, payload []byte) (sent
 	c.use()
 	c.ask()
 	if out == nil {
-		out, err = c.openOneWay(ctx, class)
+		out, err = c.openOneWay(ctx, deadline, class)
 	}
 	if err == nil {
-		err = out.write(ctx, header{size: uint32(len(payload)), kind: kindOneWay, cmd: cmd}, payload)
+		err = out.write(ctx, deadline, header{size: uint32(len(payload)), kind: kindOneWay, cmd: cmd}, payload)
 	}
 	if err != nil {
 		c.mu.Lock()
@@ -60,13 +61,15 @@ func (c *conn) sendOneWay(ctx context.Context, cmd uint16, payload []byte) (sent
 		}
 		c.mu.Unlock()
 		c.settle()
-		return true, c.explain(ctx, err)
+		return true, c.explain(ctx, deadline, err)
 	}
 	return true, nil
 }
 
 // openOneWay opens the stream of a class; of several callers one does and the others wait.
-func (c *conn) openOneWay(ctx context.Context, class class) (*writer, error) {
+func (c *conn) openOneWay(ctx context.Context, deadline time.Time, class class) (*writer, error) {
+	ctx, cancel := withDeadline(ctx, deadline)
+	defer cancel()
 	o := &c.oneWay[class]
 	for {
 		c.mu.Lock()

@@ -50,11 +50,13 @@ type peer struct {
 }
 
 // connect returns the connection to the peer, dialing when there is none.
-func (p *peer) connect(ctx context.Context) (*conn, error) {
+func (p *peer) connect(ctx context.Context, deadline time.Time) (*conn, error) {
+	if c := p.conn.Load(); c != nil {
+		return c, nil
+	}
+	ctx, cancel := withDeadline(ctx, deadline)
+	defer cancel()
 	for {
-		if c := p.conn.Load(); c != nil {
-			return c, nil
-		}
 		p.mu.Lock()
 		if c := p.conn.Load(); c != nil {
 			p.mu.Unlock()

@@ -246,7 +246,7 @@ func (m *Mesh) SendMany(ctx context.Context, to []id.Node, cmd uint16, payload [
 		}
 		return failed.byNode
 	}
-	ctx, cancel := m.bound(ctx)
+	ctx, cancel := context.WithDeadline(ctx, m.deadline(ctx, m.cfg.now()))
 	defer cancel()
 	m.spread(ctx, m.newRelay(cmd, payload, limit), all, &failed)
 	return failed.byNode
@@ -311,7 +311,7 @@ func (m *Mesh) handleRelay(ctx context.Context, _ Peer, payload []byte) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := m.bound(ctx)
+	ctx, cancel := context.WithDeadline(ctx, m.deadline(ctx, m.cfg.now()))
 	defer cancel()
 	var failed failures
 	var wg sync.WaitGroup

@@ -58,6 +58,7 @@ type Mesh struct {
 	ctx        context.Context // ends when the mesh stops
 	cancel     context.CancelFunc
 	local      local
+	workers    workers
 	relays     relayLog
 	refusals   limiter
 	lookup     atomic.Pointer[map[uint16]Handler]
@@ -111,6 +112,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.serverTLS, m.clientTLS = who.tlsConfigs()
 	m.tick.Store(1)
 	m.local.init(m)
+	m.workers = workers{m: m, jobs: make(chan job)}
 	m.registerRelays()
 	return m, nil
 }

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 )
 
 // errorTextMax bounds the text of a handler's error on the wire, in bytes.
 const errorTextMax = 4 << 10
-
-// request is a request being handled for the peer.
-type request struct{ cancel context.CancelFunc }
 
 // serve starts the handler of a request, or refuses it. It never blocks.
 func (c *conn) serve(h header, payload []byte) {
@@ -24,30 +22,78 @@ func (c *conn) serve(h header, payload []byte) {
 		c.refuse(h, code)
 		return
 	}
-	ctx, cancel := c.ctx, context.CancelFunc(nil)
+	r := &request{Context: c.ctx}
 	if h.arg != 0 {
-		ctx, cancel = context.WithTimeout(c.ctx, time.Duration(h.arg)*time.Millisecond)
-	} else {
-		ctx, cancel = context.WithCancel(c.ctx)
+		r.deadline = time.Now().Add(time.Duration(h.arg) * time.Millisecond)
 	}
 	c.mu.Lock()
-	c.inbound[h.id] = &request{cancel}
+	c.inbound[h.id] = r
 	c.mu.Unlock()
-	c.m.wg.Go(func() {
-		defer c.m.release()
-		answer, code, text := c.m.invoke(ctx, handler, c.remote, h.cmd, payload)
-		c.answer(h, answer, code, text)
-		c.cancelInbound(h.id)
-	})
+	c.m.workers.do(job{c, r, handler, h, payload})
 }
 
+// job is a request that a worker handles.
+type job struct {
+	c       *conn
+	r       *request
+	handler Handler
+	h       header
+	payload []byte
+}
+
+func (j job) run() {
+	defer j.c.m.release()
+	answer, code, text := j.c.m.invoke(j.r, j.handler, j.c.remote, j.h.cmd, j.payload)
+	j.c.answer(j.h, answer, code, text)
+	j.c.cancelInbound(j.h.id)
+}
+
+// workersIdleMax is how many goroutines stay to handle further requests: theirs
+// have grown the stack that handlers need.
+const workersIdleMax = 64
+
+// workers runs each job at once, on an idle goroutine or a new one. How many run
+// together is bounded by admit.
+type workers struct {
+	m    *Mesh
+	idle atomic.Int64
+	jobs chan job // unbuffered: taken only by a goroutine that waits
+}
+
+// do is called while the mesh runs goroutines of its own, so that its WaitGroup may grow.
+func (w *workers) do(j job) {
+	select {
+	case w.jobs <- j:
+	default:
+		w.m.wg.Go(func() { w.work(j) })
+	}
+}
+
+func (w *workers) work(j job) {
+	for {
+		j.run()
+		j = job{}
+		if w.idle.Add(1) > workersIdleMax {
+			w.idle.Add(-1)
+			return
+		}
+		select {
+		case j = <-w.jobs:
+			w.idle.Add(-1)
+		case <-w.m.ctx.Done():
+			return
+		}
+	}
+}
+
+// cancelInbound ends a request of the peer that still runs.
 func (c *conn) cancelInbound(n uint64) {
 	c.mu.Lock()
 	r := c.inbound[n]
 	delete(c.inbound, n)
 	c.mu.Unlock()
 	if r != nil {
-		r.cancel()
+		r.end(context.Canceled)
 	}
 }
 
@@ -65,7 +111,7 @@ func (c *conn) answer(h header, payload []byte, code Code, text string) {
 	}
 	c.use()
 	reply := header{size: uint32(len(payload)), kind: kindResponse, cmd: h.cmd, id: h.id, arg: uint32(code)}
-	if err := c.put(c.ctx, reply, payload); err != nil && c.ctx.Err() == nil {
+	if err := c.put(c.ctx, time.Time{}, reply, payload); err != nil && c.ctx.Err() == nil {
 		c.m.log.Debug().Stringer("peer", c.remote.Node).Uint16("command", h.cmd).Err(err).Msg("mesh answer not sent")
 		c.refuse(h, CodeUnreachable)
 	}

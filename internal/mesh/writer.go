@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/quic-go/quic-go"
 )
@@ -40,10 +41,15 @@ func newWriter(s frameStream, fail func(error)) *writer {
 	return &writer{stream: s, fail: fail, wake: make(chan struct{}, 1)}
 }
 
-// write hands over one frame. It blocks, until ctx ends, only while the outbox is full.
-func (w *writer) write(ctx context.Context, h header, payload []byte) error {
+// write hands over one frame. It blocks, until ctx ends or deadline, only while the outbox is full.
+func (w *writer) write(ctx context.Context, deadline time.Time, h header, payload []byte) error {
 	w.mu.Lock()
-	for w.err == nil && w.blocked && len(w.pending) > 0 && len(w.pending)+headerLen+len(payload) > outboxMax {
+	if w.fullLocked(payload) {
+		var cancel context.CancelFunc
+		ctx, cancel = withDeadline(ctx, deadline)
+		defer cancel()
+	}
+	for w.fullLocked(payload) {
 		if w.space == nil {
 			w.space = make(chan struct{})
 		}
@@ -61,6 +67,18 @@ func (w *writer) write(ctx context.Context, h header, payload []byte) error {
 		return w.err
 	}
 	return w.putLocked(h, payload)
+}
+
+func (w *writer) fullLocked(payload []byte) bool {
+	return w.err == nil && w.blocked && len(w.pending) > 0 && len(w.pending)+headerLen+len(payload) > outboxMax
+}
+
+// withDeadline adds a deadline to ctx, unless it is zero.
+func withDeadline(ctx context.Context, deadline time.Time) (context.Context, context.CancelFunc) {
+	if deadline.IsZero() {
+		return ctx, func() {}
+	}
+	return context.WithDeadline(ctx, deadline)
 }
 
 // tryWrite is write for the goroutine that reads the connection, which must not
