@@ -105,7 +105,7 @@ func (m *Machine) acknowledged(at time.Duration, a *wire.Ack) error {
 	if a.Largest > l.largestSent {
 		return errAckUnsent
 	}
-	progress := false
+	progress, flight := false, l.inFlight
 	i := l.packets.len() - 1
 	for r := range a.Ranges {
 		for i >= 0 && l.packets.at(i).pn > r.Hi {
@@ -119,7 +119,7 @@ func (m *Machine) acknowledged(at time.Duration, a *wire.Ack) error {
 			if p.pn == a.Largest && p.pn > 0 {
 				m.rtt.sample(at-p.at, time.Duration(min(a.DelayMicros, 1<<24))*time.Microsecond)
 			}
-			m.packetAcked(p)
+			m.packetAcked(p, flight)
 			progress = true
 		}
 		if i < 0 {
@@ -134,9 +134,11 @@ func (m *Machine) acknowledged(at time.Duration, a *wire.Ack) error {
 	return nil
 }
 
-func (m *Machine) packetAcked(p *sentPacket) {
+// packetAcked forgets what the packet carried; flight is what was under way when
+// its acknowledgement came.
+func (m *Machine) packetAcked(p *sentPacket, flight int) {
 	p.done = true
-	m.congestion.acked(int(p.size), p.at, m.loss.inFlight)
+	m.congestion.acked(int(p.size), p.at, flight)
 	m.loss.inFlight -= int(p.size)
 	for k := range p.count {
 		m.sent.acked(m.loss.ref(p, k))

@@ -46,7 +46,7 @@ func (m *Machine) Accepted(now time.Time, rtt time.Duration) {
 		m.rtt.sample(rtt, 0)
 	}
 	if m.loss.packets.len() > 0 && m.loss.packets.at(0).pn == 0 {
-		m.packetAcked(m.loss.packets.at(0))
+		m.packetAcked(m.loss.packets.at(0), m.loss.inFlight)
 		m.loss.slide()
 	}
 	m.loss.retries, m.loss.probes = 0, 0

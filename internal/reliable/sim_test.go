@@ -56,6 +56,7 @@ type world struct {
 	rng    *rand.Rand
 	now    time.Time
 	stream bool
+	bulk   bool // long messages one after another: windows fill
 	calm   bool // no loss from now on
 
 	loss, dup     float64
@@ -114,7 +115,7 @@ type side struct {
 
 func newWorld(seed uint64) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	w := &world{rng: rng, now: time.Unix(1_700_000_000, 0), stream: seed%5 == 4}
+	w := &world{rng: rng, now: time.Unix(1_700_000_000, 0), stream: seed%5 == 4, bulk: seed%8 == 3}
 	if !w.stream {
 		w.loss, w.dup = rng.Float64()*0.3, rng.Float64()*0.1
 	}
@@ -334,6 +335,8 @@ func (w *world) say(s *side) error {
 		size = w.rng.IntN(8000)
 	case r == 20:
 		size = w.rng.IntN(150_000)
+	case w.bulk:
+		size = w.rng.IntN(60_000)
 	}
 	n := s.sent[channel]
 	msg := wire.Message{Kind: wire.Push, Ver: channel, Payload: pattern(n, size)}.AppendTo(nil)

@@ -129,6 +129,7 @@ func TestWindowOverrun(t *testing.T) {
 	}
 	p.packets()
 	p.mustReceive(rel(0, seq, "whole", 1100))
+	p.mustTick(20 * ms)
 	if f := p.kinds(); len(f) > 0 {
 		t.Errorf("a dropped fragment was acknowledged with %v", f)
 	}
