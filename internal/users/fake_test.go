@@ -172,7 +172,7 @@ func (p *fakePlaces) End(sid id.SID, code wire.CloseCode, _ string) bool {
 	if place.link != nil {
 		place.link.set(transport.ErrClosed)
 	}
-	p.r.userEnded(place.res.Owner.(*User), code)
+	p.r.UserEnded(place.res.Owner.(*User), code)
 	return true
 }
 
@@ -244,7 +244,7 @@ func (p *fakePlaces) connect(sid id.SID, resumed bool) *fakeLink {
 	place.opened = true
 	place.link = &fakeLink{}
 	p.mu.Unlock()
-	p.r.userOpened(nil, place.res.Owner.(*User), place.link, resumed)
+	p.r.UserOpened(nil, place.res.Owner.(*User), place.link, resumed)
 	return place.link
 }
 

@@ -12,7 +12,7 @@ import (
 
 // Opened implements [transport.Handler].
 func (r *Registry) Opened(b *transport.Batch, c *transport.Conn, resumed bool) {
-	r.userOpened(b, c.Place().Owner().(*User), c, resumed)
+	r.UserOpened(b, c.Place().Owner().(*User), c, resumed)
 }
 
 // Handle implements [transport.Handler].
@@ -21,15 +21,16 @@ func (r *Registry) Handle(b *transport.Batch, c *transport.Conn, m wire.Message,
 }
 
 // Lost implements [transport.Handler].
-func (r *Registry) Lost(p *transport.Place) { r.userLost(p.Owner().(*User)) }
+func (r *Registry) Lost(p *transport.Place) { r.UserLost(p.Owner().(*User)) }
 
 // Ended implements [transport.Handler].
 func (r *Registry) Ended(p *transport.Place, code wire.CloseCode) {
-	r.userEnded(p.Owner().(*User), code)
+	r.UserEnded(p.Owner().(*User), code)
 }
 
-// userOpened has a connection for u: the first one, or one after a loss or takeover.
-func (r *Registry) userOpened(b *transport.Batch, u *User, link Link, resumed bool) {
+// UserOpened is [Registry.Opened] for any kind of connection: u's first one, or one
+// after a loss or takeover.
+func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bool) {
 	u.mu.Lock()
 	before := u.phase
 	if before == ended {
@@ -64,11 +65,12 @@ func (r *Registry) userOpened(b *transport.Batch, u *User, link Link, resumed bo
 	}
 }
 
-func (r *Registry) userLost(u *User) { u.link.Store(nil) }
+// UserLost is [Registry.Lost]: u may come back.
+func (r *Registry) UserLost(u *User) { u.link.Store(nil) }
 
-// userEnded is the end of u on this node. The hooks run in a goroutine of their
+// UserEnded is [Registry.Ended]: the end of u on this node. The hooks run in a goroutine of their
 // own: this may be called while the caller of Send holds a room's lock.
-func (r *Registry) userEnded(u *User, code wire.CloseCode) {
+func (r *Registry) UserEnded(u *User, code wire.CloseCode) {
 	u.mu.Lock()
 	before := u.phase
 	u.phase = ended

@@ -118,7 +118,7 @@ func (r *Registry) handleAbort(_ context.Context, from mesh.Peer, payload []byte
 		return []byte{moveLayout, 0}, nil
 	}
 	r.metrics.moves.WithLabelValues("in", "aborted").Inc()
-	r.userEnded(in.user, wire.CloseNormal)
+	r.UserEnded(in.user, wire.CloseNormal)
 	return []byte{moveLayout, 1}, nil
 }
 

@@ -94,7 +94,7 @@ func (r *Registry) replace(u *User) {
 	}
 	r.spawn(func() { // not here: Cancel takes the transport's locks
 		if r.places.Cancel(u.SID) {
-			r.userEnded(u, wire.CloseReplaced)
+			r.UserEnded(u, wire.CloseReplaced)
 		}
 	})
 }

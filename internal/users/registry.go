@@ -177,7 +177,12 @@ func (r *Registry) SetCommands(c Commands) { r.commands = c }
 // Bind connects the registry with the server whose handler it is. Call it before
 // the server's Run.
 func (r *Registry) Bind(srv transport.Server) {
-	r.places, r.newBatch = serverPlaces{srv.Places()}, srv.NewBatch
+	r.BindPlaces(serverPlaces{srv.Places()}, srv.NewBatch)
+}
+
+// BindPlaces is Bind for anything that has places. newBatch may return nil.
+func (r *Registry) BindPlaces(p Places, newBatch func() *transport.Batch) {
+	r.places, r.newBatch = p, newBatch
 }
 
 // OnOpened adds a function that is called when a user's first connection is up.

@@ -104,7 +104,7 @@ func TestUserLifeCycle(t *testing.T) {
 		if n.CCU() != 1 || n.Reserved() != 0 || n.ByUID("u") != u || opened != 1 || !u.Connected() {
 			t.Fatalf("ccu %d reserved %d opened %d", n.CCU(), n.Reserved(), opened)
 		}
-		n.userLost(u)
+		n.UserLost(u)
 		if n.CCU() != 1 || u.Connected() {
 			t.Errorf("a lost user must count as long as they may resume")
 		}
@@ -156,14 +156,14 @@ func TestMessagesWaitForTheUser(t *testing.T) {
 		link.set(transport.ErrClosed) // the connection is over, Lost not told yet
 		send("2", reliable.Reliable)
 		send("never", reliable.Unreliable)
-		n.userLost(u)
+		n.UserLost(u)
 		send("3", reliable.Reliable)
 		second := n.places.connect(u.SID, true)
 		send("4", reliable.Reliable)
 		if got := strings.Join(append(link.got(), second.got()...), ""); got != "1234" {
 			t.Errorf("client got %q, want 1234", got)
 		}
-		n.userLost(u)
+		n.UserLost(u)
 		send("5", reliable.Reliable)
 		third := n.places.connect(u.SID, false)
 		send("6", reliable.Reliable)
@@ -181,7 +181,7 @@ func TestTooMuchWaitingEndsTheUser(t *testing.T) {
 				defer stop()
 				n := nodes[0]
 				u, _ := n.login(t, "u")
-				n.userLost(u)
+				n.UserLost(u)
 				var err error
 				for range parkedMax + 1 {
 					if err = u.Send(nil, make([]byte, size), reliable.Reliable); err != nil {

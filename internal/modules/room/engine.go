@@ -1,0 +1,426 @@
+package room
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/rs/zerolog"
+
+	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/router"
+	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/users"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// Config configures the rooms of a node. The zero value is ready to use.
+type Config struct {
+	MembersMax int       // the largest room that may be made; zero means 1000
+	RoomsMax   int       // rooms on this node; zero means 100,000
+	Rand       io.Reader // makes room ids; nil means crypto/rand
+}
+
+type (
+	// Request is a command of a client.
+	Request = router.Request[*users.User]
+	input   = Input[*users.User]
+	output  = Output[*users.User]
+)
+
+// Engine holds the rooms of one node. Its methods are safe for concurrent use.
+//
+// Lock order: a room, then Engine.mu, then users and connections. No lock is held
+// while anything is sent, another node is asked or a hook runs.
+type Engine struct {
+	// Set by New, then constant.
+	cfg     Config
+	users   *users.Registry
+	mesh    users.Mesh
+	log     zerolog.Logger
+	self    id.Node
+	addr    netip.AddrPort
+	hooks   Hooks
+	metrics metrics
+	ctx     context.Context // ends with Run
+	cancel  context.CancelFunc
+	scratch sync.Pool      // of *scratch
+	ticks   sync.WaitGroup // timers that are firing; Add under mu while not stopped
+
+	// random serializes finding a random room and making one, so that users who look
+	// at the same time meet. It is taken before mu.
+	random sync.Mutex
+
+	mu      sync.RWMutex // guards the fields below
+	stopped bool
+	rooms   map[id.Room]*room
+	in      map[*users.User]*room           // also while the user is joining
+	open    map[Settings]map[*room]struct{} // random rooms with a free seat
+	held    map[id.UID]*room                // where a seat was held last for a user on the way
+}
+
+// room is a machine with what the engine needs around it.
+type room struct {
+	id      id.Room
+	created time.Time
+
+	mu    sync.Mutex // guards the fields below
+	m     *Machine[*users.User]
+	timer *time.Timer // steps the machine at its WakeAt
+	wake  time.Time   // when timer fires; zero when it does not run
+	// listed tells whether Engine.open has the room.
+	listed bool
+}
+
+// scratch is the memory of one step. It is pooled, because rooms are many and most
+// are at rest.
+type scratch struct {
+	out   output
+	buf   []byte // an encoded push
+	batch *transport.Batch
+}
+
+// scratchMax is how much memory a pooled scratch holds on to, in bytes.
+const scratchMax = 256 << 10
+
+type metrics struct {
+	messages, pushes, unsent prometheus.Counter
+	joins                    *prometheus.CounterVec
+}
+
+// New makes an engine and registers its commands at the router and the mesh.
+func New(cfg Config, u *users.Registry, commands *router.Router[*users.User], mesh users.Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Engine, error) {
+	cfg.MembersMax = cmp.Or(cfg.MembersMax, MembersMax)
+	cfg.RoomsMax = cmp.Or(cfg.RoomsMax, 100_000)
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Reader
+	}
+	addr, err := u.Self().Node.AddrPort()
+	if err != nil {
+		return nil, fmt.Errorf("rooms: %w", err)
+	}
+	e := &Engine{
+		cfg: cfg, users: u, mesh: mesh, log: log, self: u.Self().Node, addr: addr,
+		rooms: map[id.Room]*room{}, in: map[*users.User]*room{}, open: map[Settings]map[*room]struct{}{},
+		held: map[id.UID]*room{},
+	}
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	e.scratch.New = func() any { return &scratch{batch: u.NewBatch()} }
+	e.register(reg)
+	e.addCommands(commands)
+	e.addMeshCommands()
+	u.OnEnded(func(u *users.User, _ wire.CloseCode) { e.vanish(u) })
+	u.OnMovedOut(e.vanish)
+	return e, nil
+}
+
+func (e *Engine) register(reg prometheus.Registerer) {
+	auto := promauto.With(reg)
+	counter := func(name, help string) prometheus.Counter {
+		return auto.NewCounter(prometheus.CounterOpts{Namespace: "diarkis", Subsystem: "room", Name: name, Help: help})
+	}
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "diarkis", Name: "rooms", Help: "Rooms on this node."},
+		func() float64 { return float64(e.Count()) })
+	e.metrics = metrics{
+		messages: counter("messages_total", "Broadcasts and messages that members sent."),
+		pushes:   counter("pushes_total", "Pushes to members, each receiver counted."),
+		unsent:   counter("pushes_unsent_total", "Pushes that could not be queued for their receiver."),
+		joins: auto.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "diarkis", Subsystem: "room", Name: "joins_total", Help: "Joins of this node's users, by where the room is and how it went.",
+		}, []string{"where", "result"}),
+	}
+}
+
+// Run waits for ctx, stops the rooms' timers and waits for those that are firing.
+func (e *Engine) Run(ctx context.Context) error {
+	<-ctx.Done()
+	e.cancel()
+	e.mu.Lock()
+	e.stopped = true
+	all := slices.Collect(maps.Values(e.rooms))
+	e.mu.Unlock()
+	for _, r := range all {
+		r.mu.Lock()
+		if r.timer != nil {
+			r.timer.Stop()
+		}
+		r.mu.Unlock()
+	}
+	e.ticks.Wait()
+	return nil
+}
+
+// Count returns how many rooms are here.
+func (e *Engine) Count() int {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return len(e.rooms)
+}
+
+// Info is what an operator sees of a room.
+type Info struct {
+	ID         id.Room   `json:"id"`
+	Owner      id.UID    `json:"owner"`
+	Members    int       `json:"members"`
+	MembersMax int       `json:"members_max"`
+	Created    time.Time `json:"created"`
+}
+
+// Rooms returns the rooms of this node, ordered by id.
+func (e *Engine) Rooms() []Info {
+	e.mu.RLock()
+	all := slices.Collect(maps.Values(e.rooms))
+	e.mu.RUnlock()
+	infos := make([]Info, len(all))
+	for i, r := range all {
+		r.mu.Lock()
+		infos[i] = Info{r.id, r.m.Owner(), len(r.m.Members()), r.m.Settings().MembersMax, r.created}
+		r.mu.Unlock()
+	}
+	slices.SortFunc(infos, func(a, b Info) int { return cmp.Compare(a.ID, b.ID) })
+	return infos
+}
+
+// find returns a room that is here, or ErrNotFound.
+func (e *Engine) find(r id.Room) (*room, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if found := e.rooms[r]; found != nil {
+		return found, nil
+	}
+	return nil, ErrNotFound
+}
+
+// create makes an empty room. Nobody else finds it before its first step, which is
+// a join or publish.
+func (e *Engine) create(s Settings) (*room, error) {
+	if s.MembersMax > e.cfg.MembersMax {
+		return nil, invalid(fmt.Sprintf("a room has at most %d members here", e.cfg.MembersMax))
+	}
+	var random [8]byte
+	if _, err := io.ReadFull(e.cfg.Rand, random[:]); err != nil {
+		return nil, fmt.Errorf("create a room: %w", err)
+	}
+	now := time.Now()
+	r := &room{id: id.NewRoom(e.addr, random), created: now}
+	var err error
+	if r.m, err = NewMachine[*users.User](now, r.id, s); err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	if len(e.rooms) >= e.cfg.RoomsMax {
+		e.mu.Unlock()
+		return nil, ErrTooMany
+	}
+	e.rooms[r.id] = r
+	e.mu.Unlock()
+	return r, nil
+}
+
+// publish starts the life of an empty room: its timer, and being found at random.
+func (e *Engine) publish(r *room) { _, _ = e.step(nil, r, input{Op: OpTick}, nil) }
+
+// claim notes that u is about to be in r; a user is in one room at most.
+func (e *Engine) claim(u *users.User, r *room) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.in[u] != nil {
+		return false
+	}
+	e.in[u] = r
+	return true
+}
+
+func (e *Engine) unclaim(u *users.User, r *room) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.in[u] == r {
+		delete(e.in, u)
+	}
+}
+
+// roomOf returns the room that u is in, nil for none.
+func (e *Engine) roomOf(u *users.User) *room {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.in[u]
+}
+
+// enter puts u into r. answer is called when that went well, under the room's lock
+// and before the others are told.
+func (e *Engine) enter(r *room, u *users.User, message []byte, answer func(b *transport.Batch)) error {
+	if !e.claim(u, r) {
+		return ErrIn
+	}
+	err := e.hooks.joinAllowed(r.id, u)
+	if err == nil {
+		_, err = e.step(nil, r, input{Op: OpJoin, User: u.ID, Link: u, Message: message}, answer)
+	}
+	if err != nil {
+		e.unclaim(u, r)
+		return err
+	}
+	if u.Gone() { // ended while we joined: OnEnded may have run before the claim
+		e.vanish(u)
+	}
+	return nil
+}
+
+// vanish takes a user who ended or was moved away out of their room.
+func (e *Engine) vanish(u *users.User) {
+	if r := e.roomOf(u); r != nil {
+		_, _ = e.step(nil, r, input{Op: OpLeave, User: u.ID, Lost: true}, nil) // not in it any more: nothing to do
+	}
+}
+
+// step steps a room and does what comes out. answer, when not nil, is called after
+// a step without error and before the pushes are queued, with the room locked.
+// Everything queued leaves with b, the batch of a read loop; with nil it leaves
+// after the room is unlocked.
+func (e *Engine) step(b *transport.Batch, r *room, in input, answer func(*transport.Batch)) (value int64, err error) {
+	s := e.scratch.Get().(*scratch)
+	own := b == nil
+	if own {
+		b = s.batch
+	}
+	r.mu.Lock()
+	if in.Op == OpTick {
+		r.wake = time.Time{} // most likely its timer fired
+	}
+	r.m.Step(time.Now(), in, &s.out)
+	if answer != nil && s.out.Err == nil {
+		answer(b)
+	}
+	e.perform(b, r, s)
+	r.mu.Unlock()
+	if own {
+		users.Flush(b)
+	}
+	value, err = s.out.Value, s.out.Err
+	e.hooks.call(r.id, in, &s.out)
+	if s.out.size()+cap(s.buf) <= scratchMax {
+		s.out.reset()
+		e.scratch.Put(s)
+	}
+	return value, err
+}
+
+// perform queues the pushes of a step and keeps the tables and the timer. The room
+// is locked.
+func (e *Engine) perform(b *transport.Batch, r *room, s *scratch) {
+	out := &s.out
+	for _, p := range out.Pushes {
+		s.buf = wire.Message{Kind: wire.Push, Ver: Ver, Cmd: p.Cmd, Payload: p.Payload}.AppendTo(s.buf[:0])
+		for _, u := range p.To {
+			if err := u.Send(b, s.buf, p.Rel); err != nil {
+				e.metrics.unsent.Inc() // they are leaving, and OnEnded takes them out
+			}
+		}
+		e.metrics.pushes.Add(float64(len(p.To)))
+	}
+	e.index(r, out)
+	e.schedule(r, out.WakeAt)
+}
+
+// index keeps the engine's tables in step with the room.
+func (e *Engine) index(r *room, out *output) {
+	s := r.m.Settings()
+	free := s.Random && !out.Closed && r.m.Free() > 0
+	if len(out.Left) == 0 && !out.Closed && free == r.listed {
+		return // the usual case, a message, changes nothing
+	}
+	r.listed = free
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, u := range out.Left {
+		if e.in[u] == r {
+			delete(e.in, u)
+		}
+	}
+	if out.Closed {
+		delete(e.rooms, r.id)
+	}
+	switch {
+	case free && e.open[s] == nil:
+		e.open[s] = map[*room]struct{}{r: {}}
+	case free:
+		e.open[s][r] = struct{}{}
+	default:
+		delete(e.open[s], r)
+		if len(e.open[s]) == 0 {
+			delete(e.open, s)
+		}
+	}
+}
+
+// schedule has the room stepped at wake; the zero time means never. The room is locked.
+func (e *Engine) schedule(r *room, wake time.Time) {
+	if wake.Equal(r.wake) {
+		return
+	}
+	r.wake = wake
+	switch {
+	case wake.IsZero():
+		r.timer.Stop()
+	case r.timer == nil:
+		r.timer = time.AfterFunc(time.Until(wake), func() { e.tick(r) })
+	default:
+		r.timer.Reset(time.Until(wake))
+	}
+}
+
+// tick steps a room because time has passed.
+func (e *Engine) tick(r *room) {
+	e.mu.RLock()
+	stopped := e.stopped
+	if !stopped {
+		e.ticks.Add(1)
+	}
+	e.mu.RUnlock()
+	if stopped {
+		return
+	}
+	defer e.ticks.Done()
+	_, _ = e.step(nil, r, input{Op: OpTick}, nil) // a closed room needs no tick
+}
+
+// Kick takes a user out of the room they are in; they and the others get message.
+// ErrNotIn when they are in none.
+func (e *Engine) Kick(u *users.User, message []byte) error {
+	r := e.roomOf(u)
+	if r == nil {
+		return ErrNotIn
+	}
+	_, err := e.step(nil, r, input{Op: OpKick, User: u.ID, Message: message}, nil)
+	return err
+}
+
+// Delete ends a room; its members get message as a leave push.
+func (e *Engine) Delete(r id.Room, message []byte) error {
+	found, err := e.find(r)
+	if err != nil {
+		return err
+	}
+	_, err = e.step(nil, found, input{Op: OpDelete, Message: message}, nil)
+	return err
+}
+
+// SetDiscard says what the others get as a leave push when u's connection is lost;
+// an empty message means nothing. ErrNotIn when u is in no room.
+func (e *Engine) SetDiscard(u *users.User, message []byte) error {
+	r := e.roomOf(u)
+	if r == nil {
+		return ErrNotIn
+	}
+	_, err := e.step(nil, r, input{Op: OpDiscard, User: u.ID, Message: message}, nil)
+	return err
+}

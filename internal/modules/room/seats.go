@@ -1,0 +1,114 @@
+package room
+
+import (
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/id"
+)
+
+// takeSeat uses up the user's reservation, their held seat or a free one.
+func (m *Machine[L]) takeSeat(user id.UID) bool {
+	_, reserved := m.reserved[user]
+	_, held := m.holds[user]
+	if !reserved && !held && m.Free() <= 0 {
+		return false
+	}
+	delete(m.reserved, user)
+	delete(m.holds, user)
+	return true
+}
+
+// Free returns how many seats nobody sits on, has reserved or is on the way to.
+func (m *Machine[L]) Free() int {
+	free := m.settings.MembersMax - len(m.members) - len(m.reserved)
+	for user := range m.holds {
+		if _, ok := m.reserved[user]; !ok { // a reserved seat that is held as well is one seat
+			free--
+		}
+	}
+	return free
+}
+
+func (m *Machine[L]) dropExpiredHolds(now time.Time) {
+	for user, until := range m.holds {
+		if !now.Before(until) {
+			delete(m.holds, user)
+		}
+	}
+}
+
+// Holds reports whether a seat was held for user at the last Step.
+func (m *Machine[L]) Holds(user id.UID) bool {
+	_, ok := m.holds[user]
+	return ok
+}
+
+func (m *Machine[L]) hold(in Input[L]) error {
+	if m.find(in.User) >= 0 {
+		return ErrIn
+	}
+	_, reserved := m.reserved[in.User]
+	if !reserved && !m.Holds(in.User) && m.Free() <= 0 {
+		return ErrFull
+	}
+	if m.holds == nil {
+		m.holds = make(map[id.UID]time.Time)
+	}
+	m.holds[in.User] = in.Until
+	return nil
+}
+
+func (m *Machine[L]) reserve(in Input[L]) error {
+	if err := m.mayReserve(in.User, ErrReserveOwner); err != nil {
+		return err
+	}
+	free := m.Free()
+	var fresh []id.UID
+	for _, user := range in.To {
+		if _, ok := m.reserved[user]; ok || m.find(user) >= 0 {
+			continue // has a seat already
+		}
+		fresh = append(fresh, user)
+	}
+	if m.reserved == nil {
+		m.reserved = make(map[id.UID]struct{})
+	}
+	for i, user := range fresh {
+		if _, again := m.reserved[user]; again {
+			continue // named twice
+		}
+		if !m.Holds(user) {
+			if free <= 0 { // all or nothing
+				for _, undo := range fresh[:i] {
+					delete(m.reserved, undo)
+				}
+				return ErrReserve
+			}
+			free--
+		}
+		m.reserved[user] = struct{}{}
+	}
+	return nil
+}
+
+func (m *Machine[L]) cancel(in Input[L]) error {
+	if err := m.mayReserve(in.User, ErrCancelOwner); err != nil {
+		return err
+	}
+	for _, user := range in.To {
+		delete(m.reserved, user)
+	}
+	return nil
+}
+
+func (m *Machine[L]) mayReserve(user id.UID, notOwner error) error {
+	switch {
+	case user == "":
+		return nil
+	case m.find(user) < 0:
+		return ErrNotIn
+	case m.settings.ReserveOwnerOnly && user != m.owner:
+		return notOwner
+	}
+	return nil
+}
