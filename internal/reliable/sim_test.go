@@ -115,7 +115,7 @@ type side struct {
 
 func newWorld(seed uint64) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	w := &world{rng: rng, now: time.Unix(1_700_000_000, 0), stream: seed%5 == 4, bulk: seed%8 == 3}
+	w := &world{rng: rng, now: time.Unix(1_700_000_000, 0), stream: seed%5 == 4, bulk: seed%20 == 3}
 	if !w.stream {
 		w.loss, w.dup = rng.Float64()*0.3, rng.Float64()*0.1
 	}

@@ -1,0 +1,169 @@
+package reliable_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// ackAllBut sends all p has and acknowledges every packet but those with fragment
+// hole, so that what is outstanding starts there. It returns how far it reaches.
+func ackAllBut(p *peer, hole uint64) (newest uint64) {
+	for {
+		packets := p.frames()
+		if len(packets) == 0 {
+			return newest
+		}
+		for i, packet := range packets {
+			pn, found := p.pn-uint64(len(packets)-1-i), false
+			for _, f := range packet {
+				newest, found = max(newest, f.Seq), found || f.Seq == hole
+			}
+			if !found {
+				p.mustReceive(ack(wire.Range{Lo: pn, Hi: pn}))
+			}
+		}
+	}
+}
+
+func TestPeerWindow(t *testing.T) {
+	p := newPeer(t, reliable.Config{QueueBytes: 1 << 20})
+	for range 300 {
+		p.send(1000, reliable.Reliable, 0)
+	}
+	const perWindow = reliable.WindowMin / 1032
+	if got := ackAllBut(p, 0); got != perWindow-1 {
+		t.Errorf("newest fragment %d, want %d", got, perWindow-1)
+	}
+	p.mustReceive(wire.AppendWindow(nil, 1000)) // smaller: ignored
+	if got := ackAllBut(p, 0); got != 0 {
+		t.Errorf("newest fragment %d after a smaller window", got)
+	}
+	p.mustReceive(wire.AppendWindow(nil, 2*reliable.WindowMin))
+	if got := ackAllBut(p, 0); got != 2*reliable.WindowMin/1032-1 {
+		t.Errorf("newest fragment %d after a larger window, want %d", got, 2*reliable.WindowMin/1032-1)
+	}
+
+	// A new connection knows nothing of the larger window, and what was
+	// acknowledged beyond fragment 0 takes no room in it.
+	p.resume(reliable.Config{QueueBytes: 1 << 20})
+	const acknowledged = 2*reliable.WindowMin/1032 - 1
+	if got := ackAllBut(p, 0); got != acknowledged+perWindow-1 {
+		t.Errorf("newest fragment %d after a resume, want %d", got, acknowledged+perWindow-1)
+	}
+}
+
+// TestResendsStayInTheWindow has more to send again than a new connection's window.
+func TestResendsStayInTheWindow(t *testing.T) {
+	p := newPeer(t, reliable.Config{QueueBytes: 1 << 20})
+	for range 400 {
+		p.send(1000, reliable.Reliable, 0)
+	}
+	p.mustReceive(wire.AppendWindow(nil, 1<<20))
+	var base uint64 // all below arrived
+	for range 2 {   // the congestion window grows to 128 KiB
+		base += uint64(len(p.packets()))
+		p.mustReceive(ack(wire.Range{Lo: 1, Hi: p.pn}))
+	}
+	if lost := len(p.packets()); lost*1032 < reliable.WindowMin*3/2 {
+		t.Fatalf("only %d packets under way", lost)
+	}
+	p.resume(reliable.Config{QueueBytes: 1 << 20})
+	if got, want := ackAllBut(p, base), base+reliable.WindowMin/1032-1; got != want {
+		t.Errorf("newest fragment %d, want %d", got, want)
+	}
+}
+
+func TestHeldBeforeTakesNoRoom(t *testing.T) {
+	p := newPeer(t, serverUDP)
+	kept := func(seq uint64) bool {
+		p.mustReceive(rel(0, seq, "whole", 1100))
+		p.mustTick(20 * ms)
+		return len(p.kinds()) > 0
+	}
+	for seq := range uint64(107) { // 57 fit a window
+		if seq == 50 {
+			p.resume(serverUDP)
+			p.packets()
+		}
+		if !kept(seq + 1) {
+			t.Fatalf("fragment %d was dropped", seq+1)
+		}
+	}
+	if !kept(0) || len(p.got.Messages) != 108 {
+		t.Fatalf("%d messages after the hole was filled, want 108", len(p.got.Messages))
+	}
+	for seq := uint64(109); seq < 109+57; seq++ {
+		if !kept(seq) {
+			t.Fatalf("fragment %d was dropped", seq)
+		}
+	}
+	if kept(109 + 57) {
+		t.Error("more than the window is held")
+	}
+}
+
+func TestWindowIsAnnounced(t *testing.T) {
+	p := newPeer(t, reliable.Config{Window: 100_000, RTT: 40 * ms})
+	requireKinds(t, p, wire.FrameWindow)
+	p.mustTick(200 * ms)
+	requireKinds(t, p, wire.FramePing) // the probe
+	p.mustTick(20 * ms)
+	p.mustReceive(ack(wire.Range{Lo: 2, Hi: 2}))
+	p.mustTick(100 * ms)
+	f := p.frames()
+	if len(f) != 1 || f[0][0].Type != wire.FrameWindow || f[0][0].Window != 100_000 {
+		t.Errorf("after its packet was lost: %+v, want WINDOW again", f)
+	}
+}
+
+func TestQueueLimits(t *testing.T) {
+	t.Run("unreliable drops the oldest", func(t *testing.T) {
+		p := newPeer(t, reliable.Config{QueueMessages: 3})
+		for i := range 5 {
+			p.send(10+i, reliable.Unreliable, 0)
+		}
+		f := p.frames()
+		if len(f) != 1 || len(f[0]) != 3 || len(f[0][0].Data) != 12 {
+			t.Errorf("sent %+v, want the newest 3", f)
+		}
+		if got := p.Stats().DroppedUnreliable; got != 2 {
+			t.Errorf("dropped %d, want 2", got)
+		}
+	})
+	t.Run("reliable is slow", func(t *testing.T) {
+		p := newPeer(t, clientUDP)
+		for range 1 + 1024 {
+			p.send(10, reliable.Reliable, 0)
+		}
+		if err := p.Send(p.now, message(10), reliable.Reliable, 0); !errors.Is(err, reliable.ErrSlow) {
+			t.Errorf("Send = %v, want %v", err, reliable.ErrSlow)
+		}
+		p.send(10, reliable.Unreliable, 0) // no room either: gone, silently
+		if n, b := p.Queued(); n != 1024 || b != 10240 {
+			t.Errorf("Queued = %d, %d", n, b)
+		}
+	})
+	t.Run("bytes", func(t *testing.T) {
+		p := newPeer(t, clientUDP)
+		p.send(1<<20, reliable.Reliable, 0) // the one being sent
+		p.send(100<<10, reliable.Reliable, 0)
+		p.send(156<<10, reliable.Reliable, 0)
+		if err := p.Send(p.now, message(4), reliable.Reliable, 0); !errors.Is(err, reliable.ErrSlow) {
+			t.Errorf("Send = %v, want %v", err, reliable.ErrSlow)
+		}
+	})
+	t.Run("reliable displaces unreliable", func(t *testing.T) {
+		p := newPeer(t, reliable.Config{QueueMessages: 2})
+		p.send(10, reliable.Reliable, 0)
+		for range 2 {
+			p.send(10, reliable.Unreliable, 0)
+		}
+		p.send(10, reliable.Reliable, 0)
+		if got := p.Stats().DroppedUnreliable; got != 1 {
+			t.Errorf("dropped %d, want 1", got)
+		}
+	})
+}
