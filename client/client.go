@@ -127,8 +127,8 @@ func Dial(ctx context.Context, e Endpoint, o Options) (*Client, error) {
 }
 
 // Connect asks the HTTP role for a place and connects to it. It tries once and
-// returns an [*EndpointError], [ErrHandshakeTimeout] or [ErrHandshakeRefused] when
-// that fails; it may then be called again. ctx bounds this call only.
+// returns an [*EndpointError], [ErrHandshakeTimeout], [ErrHandshakeRefused] or
+// [ErrHandshakeEnded] when that fails; it may then be called again. ctx bounds this call only.
 func (c *Client) Connect(ctx context.Context) error {
 	e, err := c.endpoint(ctx)
 	if err != nil {

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/Diarkis/diarkis/client"
@@ -262,7 +264,7 @@ func TestHandshakeFailures(t *testing.T) {
 		_, e := reserve(t, n)
 		wrong := short
 		wrong.ClientKey = "wrong"
-		if _, err := client.Dial(within(t), e, wrong); err == nil || (!tcp && !errors.Is(err, client.ErrHandshakeTimeout)) {
+		if _, err := client.Dial(within(t), e, wrong); !errors.Is(err, map[bool]error{false: client.ErrHandshakeTimeout, true: client.ErrHandshakeEnded}[tcp]) {
 			t.Errorf("wrong client key: %v", err)
 		}
 		right := short
@@ -290,34 +292,42 @@ func TestHandshakeFailures(t *testing.T) {
 	})
 }
 
-func TestSilentNodeTimesOut(t *testing.T) {
-	t.Parallel()
-	s, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+// TestHandshakeSchedule has nobody answer, in a bubble whose clock is exact.
+func TestHandshakeSchedule(t *testing.T) {
 	_, e := reserve(t, start(t, clienttest.Options{}))
-	e.ServerPort = uint16(s.LocalAddr().(*net.UDPAddr).Port)
-	_, err = client.Dial(within(t), e, client.Options{HandshakeTimeout: 400 * time.Millisecond})
-	if !errors.Is(err, client.ErrHandshakeTimeout) {
-		t.Fatal(err)
-	}
-	var hellos [][]byte
-	buf := make([]byte, 2048)
-	if err := s.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
-		t.Fatal(err)
-	}
-	for {
-		n, _, err := s.ReadFrom(buf)
-		if err != nil {
-			break
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		begin := time.Now()
+		var at []time.Duration
+		var hellos [][]byte
+		read := make(chan struct{})
+		go func() {
+			defer close(read)
+			buf := make([]byte, 2048)
+			for {
+				n, err := far.Read(buf)
+				if err != nil {
+					return
+				}
+				at, hellos = append(at, time.Since(begin)), append(hellos, bytes.Clone(buf[:n]))
+			}
+		}()
+		_, err := client.Dial(context.Background(), e, client.Options{
+			Dial: func(context.Context, string, string) (net.Conn, error) { return near, nil },
+		})
+		if !errors.Is(err, client.ErrHandshakeTimeout) || time.Since(begin) != 4*time.Second {
+			t.Errorf("after %v: %v", time.Since(begin), err)
 		}
-		hellos = append(hellos, bytes.Clone(buf[:n]))
-	}
-	if len(hellos) != 2 || len(hellos[0]) != wire.HelloBytes || !bytes.Equal(hellos[0], hellos[1]) {
-		t.Errorf("%d hellos in 400 ms, want two that are equal", len(hellos))
-	}
+		<-read
+		if want := []time.Duration{0, 250e6, 500e6, 1000e6, 2000e6}; !slices.Equal(at, want) {
+			t.Errorf("hellos at %v, want %v", at, want)
+		}
+		for _, h := range hellos {
+			if len(h) != wire.HelloBytes || !bytes.Equal(h, hellos[0]) {
+				t.Error("hellos differ")
+			}
+		}
+	})
 }
 
 func TestPacing(t *testing.T) {

@@ -27,6 +27,9 @@ var (
 	ErrHandshakeTimeout = errors.New("handshake timed out")
 	// ErrHandshakeRefused means that nothing listens at the node's address.
 	ErrHandshakeRefused = errors.New("nothing listens there")
+	// ErrHandshakeEnded means that a TCP node closed the connection instead of
+	// answering: the place expired, or the client key differs.
+	ErrHandshakeEnded = errors.New("node hung up")
 
 	// ErrTooLarge means that a message is over 1 MiB, or unreliable and larger than a datagram.
 	ErrTooLarge = reliable.ErrTooLarge

@@ -62,6 +62,8 @@ func (c *Client) handshake(ctx context.Context, p place, resume bool) (*link, er
 		err = cause
 	} else if isRefused(err) {
 		err = ErrHandshakeRefused
+	} else if isHungUp(err) {
+		err = ErrHandshakeEnded
 	}
 	return nil, fmt.Errorf("connect to %s over %v: %w", p.addr, p.transport(), err)
 }

@@ -1,6 +1,10 @@
 package client
 
 import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"net"
 	"testing"
 	"time"
 
@@ -64,4 +68,73 @@ func TestBackoffGrowsAndVaries(t *testing.T) {
 	if len(seen) < 2 {
 		t.Error("all clients would come back at once")
 	}
+}
+
+func FuzzParseRoom(f *testing.F) {
+	f.Add([]byte("\x00\x65\x53\xf1\x00" + "00000000000000000000ffff7f0000011f400102030405060708"))
+	f.Add([]byte("\x01short"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := parseRandomJoin(b)
+		if err != nil {
+			return
+		}
+		if string(r.ID) != string(b[5:]) || r.New != (b[0] == 0) || uint32(r.Created.Unix()) != binary.BigEndian.Uint32(b[1:]) {
+			t.Errorf("%x read as %+v", b, r)
+		}
+		if _, err := r.ID.Node(); err != nil {
+			t.Errorf("room %v names no node: %v", r.ID, err)
+		}
+	})
+}
+
+func FuzzStatusError(f *testing.F) {
+	f.Add([]byte("\x00\x00\x07\xd2full"))
+	f.Add([]byte("no"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e := statusError(Response{Status: StatusBad, Payload: b})
+		if len(e.Text) != len(b) && (len(e.Text) != len(b)-4 || e.Code == 0) {
+			t.Errorf("%x read as %+v", b, e)
+		}
+	})
+}
+
+// FuzzRecords has TCP records come in pieces.
+func FuzzRecords(f *testing.F) {
+	f.Add([]byte("\x00\x00\x02hi\x00\x00\x01!"), uint8(1))
+	f.Add([]byte("\xff\xff\xff"), uint8(9))
+	f.Fuzz(func(t *testing.T, b []byte, piece uint8) {
+		l := newLink(&pieces{b: b, size: int(piece)%64 + 1}, true, "")
+		var got []byte
+		for {
+			p, err := l.next()
+			if err != nil {
+				return
+			}
+			if p != nil {
+				got = append(appendPrefix(got, len(p)), p...)
+			}
+			if p == nil && l.fill() != nil {
+				break
+			}
+		}
+		if !bytes.HasPrefix(b, got) {
+			t.Errorf("records %x of %x", got, b)
+		}
+	})
+}
+
+// pieces is a connection that yields a few bytes at a time.
+type pieces struct {
+	net.Conn
+	b    []byte
+	size int
+}
+
+func (p *pieces) Read(b []byte) (int, error) {
+	if len(p.b) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b[:min(len(b), p.size)], p.b)
+	p.b = p.b[n:]
+	return n, nil
 }

@@ -165,7 +165,7 @@ func (c *Client) resume() *link {
 		if err == nil {
 			return l
 		}
-		if isHungUp(err) {
+		if errors.Is(err, ErrHandshakeEnded) {
 			if hungUp++; hungUp >= refusedMax {
 				return nil // over TCP that is how a node says that it doesn't know us
 			}
