@@ -60,18 +60,19 @@ func (ps *Places) afterLastCookie(p *Place, now time.Time) time.Time {
 	return now
 }
 
-// mayOpenLocked says whether a checked Confirm may be accepted now.
-func (ps *Places) mayOpenLocked(p *Place, cookie uint64, stream bool) error {
+// mayOpenLocked says whether a checked Confirm may be accepted now. Claimed means
+// that the caller is who had the user released.
+func (ps *Places) mayOpenLocked(p *Place, cookie uint64, claimed bool) error {
 	switch {
 	case p.state == placeEnded:
 		return dropGone
-	case p.state == placeReleasing:
+	case p.state == placeReleasing && !claimed:
 		return dropBusy
 	case p.more == nil:
 		return nil
 	case p.more.frozen:
 		return dropFrozen
-	case !stream && cookie <= p.more.last.cookie:
+	case !ps.core.stream && cookie <= p.more.last.cookie:
 		return dropReplayed
 	}
 	return nil
@@ -82,7 +83,7 @@ func (ps *Places) mayOpenLocked(p *Place, cookie uint64, stream bool) error {
 func (ps *Places) claim(p *Place, cookie uint64) (release func(context.Context) error, err error) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	if err := ps.mayOpenLocked(p, cookie, ps.core.stream); err != nil {
+	if err := ps.mayOpenLocked(p, cookie, false); err != nil {
 		return nil, err
 	}
 	if p.more == nil || p.more.release == nil {
@@ -93,7 +94,7 @@ func (ps *Places) claim(p *Place, cookie uint64) (release func(context.Context) 
 }
 
 // askRelease calls release and settles what follows. It returns nil when the user
-// is ours.
+// is ours, and the place still claimed.
 func (ps *Places) askRelease(ctx context.Context, p *Place, release func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, ps.core.cfg.ReleaseTimeout)
 	defer cancel()
@@ -104,13 +105,14 @@ func (ps *Places) askRelease(ctx context.Context, p *Place, release func(context
 	if p.state != placeReleasing {
 		return errors.Join(dropGone, err)
 	}
+	if err == nil { // and stays claimed until it is admitted
+		p.more.release, p.more.owned = nil, true
+		return nil
+	}
 	ps.setLocked(p, placeReserved)
-	switch {
-	case err == nil:
-		p.more.release = nil
-	case errors.Is(err, ErrRevoked):
+	if errors.Is(err, ErrRevoked) {
 		ps.endLocked(p, wire.CloseNormal)
-	default:
+	} else {
 		ps.core.m.handshakes.WithLabelValues(resultHeld).Inc()
 		ps.core.log.Warn().Err(err).Msg("moved user not released by its old node")
 	}
@@ -124,6 +126,7 @@ type arrival struct {
 	peer     netip.AddrPort
 	stream   *stream // nil on UDP
 	rtt      time.Duration
+	claimed  bool // its old node has let go, for this arrival
 }
 
 // admit makes the connection of an arrival: the old one is replaced, the Handler
@@ -131,6 +134,9 @@ type arrival struct {
 func (k *core) admit(now time.Time, a arrival, b *Batch, rx *reliable.Received) (*Conn, error) {
 	c, resumed, err := k.places.connect(now, a, b)
 	if err != nil {
+		if a.claimed {
+			k.places.unclaim(a.place)
+		}
 		return nil, err
 	}
 	result := resultOpened
@@ -182,7 +188,7 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 	for ps.telling == p {
 		ps.told.Wait()
 	}
-	if err := ps.mayOpenLocked(p, a.accepted.CookieTime, a.stream != nil); err != nil {
+	if err := ps.mayOpenLocked(p, a.accepted.CookieTime, a.claimed); err != nil {
 		return nil, false, err
 	}
 	scid, err := ps.core.newSCID()
@@ -273,10 +279,10 @@ func (c *Conn) repeatAccept(now time.Time, src netip.AddrPort, b *Batch) error {
 func (ps *Places) mayOpen(p *Place, cookie uint64) error {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	return ps.mayOpenLocked(p, cookie, ps.core.stream)
+	return ps.mayOpenLocked(p, cookie, false)
 }
 
-// unclaim gives back what claim took when nobody could be asked.
+// unclaim gives back what claim took when nobody could be asked, or let in.
 func (ps *Places) unclaim(p *Place) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()

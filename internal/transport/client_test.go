@@ -26,6 +26,7 @@ type client struct {
 	creds   secure.Credentials
 	options secure.ClientOptions
 	lose    func(out bool) bool // nil loses nothing
+	tries   int                 // handshake packets are sent that often, 0: until patience ends
 
 	socket  net.Conn
 	records recordReader
@@ -99,7 +100,7 @@ func (c *client) read(until time.Time) []byte {
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil
-		case err != nil && c.proto == "UDP":
+		case err != nil && c.proto == "UDP" && !errors.Is(err, net.ErrClosed):
 			continue // the echo of something sent to a socket that is closed
 		case err != nil:
 			c.eof = true
@@ -115,7 +116,8 @@ func (c *client) read(until time.Time) []byte {
 // exchange repeats out until a packet of type want comes.
 func (c *client) exchange(out []byte, want wire.PacketType) []byte {
 	c.t.Helper()
-	for start := time.Now(); time.Since(start) < patience && !c.eof; {
+	start := time.Now()
+	for try := 1; time.Since(start) < patience && !c.eof && (c.tries == 0 || try <= c.tries); try++ {
 		c.write(out)
 		for again := time.Now().Add(200 * time.Millisecond); ; {
 			pkt := c.read(again)

@@ -48,6 +48,7 @@ type moreOfPlace struct {
 	last    lastConfirm
 	saved   *reliable.State // what a resume goes on from, while there is no connection
 	release func(context.Context) error
+	owned   bool // its old node has let go of the user
 	frozen  bool // no connection may open until Thaw
 	lost    bool // Lost is waiting to be told
 }
@@ -175,12 +176,13 @@ func (ps *Places) Reserve(r Reservation) (*Place, error) {
 }
 
 // Cancel drops a place that no client has opened here, without telling the
-// Handler. It returns false when there is none, or a client is opening it now.
+// Handler. It returns false when there is none, a client is opening it now, or the
+// old node of a moved user has let go of it.
 func (ps *Places) Cancel(sid id.SID) bool {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p := ps.bySID[sid]
-	if p == nil || p.state != placeReserved {
+	if p == nil || p.state != placeReserved || p.more != nil && p.more.owned {
 		return false
 	}
 	ps.removeLocked(p)

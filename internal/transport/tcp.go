@@ -245,6 +245,7 @@ func (r *tcpReader) admit(ctx context.Context, a arrival) error {
 		if err := k.places.askRelease(ctx, a.place, release); err != nil {
 			return dropGone
 		}
+		a.claimed = true
 	}
 	_ = r.stream.socket.SetReadDeadline(time.Time{})
 	if old := a.place.Conn(); old != nil {

@@ -248,6 +248,7 @@ func (k *core) admitReleased(a arrival, release func(context.Context) error) err
 		if k.places.askRelease(ctx, a.place, release) != nil {
 			return // told there
 		}
+		a.claimed = true
 		b := k.borrow()
 		defer k.giveBack(b)
 		b.reader = true
