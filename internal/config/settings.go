@@ -67,7 +67,7 @@ type UDP struct {
 	HandleRUDPInterval time.Duration `key:"handleRUDPInterval" unit:"ms" min:"10" max:"10000"` // upper bound of the timer
 	RetryInterval      time.Duration `key:"retryInterval" unit:"ms" min:"50" max:"60000"`      // cap of the probe timeout
 	MaxRetry           int           `key:"maxRetry" min:"1" max:"100"`                        // probe timeouts in a row that end a connection
-	ResumeTTL          time.Duration `key:"resumeTTL" unit:"s" min:"0" max:"3600"`
+	ResumeTTL          time.Duration `key:"resumeTTL" unit:"s" min:"1" max:"3600"`
 	RekeyPackets       int           `key:"rekeyPackets" min:"1024" max:"1073741824"`
 	EnableEncryption   bool          `key:"enableEncryption" only:"true" refused:"the client protocol has no unencrypted form"`
 	Limits
@@ -79,9 +79,9 @@ type TCP struct {
 	Port             int           `key:"port" is:"port" min:"0" max:"65535"`
 	NIC              string        `key:"nic"`
 	ConnectionTTL    time.Duration `key:"connectionTTL" unit:"s" min:"1" max:"3600"`
-	MaxRcvSize       int           `key:"maxRcvSize" min:"512" max:"65535"` // longest record, length prefix included
+	MaxRcvSize       int           `key:"maxRcvSize" min:"1220" max:"65535"` // longest record, length prefix included
 	NoDelay          bool          `key:"noDelay"`
-	ResumeTTL        time.Duration `key:"resumeTTL" unit:"s" min:"0" max:"3600"`
+	ResumeTTL        time.Duration `key:"resumeTTL" unit:"s" min:"1" max:"3600"`
 	RekeyPackets     int           `key:"rekeyPackets" min:"1024" max:"1073741824"`
 	EnableEncryption bool          `key:"enableEncryption" only:"true" refused:"the client protocol has no unencrypted form"`
 	Limits

@@ -164,7 +164,11 @@ func (c *checker) out(ctx context.Context, settings config.HealthCheck) (string,
 	if err != nil {
 		return "", unreachable("%s port %s does not answer: %v", c.node.Transport, address, err)
 	}
-	return fmt.Sprintf("%s port %s answers, state %s", c.node.Transport, address, state), nil
+	reason := fmt.Sprintf("%s port %s answers, state %s", c.node.Transport, address, state)
+	if state != "online" {
+		return "", unhealthy("%s", reason) // alive, but not for new players
+	}
+	return reason, nil
 }
 
 func (c *checker) outHTTP(ctx context.Context, address string) (string, error) {
@@ -203,7 +207,7 @@ func (c *checker) mars(ctx context.Context) (string, error) {
 	}
 	switch {
 	case !st.Joined:
-		return "", unhealthy("not joined: %s", st.Reason)
+		return "", unhealthy("%s", st.Reason)
 	case st.Authority == telemetry.AuthorityLive || st.Authority == telemetry.AuthorityStale:
 		return fmt.Sprintf("joined, the authority is %s", st.Authority), nil
 	}

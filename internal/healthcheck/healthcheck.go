@@ -4,7 +4,8 @@
 //	in    the mesh address answers and the main loop turned less than 5 s ago.
 //	      Depends on this process only: fit for liveness.
 //	out   the public port answers: a keyed probe over UDP or TCP, GET /healthcheck
-//	      over HTTP. A mars node has no public port and always passes.
+//	      over HTTP. A node that is offline or taken answers and is unhealthy: it is
+//	      alive, but not for new players. A mars node has no public port and passes.
 //	mars  the node joined, and the authority is live, or known though silent now.
 //
 // A node is found through the files it keeps in the run directory (package
@@ -42,7 +43,7 @@ const usage = `usage: health-check [flags] in|out|mars
        health-check [flags] ADDRESS in|out|mars [CONFIG]
 
   in    the mesh address answers and the main loop turns (liveness)
-  out   the public port answers
+  out   the public port answers and takes players
   mars  the node has joined the cluster
 
   --timeout 1s     time for the whole check

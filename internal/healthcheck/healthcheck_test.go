@@ -202,13 +202,13 @@ func TestOutUDP(t *testing.T) {
 	}()
 	f.record.Bind = c.LocalAddr().String()
 	f.save()
-	f.want(ExitHealthy, "answers, state taken", "out")
-	f.want(ExitHealthy, "answers, state taken", f.record.Public, "out") // asked locally, whatever the public address
+	f.want(ExitUnhealthy, "answers, state taken", "out")
+	f.want(ExitUnhealthy, "answers, state taken", f.record.Public, "out") // asked locally, whatever the public address
 
 	f.record.Bind = silent(t)
 	f.save()
 	f.want(ExitUnreachable, "no answer in time", "out", "--timeout=50ms")
-	f.want(ExitHealthy, "answers", c.LocalAddr().String(), "out") // a script that knows better
+	f.want(ExitUnhealthy, "answers", c.LocalAddr().String(), "out") // a script that knows better
 	if err := os.Remove(f.record.ProbeKeyFile); err != nil {
 		t.Fatal(err)
 	}

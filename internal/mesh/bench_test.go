@@ -1,10 +1,12 @@
 package mesh
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/quic-go/quic-go"
 )
@@ -69,11 +71,14 @@ func BenchmarkSend(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
 }
 
-// BenchmarkBareStream1 is what the stream below costs: a 120-byte ping-pong on
-// one bare QUIC stream, the limit for BenchmarkRequest1.
-func BenchmarkBareStream1(b *testing.B) {
+// BenchmarkBareStream1 and BenchmarkBareStream64 are what the stream below
+// costs: callers share one bare QUIC stream to a server that echoes bytes, without
+// handlers, deadlines or metrics. They are the limit for BenchmarkRequest.
+func BenchmarkBareStream1(b *testing.B)  { benchmarkBare(b, 1) }
+func BenchmarkBareStream64(b *testing.B) { benchmarkBare(b, 64) }
+
+func benchmarkBare(b *testing.B, inFlight int) {
 	server, client := start(b, testConfig(b), nil), start(b, testConfig(b), nil)
-	_ = server
 	listener := bareListener(b, server)
 	qc, err := client.transport.Dial(b.Context(), listener.Addr(), client.clientTLS, client.quicConfig)
 	if err != nil {
@@ -84,21 +89,41 @@ func BenchmarkBareStream1(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	buf := make([]byte, 120)
-	b.ResetTimer()
-	for range b.N {
-		if _, err := s.Write(buf); err != nil {
-			b.Fatal(err)
-		}
-		for got := 0; got < len(buf); {
-			n, err := s.Read(buf[got:])
-			if err != nil {
-				b.Fatal(err)
-			}
-			got += n
-		}
+	w := newWriter(s, func(error) {})
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(b.Context())
+	wg.Go(func() { w.run(ctx) })
+	answers := make([]chan []byte, inFlight)
+	for i := range answers {
+		answers[i] = make(chan []byte, 1)
 	}
+	wg.Go(func() {
+		in := bufio.NewReaderSize(s, InlineMax)
+		for {
+			h, payload, err := readFrame(in, InlineMax)
+			if err != nil {
+				return
+			}
+			answers[h.id] <- payload
+		}
+	})
+	b.ReportAllocs()
+	b.ResetTimer()
+	var callers sync.WaitGroup
+	for i := range inFlight {
+		callers.Go(func() {
+			payload := bytes.Repeat([]byte{1}, 100)
+			for range b.N / inFlight {
+				_ = w.write(ctx, time.Time{}, header{size: 100, kind: kindRequest, id: uint64(i)}, payload)
+				<-answers[i]
+			}
+		})
+	}
+	callers.Wait()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
+	cancel()
+	_ = qc.CloseWithError(closeNormal, "")
+	wg.Wait()
 }
 
 // bareListener echoes whatever comes on the first stream of each connection.

@@ -95,7 +95,7 @@ func (c Config) validate() error {
 	case bind.IsUnspecified() && (!c.Advertise.IsValid() || c.Advertise.IsUnspecified()):
 		bad("address %v listens everywhere, so the address to announce must be given", bind)
 	case !c.AllowPublic && anyPublic(bind, c.Advertise):
-		bad("address %v is public: bind a private address or set allowPublic", bind)
+		bad("address %v is public: bind a private address or set allowPublic in shared/mesh.json", bind)
 	}
 	if c.Port < 0 || c.Port > 65535 || c.PortSearch < 0 || (c.Port == 0 && c.PortSearch > 0) {
 		bad("port %d with %d more to try is not a range of ports", c.Port, c.PortSearch)

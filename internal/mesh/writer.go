@@ -3,6 +3,8 @@ package mesh
 import (
 	"context"
 	"errors"
+	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -97,7 +99,7 @@ func (w *writer) tryWrite(h header, payload []byte) error {
 }
 
 func (w *writer) putLocked(h header, payload []byte) error {
-	if !w.blocked {
+	if !w.blocked && testMode == 0 {
 		w.scratch = append(h.appendTo(w.scratch[:0]), payload...)
 		err := w.stream.TryWriteAll(w.scratch)
 		if cap(w.scratch) > 2*InlineMax {
@@ -110,6 +112,8 @@ func (w *writer) putLocked(h header, payload []byte) error {
 			w.failLocked(err)
 			return err
 		}
+	}
+	if !w.blocked {
 		w.blocked = true
 		select {
 		case w.wake <- struct{}{}:
@@ -156,6 +160,9 @@ func (w *writer) run(ctx context.Context) {
 // drain writes pending until it is empty and tells whether the stream still works.
 func (w *writer) drain() bool {
 	for {
+		if testMode >= 2 {
+			runtime.Gosched()
+		}
 		w.mu.Lock()
 		b := w.pending
 		if len(b) == 0 || w.err != nil {
@@ -167,7 +174,13 @@ func (w *writer) drain() bool {
 		w.pending, w.spare = w.spare[:0], nil
 		w.releaseLocked()
 		w.mu.Unlock()
-		_, err := w.stream.Write(b)
+		var err error
+		if testMode == 1 || testMode == 2 {
+			err = w.stream.TryWriteAll(b)
+		}
+		if testMode == 0 || testMode == 3 || errors.Is(err, quic.ErrWouldBlock) {
+			_, err = w.stream.Write(b)
+		}
 		w.mu.Lock()
 		if err != nil {
 			if w.err == nil {
@@ -182,3 +195,5 @@ func (w *writer) drain() bool {
 		w.mu.Unlock()
 	}
 }
+
+var testMode = len(os.Getenv("WMODE"))

@@ -221,6 +221,7 @@ func (k *core) machineConfig(rtt time.Duration) reliable.Config {
 	c := reliable.Config{
 		Server: true, Stream: k.stream, RTT: rtt,
 		RetryIntervalMax: k.cfg.RetryIntervalMax, MaxRetry: k.cfg.MaxRetry, IdleTimeout: k.cfg.IdleTimeout,
+		QueueMessages: k.cfg.Limits.QueueMessages, QueueBytes: k.cfg.Limits.QueueBytes,
 	}
 	// One frame has to fit: its type and length take up to 5 bytes.
 	c.UnreliableMax = k.packetMax() - wire.ServerHeaderBytes - wire.TagBytes - 5

@@ -23,6 +23,9 @@ type Limits struct {
 	PacketsPerSec, PacketsBurst int
 	// BytesPerSec and BytesBurst do the same in bytes. Zero means 128 KiB and 256 KiB.
 	BytesPerSec, BytesBurst int
+	// QueueMessages and QueueBytes bound what waits to be sent to one client behind
+	// the message being sent. Zero means 1,024 and 256 KiB.
+	QueueMessages, QueueBytes int
 	// TableSize is how many places and addresses are remembered for HelloPerSec and
 	// AddressPerSec; past that the longest quiet is forgotten. Zero means 16,384.
 	TableSize int

@@ -265,7 +265,7 @@ func (n *Node) publish(d *mars.Directory) {
 }
 
 func member(ev *zerolog.Event, e mars.Event) *zerolog.Event {
-	return ev.Stringer("node", e.Node).Stringer("incarnation", e.Incarnation).Str("role", e.Role).Str("type", e.Type)
+	return ev.Stringer("peer", e.Node).Stringer("incarnation", e.Incarnation).Str("peer_role", e.Role).Str("type", e.Type)
 }
 
 // logRegistry writes what the authority decided, for the person on call.
@@ -284,9 +284,9 @@ func (n *Node) logRegistry(e mars.Event) {
 	case mars.MemberReturned:
 		member(n.log.Info(), e).Dur("silent_ms", e.Silence).Msg("member heard again")
 	case mars.MemberRefused:
-		n.log.Warn().Stringer("node", e.Node).Stringer("incarnation", e.Incarnation).Str("reason", e.Text).Msg("member refused")
+		n.log.Warn().Stringer("peer", e.Node).Stringer("incarnation", e.Incarnation).Str("reason", e.Text).Msg("member refused")
 	case mars.EpochRaised:
-		n.log.Warn().Stringer("node", e.Node).Stringer("epoch", e.Epoch).Msg("epoch raised above one a member had seen")
+		n.log.Warn().Stringer("peer", e.Node).Stringer("epoch", e.Epoch).Msg("epoch raised above one a member had seen")
 	case mars.GuardOn:
 		n.log.Warn().Int("members", e.Count).Msg("many members fell silent, evictions delayed")
 	case mars.GuardOff:

@@ -1,0 +1,7 @@
+// Package e2e starts the real binary as separate processes on loopback, each with a
+// run directory of its own, plays on the cluster and breaks it. It has tests only.
+//
+// A test waits for conditions (a log line, a state that a node reports, a message
+// that arrives), never for a time; how long it waits at most is generous, so that a
+// slow machine is slow and not red.
+package e2e

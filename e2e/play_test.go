@@ -1,0 +1,292 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/Diarkis/diarkis/client"
+)
+
+// player is a client whose pushes arrive on a channel.
+type player struct {
+	*client.Client
+	t      *testing.T
+	pushes chan client.Push
+	again  chan bool // OnReconnect
+	moved  chan string
+}
+
+func (c *cluster) connect(uid, typ string) *player {
+	c.t.Helper()
+	p, err := c.tryConnect(uid, typ, "")
+	if err != nil {
+		c.t.Fatalf("connect %s to a %s node: %v", uid, typ, err)
+	}
+	return p
+}
+
+func (c *cluster) tryConnect(uid, typ, clientKey string) (*player, error) {
+	c.t.Helper()
+	p := &player{t: c.t, pushes: make(chan client.Push, 1024), again: make(chan bool, 64), moved: make(chan string, 8)}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var err error
+	p.Client, err = client.Connect(ctx, client.Options{
+		URL: c.url(), UID: uid, Type: typ, ClientKey: clientKey,
+		OnPush: func(m client.Push) {
+			m.Payload = append([]byte(nil), m.Payload...)
+			p.pushes <- m
+		},
+		OnReconnect: func(gap bool) { p.again <- gap },
+		OnMove:      func(addr string) { p.moved <- addr },
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.t.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel() // no wait for acknowledgements: the node may be gone
+		_ = p.Close(ctx)
+	})
+	return p, nil
+}
+
+func (p *player) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	p.t.Cleanup(cancel)
+	return ctx
+}
+
+func (p *player) createRoom() client.RoomID {
+	p.t.Helper()
+	r, err := p.CreateRoom(p.ctx(), client.RoomOptions{MembersMax: 8})
+	if err != nil {
+		p.t.Fatalf("create a room: %v", err)
+	}
+	return r.ID
+}
+
+func (p *player) join(r client.RoomID, message string) {
+	p.t.Helper()
+	if _, err := p.JoinRoom(p.ctx(), r, []byte(message)); err != nil {
+		p.t.Fatalf("join the room: %v", err)
+	}
+}
+
+func (p *player) broadcast(r client.RoomID, message string) {
+	p.t.Helper()
+	if err := p.Broadcast(r, []byte(message), client.Reliable); err != nil {
+		p.t.Fatalf("broadcast: %v", err)
+	}
+}
+
+// wantPush waits for the next push of a command and compares its text.
+func (p *player) wantPush(cmd uint16, text string) {
+	p.t.Helper()
+	for {
+		select {
+		case m := <-p.pushes:
+			if m.Cmd != cmd {
+				continue
+			}
+			got := string(m.Payload)
+			if cmd == client.CmdRoomBroadcast {
+				list, err := client.ParseList(m.Payload)
+				if err != nil || len(list) != 1 {
+					p.t.Fatalf("push %d is not a list of one: %q, %v", cmd, m.Payload, err)
+				}
+				got = string(list[0])
+			}
+			if got != text {
+				p.t.Fatalf("push %d = %q, want %q", cmd, got, text)
+			}
+			return
+		case <-p.ctx().Done():
+			p.t.Fatalf("push %d %q never came", cmd, text)
+		}
+	}
+}
+
+func TestPlayersTalkInARoom(t *testing.T) {
+	for _, role := range []string{"udp", "tcp"} {
+		t.Run(role, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t)
+			c.start(role).waitReady()
+			typ := strings.ToUpper(role)
+			c.waitHandsOut(typ)
+			ann, bob := c.connect("ann", typ), c.connect("bob", typ)
+			r := ann.createRoom()
+			bob.join(r, "hello, it's bob")
+			ann.wantPush(client.CmdRoomJoin, "hello, it's bob")
+			for i := range 100 {
+				ann.broadcast(r, fmt.Sprintf("from ann %d", i))
+				bob.broadcast(r, fmt.Sprintf("from bob %d", i))
+			}
+			for i := range 100 {
+				bob.wantPush(client.CmdRoomBroadcast, fmt.Sprintf("from ann %d", i))
+				ann.wantPush(client.CmdRoomBroadcast, fmt.Sprintf("from bob %d", i))
+			}
+			big := strings.Repeat("x", 60<<10) // many fragments
+			bob.broadcast(r, big)
+			ann.wantPush(client.CmdRoomBroadcast, big)
+			if err := bob.LeaveRoom(bob.ctx(), r, []byte("bye")); err != nil {
+				t.Fatal(err)
+			}
+			ann.wantPush(client.CmdRoomLeave, "bye")
+		})
+	}
+}
+
+func TestJoinOnAnotherNodeMovesThePlayer(t *testing.T) {
+	for _, role := range []string{"udp", "tcp"} {
+		t.Run(role, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t)
+			first, second := c.start(role), c.start(role)
+			first.waitReady()
+			second.waitReady()
+			typ := strings.ToUpper(role)
+			eventually(t, "both nodes handed out", func() bool { return c.members() == 4 })
+			ann := c.connect("ann", typ)
+			bob := c.connectElsewhere("bob", typ, ann.Addr())
+			r := ann.createRoom()
+			bob.join(r, "came over")
+			ann.wantPush(client.CmdRoomJoin, "came over")
+			if bob.Addr() != ann.Addr() {
+				t.Errorf("bob plays on %s, ann on %s", bob.Addr(), ann.Addr())
+			}
+			for i := range 20 {
+				bob.broadcast(r, fmt.Sprint("b", i))
+				ann.broadcast(r, fmt.Sprint("a", i))
+			}
+			for i := range 20 {
+				ann.wantPush(client.CmdRoomBroadcast, fmt.Sprint("b", i))
+				bob.wantPush(client.CmdRoomBroadcast, fmt.Sprint("a", i))
+			}
+			select {
+			case gap := <-bob.again:
+				t.Errorf("the move showed: reconnected, gap %v", gap)
+			default:
+			}
+		})
+	}
+}
+
+// connectElsewhere connects a player to a node other than addr. Nodes are picked at
+// random, so it may take a few tries.
+func (c *cluster) connectElsewhere(uid, typ, addr string) *player {
+	c.t.Helper()
+	for i := range 100 {
+		p := c.connect(fmt.Sprintf("%s-%d", uid, i), typ)
+		if p.Addr() != addr {
+			return p
+		}
+		if err := p.Close(p.ctx()); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	c.t.Fatalf("100 players in a row went to %s", addr)
+	return nil
+}
+
+func TestWrongClientKeyIsRefused(t *testing.T) {
+	c := newCluster(t, "DIARKIS_CLIENT_KEY=right")
+	udp := c.start("udp").waitReady()
+	eventually(t, "a place is handed out", func() bool {
+		_, err := client.RequestEndpoint(context.Background(), client.EndpointRequest{URL: c.url(), UID: "probe", ClientKey: "right"})
+		return err == nil
+	})
+	if _, err := c.tryConnect("eve", "UDP", "wrong"); err == nil {
+		t.Error("the HTTP role answered a wrong client key")
+	} else if e, ok := errors.AsType[*client.EndpointError](err); !ok || e.HTTPStatus != http.StatusUnauthorized {
+		t.Errorf("wrong client key: %v, want 401", err)
+	}
+	// Someone with a stolen place but without the key gets silence from the node.
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	e, err := client.RequestEndpoint(ctx, client.EndpointRequest{URL: c.url(), UID: "eve", ClientKey: "right"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Dial(ctx, e, client.Options{UID: "eve", ClientKey: "wrong"}); !errors.Is(err, client.ErrHandshakeTimeout) {
+		t.Errorf("handshake with the wrong client key: %v, want silence", err)
+	}
+	good, err := c.tryConnect("ann", "UDP", "right")
+	if err != nil {
+		t.Fatalf("the right client key: %v", err)
+	}
+	good.createRoom()
+	_, metrics := get(t, "http://"+udp.Admin+"/metrics")
+	if !strings.Contains(metrics, "diarkis_transport_packets_dropped_total") {
+		t.Error("the refused handshake was not counted")
+	}
+}
+
+// botSummary is what `bot --json` prints.
+type botSummary struct {
+	Bots, Connected                     int
+	Sent, Delivered                     int64
+	Lost, Duplicated, Reordered, Errors int64
+	Reconnects                          int64
+	P50                                 float64 `json:"p50_ms"`
+	P99                                 float64 `json:"p99_ms"`
+	Seconds                             float64
+}
+
+func (c *cluster) bots(args ...string) botSummary {
+	c.t.Helper()
+	code, out, errOut := run(c.t, c.env, append([]string{"bot", "--json", "--http", c.url()}, args...)...)
+	var s botSummary
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		c.t.Fatalf("bot printed %q and %q: %v", out, errOut, err)
+	}
+	if code != 0 {
+		c.t.Errorf("bot exited with %d: %s %s", code, out, errOut)
+	}
+	return s
+}
+
+func TestBotsLoseNothing(t *testing.T) {
+	c := newCluster(t)
+	for _, role := range []string{"udp", "udp", "tcp"} {
+		c.start(role).waitReady()
+	}
+	c.waitHandsOut("UDP")
+	c.waitHandsOut("TCP")
+	for _, typ := range []string{"UDP", "TCP"} {
+		s := c.bots("--count", "20", "--type", typ, "--rate", "10", "--duration", "3s")
+		if s.Connected != 20 || s.Delivered == 0 || s.Lost+s.Duplicated+s.Reordered+s.Errors != 0 {
+			t.Errorf("%s: %+v", typ, s)
+		}
+	}
+}
+
+func TestDevPlaysAndStops(t *testing.T) {
+	n := start(t, "dev", nodeOptions{args: []string{"dev", "--bots", "8"}})
+	for range 4 {
+		n.waitLog(`"node started"`)
+	}
+	n.signal(syscall.SIGINT)
+	if code := n.waitExit(); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+}
+
+func TestDevForAWhile(t *testing.T) {
+	code, out, errOut := run(t, nil, "dev", "--bots", "8", "--duration", "3s")
+	if code != 0 {
+		t.Errorf("exit code %d: %s", code, errOut)
+	}
+	for _, want := range []string{"cluster ready", "users", "rooms", "lost"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("output lacks %q:\n%s", want, out)
+		}
+	}
+}

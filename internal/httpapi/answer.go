@@ -1,0 +1,71 @@
+package httpapi
+
+import (
+	_ "embed"
+	"encoding/json"
+	"log"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/rs/zerolog"
+)
+
+//go:embed openapi.json
+var openAPIJSON []byte
+
+func openAPI(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(openAPIJSON)
+}
+
+// errorAnswer is the body of every answer that is not a success.
+type errorAnswer struct {
+	Error struct {
+		Code    int    `json:"code"`
+		Message string `json:"message"`
+	} `json:"error"`
+}
+
+func writeError(w http.ResponseWriter, code int, message string) {
+	var a errorAnswer
+	a.Error.Code, a.Error.Message = code, message
+	if code == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	}
+	writeJSON(w, code, a)
+}
+
+func writeJSON(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v) // the peer is gone when this fails
+}
+
+// allow refuses methods that are not listed; nil allows all.
+func allow(methods []string, h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if methods != nil && !slices.Contains(methods, r.Method) {
+			w.Header().Set("Allow", strings.Join(methods, ", "))
+			writeError(w, http.StatusMethodNotAllowed, "use "+strings.Join(methods, " or "))
+			return
+		}
+		h(w, r)
+	}
+}
+
+func choose(n int) int { return rand.IntN(n) }
+
+// quietLog turns what net/http has to say about broken peers into Debug lines.
+func quietLog(l zerolog.Logger) *log.Logger {
+	return log.New(debugWriter{l}, "", 0)
+}
+
+type debugWriter struct{ log zerolog.Logger }
+
+func (d debugWriter) Write(p []byte) (int, error) {
+	d.log.Debug().Str("cause", strings.TrimSpace(string(p))).Msg("http connection failed")
+	return len(p), nil
+}

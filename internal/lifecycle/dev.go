@@ -1,0 +1,159 @@
+package lifecycle
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/Diarkis/diarkis/internal/bot"
+	"github.com/Diarkis/diarkis/internal/config"
+	"github.com/Diarkis/diarkis/internal/telemetry"
+)
+
+// DevOptions configures the one-command cluster.
+type DevOptions struct {
+	Bots      int
+	Duration  time.Duration // how long the bots play; 0: until a signal
+	ConfigDir string
+	Commit    string
+	Out       io.Writer // status lines and the summary
+}
+
+// RunDev runs one node of each role in this process on loopback, with bots playing
+// when asked for, until a signal or, with a Duration, until the bots are done.
+func RunDev(ctx context.Context, o DevOptions) error {
+	dir, err := os.MkdirTemp("", "diarkis-dev-")
+	if err != nil {
+		return &Error{ExitCreate, fmt.Errorf("create a run directory: %w", err)}
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	d := &dev{opts: o, dir: dir}
+	if err := d.build(); err != nil {
+		return err
+	}
+	return serve(ctx, d.log, false, d.nodes, d.play)
+}
+
+// dev is the cluster in one process.
+type dev struct {
+	opts  DevOptions
+	dir   string
+	log   zerolog.Logger
+	nodes []*Node
+}
+
+// build makes the four nodes. MARS takes any free port and the others learn it from
+// the node itself, so that it doesn't matter which ports of this machine are taken.
+func (d *dev) build() error {
+	secret := make([]byte, 32)
+	if _, err := rand.Read(secret); err != nil {
+		return fmt.Errorf("make a cluster secret: %w", err)
+	}
+	var mars *Node
+	for _, role := range config.Roles {
+		cfg, err := config.Load(config.Options{Role: role, Dir: d.opts.ConfigDir, Flags: map[string]string{
+			"mars.address": "127.0.0.1", "mesh.address": "127.0.0.1", "mesh.marsAddress": "127.0.0.1",
+			string(role) + ".address": "127.0.0.1",
+		}})
+		if err != nil {
+			return err
+		}
+		var level *telemetry.Level
+		if d.log, level, err = newLogger(cfg); err != nil {
+			return &Error{ExitConfig, err}
+		}
+		cfg.Env.ServerType = role.Type()
+		cfg.Env.ClusterSecretFile, cfg.Env.ClusterSecret = "", config.NewSecret(hex.EncodeToString(secret))
+		cfg.Env.RunDir = filepath.Join(d.dir, string(role))
+		if err := os.Mkdir(cfg.Env.RunDir, 0o700); err != nil {
+			return &Error{ExitCreate, fmt.Errorf("create a run directory: %w", err)}
+		}
+		if role == config.RoleMARS {
+			cfg.MARS.Port = 0
+		}
+		n := New(Options{Config: cfg, Log: d.log, Level: level, Build: buildInfo(d.opts.Commit)})
+		if role == config.RoleMARS {
+			mars = n
+		}
+		d.nodes = append(d.nodes, n)
+	}
+	mars.onUp = func(m *Node) {
+		a, err := m.MeshAddr().AddrPort()
+		if err != nil {
+			return
+		}
+		for _, n := range d.nodes[1:] {
+			n.cfg.Mesh.MARSPort = int(a.Port())
+		}
+	}
+	return nil
+}
+
+// url is where the http node serves.
+func (d *dev) url() string { return "http://" + d.nodes[1].record.Bind }
+
+// play lets bots play until ctx ends, with one status line a second.
+func (d *dev) play(ctx context.Context) error {
+	out := d.opts.Out
+	if err := d.awaitPlayable(ctx); err != nil {
+		return nil // stopped before there was anything to play on
+	}
+	if d.opts.Bots <= 0 {
+		fmt.Fprintf(out, "cluster ready: curl %s/endpoint/type/UDP/user/me\n", d.url())
+		<-ctx.Done()
+		return nil
+	}
+	fmt.Fprintf(out, "cluster ready: %s  (%d bots in rooms of 4; Ctrl-C ends)\n", d.url(), d.opts.Bots)
+	sum, err := bot.Run(ctx, bot.Options{
+		URL: d.url(), Count: d.opts.Bots, Type: "mixed", Rate: 10, Size: 64, Duration: d.opts.Duration,
+		ClientKey: d.nodes[1].cfg.Env.ClientKey.Reveal(),
+		Status:    func(line string) { fmt.Fprintln(out, d.prefix()+line) },
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out, sum)
+	if sum.Faulty() {
+		return &Error{ExitFailed, fmt.Errorf("%d reliable messages lost, %d duplicated, %d reordered", sum.Lost, sum.Duplicated, sum.Reordered)}
+	}
+	return nil
+}
+
+// awaitPlayable waits until the http node knows a udp and a tcp node.
+func (d *dev) awaitPlayable(ctx context.Context) error {
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for {
+		dir := d.nodes[1].marsNode.Directory()
+		if len(dir.Available("UDP")) > 0 && len(dir.Available("TCP")) > 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-t.C:
+		}
+	}
+}
+
+// prefix counts what the nodes themselves know: members, users and rooms.
+func (d *dev) prefix() string {
+	var b strings.Builder
+	users, rooms := 0, 0
+	for _, n := range d.nodes {
+		if n.users != nil {
+			users += n.users.CCU()
+			rooms += n.rooms.Count()
+		}
+	}
+	fmt.Fprintf(&b, "nodes %d  users %4d  rooms %3d  ", len(d.nodes[1].marsNode.Directory().Members), users, rooms)
+	return b.String()
+}

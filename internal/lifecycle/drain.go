@@ -1,0 +1,41 @@
+package lifecycle
+
+import (
+	"context"
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/mars"
+	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// leaveTime bounds the wait for MARS to acknowledge a leave: a node that can't say
+// goodbye expires instead.
+const leaveTime = 500 * time.Millisecond
+
+// closeTime is the last part of the shutdown timeout, kept for closing connections,
+// leaving and stopping: 10 % of it, at least 1 s and at most 30 s.
+func (n *Node) closeTime() time.Duration {
+	return min(max(n.cfg.Env.ShutdownTimeout/10, time.Second), 30*time.Second)
+}
+
+// drain takes the node out of the hand-out, tells its clients, and waits until they
+// have left or the time is up.
+func (n *Node) drain() {
+	n.draining.Store(true)
+	n.marsNode.SetState(mars.Offline)
+	if n.users == nil {
+		return
+	}
+	n.users.SetState(mars.Offline)
+	n.server.SetState(transport.StateOffline)
+	n.server.Offline(offlineStopping)
+	wait := max(n.cfg.Env.ShutdownTimeout-n.closeTime(), 0)
+	n.log.Info().Int("users", n.users.CCU()).Dur("wait_ms", wait).Msg("draining started")
+	ctx, cancel := context.WithTimeout(n.hard, wait)
+	defer cancel()
+	if err := n.users.WaitEmpty(ctx); err != nil {
+		n.log.Warn().Int("users", n.users.CCU()).Msg("draining ended with users left")
+	}
+	n.server.CloseAll(wire.CloseShutdown, "the node is shutting down")
+}

@@ -1,0 +1,369 @@
+// Package lifecycle builds a node of a role from its parts, starts them in order,
+// drains them and stops them in reverse. Reading node.go tells what a role consists of:
+//
+//	mars       admin listener, mesh, membership
+//	http       + the public API
+//	udp, tcp   + users, commands, rooms, the players' transport
+//
+// A Node is an instance: several live in one process under `diarkisd dev` and in
+// tests. What belongs to the process (signals, exit codes) is in process.go.
+package lifecycle
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/Diarkis/diarkis/internal/config"
+	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/mars"
+	"github.com/Diarkis/diarkis/internal/mars/marsnode"
+	"github.com/Diarkis/diarkis/internal/mesh"
+	"github.com/Diarkis/diarkis/internal/modules/room"
+	"github.com/Diarkis/diarkis/internal/rundir"
+	"github.com/Diarkis/diarkis/internal/telemetry"
+	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/users"
+)
+
+// Options says what to build a Node from.
+type Options struct {
+	Config *config.Config
+	Log    zerolog.Logger
+	Level  *telemetry.Level // changed by the task ChangeLogLevel
+	Build  telemetry.BuildInfo
+	// OnStarted is called by Run once the node listens, from Run's goroutine.
+	// It must not block.
+	OnStarted func(*Node)
+}
+
+// Node is one node of one role. SetState and the getters are safe for concurrent
+// use once OnStarted was called.
+type Node struct {
+	// Set by New, then constant.
+	cfg   *config.Config
+	log   zerolog.Logger
+	level *telemetry.Level
+	reg   *prometheus.Registry
+	onUp  func(*Node)
+
+	// Set while starting, then constant.
+	dir       *rundir.Dir
+	files     *rundir.Addresses
+	record    rundir.Node
+	mesh      *mesh.Mesh
+	marsNode  *marsnode.Node
+	users     *users.Registry // udp, tcp
+	rooms     *room.Engine    // udp, tcp
+	server    transport.Server
+	probeKey  []byte
+	httpAddr  net.Addr
+	adminAddr net.Addr
+	announced bool // membership runs, so there is something to leave
+
+	beat     telemetry.Heartbeat
+	draining atomic.Bool
+	// hard ends when waiting for clients makes no sense any more.
+	hard context.Context
+}
+
+// New prepares a node. Nothing is bound or started before Run.
+func New(o Options) *Node {
+	return &Node{
+		cfg: o.Config, log: o.Log.With().Str("role", string(o.Config.Role)).Logger(), level: o.Level,
+		reg: telemetry.NewRegistry(o.Build), onUp: o.OnStarted,
+	}
+}
+
+// Run starts the node and serves until ctx ends; then it drains and stops. A hard
+// context that ends cuts the draining short. Run returns nil after an orderly stop,
+// else an error for [CodeOf].
+func (n *Node) Run(ctx, hard context.Context) error {
+	n.hard = hard
+	s := newStack(n.log)
+	err := n.start(ctx, s)
+	if err == nil {
+		n.log.Info().Stringer("mesh", n.MeshAddr()).Str("public", n.record.Public).Str("admin", n.record.Admin).Msg("node started")
+		if n.onUp != nil {
+			n.onUp(n)
+		}
+		select {
+		case <-ctx.Done():
+			n.drain()
+		case err = <-s.failed:
+			n.log.Error().Err(err).Msg("part failed")
+		}
+	}
+	stop, cancel := context.WithTimeout(context.Background(), n.closeTime())
+	defer cancel()
+	if n.announced {
+		leave, cancel := context.WithTimeout(stop, leaveTime)
+		if err := n.marsNode.Leave(leave); err != nil {
+			n.log.Warn().Err(err).Msg("leave not acknowledged")
+		}
+		cancel()
+	}
+	s.stop(stop)
+	n.removeFiles()
+	if err == nil {
+		n.log.Info().Msg("node stopped")
+	}
+	return err
+}
+
+// start builds and starts the parts in floor order.
+func (n *Node) start(ctx context.Context, s *stack) error {
+	var err error
+	if n.dir, err = rundir.Open(n.cfg.Env.RunDir); err != nil {
+		return err
+	}
+	if err := n.startAdmin(s); err != nil {
+		return err
+	}
+	if err := n.startMesh(ctx, s); err != nil {
+		return err
+	}
+	switch n.cfg.Role {
+	case config.RoleHTTP:
+		err = n.startAPI(ctx, s)
+	case config.RoleUDP, config.RoleTCP:
+		err = n.startPlayers(ctx, s)
+	}
+	if err != nil {
+		return err
+	}
+	s.start("figures", n.tickFigures)
+	if err := n.writeFiles(); err != nil {
+		return err
+	}
+	s.start("membership", n.marsNode.Run)
+	n.announced = true
+	return nil
+}
+
+// startAdmin listens for scrapes, probes and profiles.
+func (n *Node) startAdmin(s *stack) error {
+	l, err := listenTCP(n.cfg.Metrics.Address, n.cfg.Metrics.Port, searchFrom(n.cfg.Metrics.Port))
+	if err != nil {
+		return fmt.Errorf("listen for metrics on %s:%d: %w", n.cfg.Metrics.Address, n.cfg.Metrics.Port, err)
+	}
+	n.adminAddr = l.Addr()
+	srv := &http.Server{
+		Handler: telemetry.AdminHandler(telemetry.AdminOptions{
+			Gatherer: n.reg, Live: func() error { return n.beat.Check(5 * time.Second) }, Ready: n.serving, Status: n.status,
+		}),
+		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
+	}
+	s.start("admin listener", func(ctx context.Context) error {
+		stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+		defer stop()
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	return nil
+}
+
+// startMesh binds the mesh and prepares membership, which Run starts last: a node
+// announces itself only when it can serve.
+func (n *Node) startMesh(ctx context.Context, s *stack) error {
+	inc := id.Incarnation{}
+	if _, err := rand.Read(inc[:]); err != nil {
+		return fmt.Errorf("make an incarnation: %w", err)
+	}
+	mc, err := n.meshConfig(inc)
+	if err != nil {
+		return err
+	}
+	if n.mesh, err = mesh.New(mc); err != nil {
+		return err
+	}
+	node, err := n.mesh.Listen()
+	if err != nil {
+		return &Error{ExitUnavailable, err}
+	}
+	s.start("mesh", n.mesh.Run)
+	resolver := newMARSResolver(n.cfg.Mesh)
+	n.marsNode, err = marsnode.New(marsnode.Config{
+		Self: mars.Instance{
+			Node: node, Incarnation: inc, Role: string(n.cfg.Role), Type: n.cfg.Env.ServerType,
+			AppName: n.cfg.Env.AppName, AppVersion: n.cfg.Env.AppVersion, Version: Version,
+		},
+		Authority:     n.cfg.Role == config.RoleMARS,
+		Addresses:     resolver.addresses,
+		Name:          resolver.name(),
+		Command:       mesh.CmdMARSHeartbeat,
+		FullSyncRoles: n.cfg.MARS.FullSyncRoles,
+		Log:           n.log, Reg: n.reg,
+	}, meshAdapter{n.mesh})
+	return err
+}
+
+// meshConfig reads the settings of the mesh: MARS has an address of its own, which
+// everyone must know, so its port is never searched.
+func (n *Node) meshConfig(inc id.Incarnation) (mesh.Config, error) {
+	c, env := n.cfg.Mesh, n.cfg.Env
+	mc := mesh.Config{
+		AllowPublic: c.AllowPublic, Incarnation: inc, Role: string(n.cfg.Role), RequestTimeout: c.ReliableRetryTimeout,
+		Identity: mesh.Identity{
+			CertFile: c.TLS.Cert, KeyFile: c.TLS.Key, CAFile: c.TLS.CA,
+			SecretFile: env.ClusterSecretFile, DevelopmentDir: n.dir.Path(),
+		},
+		Log: n.log, Reg: n.reg,
+	}
+	if env.ClusterSecretFile == "" {
+		mc.Identity.Secret = env.ClusterSecret.Reveal()
+	}
+	if n.cfg.Role == config.RoleMARS {
+		mc.Address, mc.Port = n.cfg.MARS.Address, n.cfg.MARS.Port
+	} else {
+		a, err := bindAddress(n.cfg, c.Address, c.NIC, "mesh.nic")
+		if err != nil {
+			return mc, err
+		}
+		mc.Address, mc.Port, mc.PortSearch = a, c.Port, searchFrom(c.Port)
+		// A mars node elsewhere means that this is not a development cluster.
+		if r, err := netip.ParseAddr(c.MARSAddress); err == nil {
+			mc.Remotes = append(mc.Remotes, r)
+		}
+	}
+	return n.withAdvertised(mc)
+}
+
+// withAdvertised fills in the address others reach this node by, when it is bound
+// to every interface.
+func (n *Node) withAdvertised(mc mesh.Config) (mesh.Config, error) {
+	a, err := netip.ParseAddr(mc.Address)
+	if err != nil { // a host name: bind what it resolves to
+		nodes, err := resolve(context.Background(), net.JoinHostPort(mc.Address, "1"))
+		if err != nil {
+			return mc, &Error{ExitConfig, err}
+		}
+		ap, err := nodes[0].AddrPort()
+		if err != nil {
+			return mc, err
+		}
+		a = ap.Addr()
+		mc.Address = a.String()
+	}
+	if a.IsUnspecified() {
+		if mc.Advertise, err = hostAddress(n.cfg.Mesh.NIC); err != nil {
+			return mc, &Error{ExitUnavailable, fmt.Errorf("mesh address of this host: %w", err)}
+		}
+	}
+	return mc, nil
+}
+
+// MeshAddr returns the address at which other nodes reach this one.
+func (n *Node) MeshAddr() id.Node { return n.mesh.Self().Node }
+
+// PublicAddr returns host:port as players are told, "" for a mars node.
+func (n *Node) PublicAddr() string { return n.record.Public }
+
+// SetState takes the node out of (or back into) the hand-out of places. It fails
+// once the process has begun to terminate.
+func (n *Node) SetState(s mars.State) error {
+	if n.draining.Load() {
+		return errors.New("set state: the process is terminating")
+	}
+	n.setState(s)
+	n.log.Info().Stringer("state", s).Msg("state changed")
+	return nil
+}
+
+func (n *Node) setState(s mars.State) {
+	n.marsNode.SetState(s)
+	if n.users != nil {
+		n.users.SetState(s)
+	}
+	if n.server != nil {
+		n.server.SetState(transport.State(s))
+		if s == mars.Offline {
+			n.server.Offline(offlineOperator)
+		}
+	}
+}
+
+// serving returns nil while the node may be sent traffic, else why not.
+func (n *Node) serving() error {
+	if n.draining.Load() {
+		return errors.New("draining: the process is terminating")
+	}
+	if n.marsNode == nil {
+		return errors.New("starting")
+	}
+	if ok, reason := n.marsNode.Joined(); !ok {
+		return errors.New(reason)
+	}
+	if st := n.marsNode.Self().State; st != mars.Online {
+		return fmt.Errorf("taken out of the hand-out: state is %v", st)
+	}
+	return nil
+}
+
+// status is what health checks read.
+func (n *Node) status() telemetry.Status {
+	st := telemetry.Status{Role: string(n.cfg.Role), PID: os.Getpid(), Authority: telemetry.AuthorityUnknown, TickAgeMS: n.beat.AgeMS()}
+	if n.marsNode == nil {
+		st.Reason = "starting"
+		return st
+	}
+	st.Joined, st.Reason = n.marsNode.Joined()
+	st.State = n.marsNode.Self().State.String()
+	if n.draining.Load() {
+		st.State, st.Reason = mars.Offline.String(), "draining: the process is terminating"
+	}
+	switch d := n.marsNode.Directory(); {
+	case d.Live:
+		st.Authority = telemetry.AuthorityLive
+	case st.Joined:
+		st.Authority = telemetry.AuthorityStale
+	}
+	return st
+}
+
+// writeFiles announces the node's addresses to what runs beside it.
+func (n *Node) writeFiles() error {
+	role, pid := string(n.cfg.Role), os.Getpid()
+	n.record.Role, n.record.PID = role, pid
+	n.record.Mesh, n.record.Admin = string(n.MeshAddr()), n.adminAddr.String()
+	if n.probeKey != nil {
+		f, err := n.dir.WriteProbeKey(role, pid, n.probeKey)
+		if err != nil {
+			return err
+		}
+		n.record.ProbeKeyFile = f
+	}
+	if err := n.dir.WriteNode(n.record); err != nil {
+		return err
+	}
+	var err error
+	n.files, err = n.dir.WriteAddresses(role, pid, n.record.Mesh, n.record.Public)
+	return err
+}
+
+func (n *Node) removeFiles() {
+	if n.files != nil {
+		if err := n.files.Remove(); err != nil {
+			n.log.Warn().Err(err).Msg("address files not removed")
+		}
+	}
+	if n.record.Role != "" {
+		n.dir.RemoveNode(n.record.Role, n.record.PID)
+		n.dir.RemoveProbeKey(n.record.Role, n.record.PID)
+	}
+}
+
+func joinHostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }

@@ -1,0 +1,189 @@
+package lifecycle
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net/netip"
+
+	"github.com/Diarkis/diarkis/internal/cloudaddr"
+	"github.com/Diarkis/diarkis/internal/config"
+	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/mars"
+	"github.com/Diarkis/diarkis/internal/mars/marsnode"
+	"github.com/Diarkis/diarkis/internal/mesh"
+	"github.com/Diarkis/diarkis/internal/modules/room"
+	"github.com/Diarkis/diarkis/internal/router"
+	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/users"
+)
+
+// probeKeyBytes is the length of the key that proves a health check is local.
+const probeKeyBytes = 32
+
+// meshAdapter lets membership, which stands on the mesh's own floor, use the mesh.
+type meshAdapter struct{ m *mesh.Mesh }
+
+func (a meshAdapter) Handle(cmd uint16, h marsnode.HandlerFunc) {
+	a.m.Handle(cmd, func(ctx context.Context, from mesh.Peer, payload []byte) ([]byte, error) {
+		return h(ctx, marsnode.Peer{Node: from.Node, Incarnation: from.Incarnation, Role: from.Role}, payload)
+	})
+}
+
+func (a meshAdapter) Request(ctx context.Context, to id.Node, cmd uint16, payload []byte) ([]byte, error) {
+	return a.m.Request(ctx, to, cmd, payload)
+}
+
+func (a meshAdapter) Keep(nodes ...id.Node) { a.m.Keep(nodes...) }
+
+// startPlayers starts what a udp or tcp node is for: users, commands, rooms and the
+// transport they come in by.
+func (n *Node) startPlayers(ctx context.Context, s *stack) error {
+	var err error
+	n.users, err = users.New(users.Config{
+		Self:       n.marsNode.Self().Instance,
+		Endpoint:   n.PublicAddr,
+		Directory:  n.marsNode.Directory,
+		UsersMax:   n.limits().MaxUsers,
+		ReserveTTL: n.limits().ReservationTTL,
+	}, n.mesh, n.log, n.reg)
+	if err != nil {
+		return err
+	}
+	commands := router.New[*users.User](router.Config{StructErrors: n.cfg.Env.StructErr}, n.log, n.reg)
+	n.rooms, err = room.New(room.Config{MembersMax: n.cfg.Room.MaxMembers}, n.users, commands, n.mesh, n.log, n.reg)
+	if err != nil {
+		return err
+	}
+	n.users.SetCommands(commands)
+	if err := n.listenPlayers(ctx); err != nil {
+		return err
+	}
+	n.users.Bind(n.server)
+	n.users.SetState(mars.Online)
+	s.start("rooms", n.rooms.Run)
+	s.start("users", n.users.Run)
+	s.start("transport", n.server.Run)
+	return nil
+}
+
+func (n *Node) limits() config.Limits {
+	if n.cfg.Role == config.RoleTCP {
+		return n.cfg.TCP.Limits
+	}
+	return n.cfg.UDP.Limits
+}
+
+// listenPlayers binds the public port and finds the address players are told.
+func (n *Node) listenPlayers(ctx context.Context) error {
+	n.probeKey = make([]byte, probeKeyBytes)
+	if _, err := rand.Read(n.probeKey); err != nil {
+		return fmt.Errorf("make a probe key: %w", err)
+	}
+	tc, err := n.transportConfig()
+	if err != nil {
+		return err
+	}
+	if n.cfg.Role == config.RoleTCP {
+		n.server, err = transport.NewTCP(tc, n.users, n.log, n.reg)
+	} else {
+		n.server, err = transport.NewUDP(tc, n.users, n.log, n.reg)
+	}
+	if err != nil {
+		return &Error{ExitConfig, fmt.Errorf("%s node: %w", n.cfg.Role, err)}
+	}
+	bound, err := n.server.Listen()
+	if err != nil {
+		return &Error{ExitUnavailable, err}
+	}
+	if tc.Port != 0 && int(bound.Port()) != tc.Port {
+		n.log.Warn().Int("configured_port", tc.Port).Int("port", int(bound.Port())).Msg("port taken, next free one bound")
+	}
+	n.record.Transport, n.record.Bind = string(n.cfg.Role), localAddress(bound).String()
+	return n.announce(ctx, bound)
+}
+
+// announce decides what players are told of the bound address.
+func (n *Node) announce(ctx context.Context, bound netip.AddrPort) error {
+	host, err := publicHost(ctx, n.cfg, bound.Addr().Unmap())
+	if err != nil {
+		return err
+	}
+	n.record.Public = joinHostPort(host, int(bound.Port()))
+	n.marsNode.SetEndpoint(n.record.Public)
+	return nil
+}
+
+func (n *Node) transportConfig() (transport.Config, error) {
+	l := n.limits()
+	c := transport.Config{
+		ClientKey: n.cfg.Env.ClientKey.Reveal(), ProbeKey: n.probeKey,
+		ReserveTTL: l.ReservationTTL, PlacesMax: l.MaxUsers,
+		Limits: transport.Limits{
+			UnauthenticatedPerSec: unlimited(l.UnauthenticatedPackets),
+			HelloPerSec:           unlimited(l.HelloPerUser), HelloBurst: l.HelloPerUserBurst,
+			AddressPerSec: unlimited(l.HelloPerAddress), AddressBurst: l.HelloPerAddressBurst,
+			PacketsPerSec: unlimited(l.PacketsPerSecond), PacketsBurst: l.PacketsBurst,
+			BytesPerSec: unlimited(l.BytesPerSecond), BytesBurst: l.BytesBurst,
+			QueueMessages: l.SendQueueMessages, QueueBytes: l.SendQueueBytes,
+		},
+	}
+	var err error
+	if n.cfg.Role == config.RoleTCP {
+		t := n.cfg.TCP
+		c.Port, c.IdleTimeout, c.ResumeTTL, c.RekeyPackets = t.Port, t.ConnectionTTL, t.ResumeTTL, uint64(t.RekeyPackets)
+		c.MaxRecord, c.Nagle = t.MaxRcvSize, !t.NoDelay
+		c.PortSearch = searchFrom(t.Port)
+		c.Address, err = bindAddress(n.cfg, t.Address, t.NIC, "tcp.nic")
+		return n.forOneHost(c), err
+	}
+	u := n.cfg.UDP
+	c.Port, c.IdleTimeout, c.ResumeTTL, c.RekeyPackets = u.Port, u.ConnectionTTL, u.ResumeTTL, uint64(u.RekeyPackets)
+	c.SendInterval, c.TimerMax, c.RetryIntervalMax, c.MaxRetry = u.SendUDPInterval, u.HandleRUDPInterval, u.RetryInterval, u.MaxRetry
+	c.PortSearch = searchFrom(u.Port)
+	c.Address, err = bindAddress(n.cfg, u.Address, u.NIC, "udp.nic")
+	return n.forOneHost(c), err
+}
+
+// forOneHost lifts the limit by client address, unless it was set, where all clients
+// are processes of this host and share one address.
+func (n *Node) forOneHost(c transport.Config) transport.Config {
+	if onLoopback(c.Address) && n.cfg.IsDefault(string(n.cfg.Role)+".helloPerAddress") {
+		c.Limits.AddressPerSec = unlimited(0)
+	}
+	return c
+}
+
+// unlimited turns the settings' "0 is unlimited" into the transport's.
+func unlimited(perSecond int) int {
+	if perSecond == 0 {
+		return -1
+	}
+	return perSecond
+}
+
+// localAddress is how a process on this host reaches a bound address.
+func localAddress(bound netip.AddrPort) netip.AddrPort {
+	a := bound.Addr().Unmap()
+	switch {
+	case a.IsUnspecified() && a.Is6():
+		a = netip.IPv6Loopback()
+	case a.IsUnspecified():
+		a = loopback
+	}
+	return netip.AddrPortFrom(a, bound.Port())
+}
+
+// hostAddress is the address of a network interface, or of the host.
+func hostAddress(nic string) (netip.Addr, error) {
+	if nic != "" {
+		return cloudaddr.NIC(nic)
+	}
+	return cloudaddr.Host()
+}
+
+// offlineOperator and offlineStopping are the reasons in an OFFLINE frame.
+const (
+	offlineStopping = 1
+	offlineOperator = 2
+)

@@ -1,0 +1,167 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"syscall"
+
+	"github.com/rs/zerolog"
+
+	"github.com/Diarkis/diarkis/internal/config"
+	"github.com/Diarkis/diarkis/internal/telemetry"
+)
+
+// Version is the version of this source tree.
+const Version = "0.1.0"
+
+// errSecondSignal is why waiting for clients ended early.
+var errSecondSignal = errors.New("second signal")
+
+// ProcessOptions says what to load and run.
+type ProcessOptions struct {
+	Role      config.Role
+	ConfigDir string            // --config-dir
+	File      string            // --config
+	Flags     map[string]string // settings given as flags: "udp.port" → "7101"
+	Commit    string            // what the binary was built from
+}
+
+// RunProcess loads the settings and runs one node until a signal asks it to stop.
+// The first SIGTERM or SIGINT drains, a second ends at once. The error says which
+// exit code to use: see [CodeOf].
+func RunProcess(ctx context.Context, o ProcessOptions) error {
+	cfg, err := config.Load(config.Options{Role: o.Role, Dir: o.ConfigDir, File: o.File, Flags: o.Flags})
+	if err != nil {
+		return err
+	}
+	log, level, err := newLogger(cfg)
+	if err != nil {
+		return &Error{ExitConfig, err}
+	}
+	for _, w := range cfg.Warnings {
+		log.Warn().Str("setting", w).Msg("setting ignored")
+	}
+	n := New(Options{Config: cfg, Log: log, Level: level, Build: buildInfo(o.Commit)})
+	return serve(ctx, log, cfg.Env.StopOnSIGHUP, []*Node{n}, untilDone)
+}
+
+func newLogger(cfg *config.Config) (zerolog.Logger, *telemetry.Level, error) {
+	return telemetry.NewLogger(telemetry.LogOptions{
+		Level: cfg.Log.Level, Color: cfg.Log.Color, JSON: cfg.Log.JSON || cfg.Env.JSONLog, Flat: cfg.Log.Flat,
+	})
+}
+
+func buildInfo(commit string) telemetry.BuildInfo {
+	return telemetry.BuildInfo{Version: Version, Commit: commit}
+}
+
+// BuildText is what `diarkisd version` prints.
+func BuildText(commit string) string {
+	goVersion := runtime.Version()
+	if bi, ok := debug.ReadBuildInfo(); ok {
+		goVersion = bi.GoVersion
+	}
+	return "diarkisd " + Version + " (" + commit + ", " + goVersion + " " + runtime.GOOS + "/" + runtime.GOARCH + ")"
+}
+
+// untilDone is the work of a process that only serves.
+func untilDone(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// serve runs nodes and, on top of them, work under the process's signals.
+func serve(ctx context.Context, log zerolog.Logger, stopOnHUP bool, nodes []*Node, work func(context.Context) error) error {
+	soft, stop := context.WithCancel(ctx)
+	defer stop()
+	hard, kill := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer kill(nil)
+	var watch sync.WaitGroup
+	watch.Go(func() { watchSignals(soft, hard, signalActions{log, stopOnHUP, stop, kill, nodes}) })
+	err := runAll(soft, hard, nodes, work)
+	kill(nil)
+	watch.Wait()
+	return err
+}
+
+// runAll starts nodes in order, each when the one before it listens, then does work
+// until that ends, ctx ends or a node fails. It stops in reverse: work first, so
+// that its players have left when the nodes begin to wait for them.
+func runAll(ctx, hard context.Context, nodes []*Node, work func(context.Context) error) error {
+	if len(nodes) == 0 {
+		return work(ctx)
+	}
+	n := nodes[0]
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	own, stopOwn := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopOwn()
+	up, ended := make(chan struct{}), make(chan error, 1)
+	onUp := n.onUp
+	n.onUp = func(n *Node) {
+		if onUp != nil {
+			onUp(n)
+		}
+		close(up)
+	}
+	go func() {
+		err := n.Run(own, hard)
+		cancel() // a node that failed takes down what stands on it
+		ended <- err
+	}()
+	var err error
+	select {
+	case <-up:
+		err = runAll(ctx, hard, nodes[1:], work)
+	case <-ctx.Done():
+	}
+	stopOwn()
+	return errors.Join(err, <-ended)
+}
+
+// signalActions is what watchSignals may do.
+type signalActions struct {
+	log       zerolog.Logger
+	stopOnHUP bool
+	stop      context.CancelFunc
+	kill      context.CancelCauseFunc
+	nodes     []*Node
+}
+
+// watchSignals acts on signals until hard ends.
+func watchSignals(soft, hard context.Context, a signalActions) {
+	ch := make(chan os.Signal, 4)
+	signal.Notify(ch, append([]os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP}, taskSignals...)...)
+	defer signal.Stop(ch)
+	for {
+		select {
+		case <-hard.Done():
+			return
+		case s := <-ch:
+			a.act(soft, s)
+		}
+	}
+}
+
+func (a signalActions) act(soft context.Context, s os.Signal) {
+	switch {
+	case taskSignal(s) > 0:
+		// One at a time, here; further signals of the kind coalesce in the channel.
+		for _, n := range a.nodes {
+			n.runTask(taskSignal(s), os.Getpid())
+		}
+	case s == syscall.SIGHUP && !a.stopOnHUP:
+		a.log.Info().Msg("hangup ignored")
+	case soft.Err() == nil:
+		a.log.Info().Str("signal", s.String()).Msg("stop requested")
+		a.stop()
+	default:
+		a.log.Warn().Str("signal", s.String()).Msg("stop requested again, not waiting for clients")
+		a.kill(errSecondSignal)
+	}
+}
