@@ -1,0 +1,322 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"github.com/Diarkis/diarkis/internal/httpapi"
+	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/mars"
+	"github.com/Diarkis/diarkis/internal/mesh"
+	"github.com/Diarkis/diarkis/internal/users"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fake is a cluster whose nodes answer as told.
+type fake struct {
+	members []mars.Member
+	refuse  map[id.Node]users.Refusal
+	dead    map[id.Node]bool
+	serving error
+
+	mu    sync.Mutex
+	asked []id.Node
+	last  users.ReserveRequest
+}
+
+func (f *fake) Directory() *mars.Directory { return mars.NewDirectory(1, f.members...) }
+
+func (f *fake) Request(ctx context.Context, node id.Node, cmd uint16, payload []byte) ([]byte, error) {
+	if cmd != mesh.CmdReserve {
+		return nil, errors.New("unexpected command")
+	}
+	req, err := users.ParseReserveRequest(payload)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	f.asked, f.last = append(f.asked, node), req
+	f.mu.Unlock()
+	if f.dead[node] {
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
+	m, _ := f.Directory().Lookup(node)
+	rep := users.ReserveReply{Refused: f.refuse[node], Role: m.Role, Host: "192.0.2.7", Port: 7100, ExpiresIn: 60e9}
+	rep.SID, rep.Key = id.SID{1}, [16]byte{2}
+	if c := req.Credentials; c != nil {
+		rep.SID, rep.Key = c.SID, c.Key
+	}
+	return rep.Marshal(), nil
+}
+
+func member(node, role, typ string, state mars.State, count int) mars.Member {
+	m := mars.Member{Endpoint: "192.0.2.7:7100", State: state, Users: count}
+	m.Node, m.Role, m.Type = id.Node(node), role, typ
+	return m
+}
+
+func newAPI(t *testing.T, f *fake, change func(*httpapi.Config)) (*httpapi.Server, *bytes.Buffer) {
+	t.Helper()
+	log := &bytes.Buffer{}
+	reg := prometheus.NewRegistry()
+	cfg := httpapi.Config{Log: zerolog.New(log).Level(zerolog.TraceLevel), Registerer: reg, Gatherer: reg}
+	if change != nil {
+		change(&cfg)
+	}
+	return httpapi.New(cfg, f, f, func() error { return f.serving }), log
+}
+
+func do(s *httpapi.Server, method, path, body string, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	for i := 0; i+1 < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	return w
+}
+
+func oneOfEach() *fake {
+	return &fake{members: []mars.Member{
+		member("10.0.0.1:8000", "udp", "UDP", mars.Online, 3),
+		member("10.0.0.2:8000", "tcp", "TCP", mars.Online, 1),
+	}}
+}
+
+func TestEndpoint(t *testing.T) {
+	f := oneOfEach()
+	s, log := newAPI(t, f, nil)
+	w := do(s, "GET", "/endpoint/type/UDP/user/ann%20b", "")
+	if w.Code != 200 || w.Header().Get("Cache-Control") != "no-store" || !strings.HasPrefix(w.Header().Get("Content-Type"), "application/json") {
+		t.Fatalf("answer %d %v %s", w.Code, w.Header(), w.Body)
+	}
+	const want = `{"sid":"01000000000000000000000000000000","encryptionKey":"02000000000000000000000000000000",` +
+		`"encryptionIV":"00000000000000000000000000000000","encryptionMacKey":"00000000000000000000000000000000",` +
+		`"serverType":"UDP","serverHost":"192.0.2.7","serverPort":7100,"expiresIn":60}`
+	if got := strings.TrimSpace(w.Body.String()); got != want {
+		t.Errorf("answer\n%s, want\n%s", got, want)
+	}
+	if f.last.UID != "ann b" {
+		t.Errorf("uid %q reached the node", f.last.UID)
+	}
+	if strings.Contains(log.String(), "0100000000") {
+		t.Errorf("credentials in the log: %s", log)
+	}
+}
+
+func TestOlderShape(t *testing.T) {
+	s, _ := newAPI(t, oneOfEach(), nil)
+	for _, w := range []*httptest.ResponseRecorder{
+		do(s, "GET", "/auth/ann", ""),
+		do(s, "GET", "/endpoint/type/TCP/user/ann", "", "ResponseVersion", "v1"),
+	} {
+		var a map[string]any
+		if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil || w.Code != 200 {
+			t.Fatalf("answer %d %s: %v", w.Code, w.Body, err)
+		}
+		if a["TCP"] != "192.0.2.7:7100" || a["serverHost"] != nil || a["sid"] == nil {
+			t.Errorf("answer %v", a)
+		}
+	}
+	w := do(s, "GET", "/auth/ann", "")
+	if !strings.Contains(w.Body.String(), `"UDP":"192.0.2.7:7100"`) {
+		t.Errorf("/auth names no UDP node: %s", w.Body)
+	}
+}
+
+func TestProperties(t *testing.T) {
+	f := oneOfEach()
+	s, _ := newAPI(t, f, nil)
+	do(s, "POST", "/endpoint/type/UDP/user/ann", `{"rank":7,"name":"Ann"}`, "Content-Type", "application/json")
+	if f.last.Props["name"] != "Ann" || f.last.Props["rank"] != float64(7) {
+		t.Errorf("properties %v", f.last.Props)
+	}
+	do(s, "POST", "/endpoint/type/UDP/user/ann", "rank=7&rank=8", "Content-Type", "application/x-www-form-urlencoded")
+	if f.last.Props["rank"] != "7" {
+		t.Errorf("properties %v", f.last.Props)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	f := oneOfEach()
+	f.members = append(f.members, member("10.0.0.3:8000", "udp", "RANKED", mars.Offline, 0), member("10.0.0.4:8000", "http", "HTTP", mars.Online, 0))
+	withKey := func(c *httpapi.Config) { c.ClientKey = "right" }
+	for _, tc := range []struct {
+		name, method, path, body string
+		header                   []string
+		change                   func(*httpapi.Config)
+		want                     int
+	}{
+		{"unknown path", "GET", "/nope", "", nil, nil, 404},
+		{"unknown type", "GET", "/endpoint/type/NOPE/user/a", "", nil, nil, 404},
+		{"a type no player can use", "GET", "/endpoint/type/HTTP/user/a", "", nil, nil, 503},
+		{"every node away", "GET", "/endpoint/type/RANKED/user/a", "", nil, nil, 503},
+		{"method", "DELETE", "/endpoint/type/UDP/user/a", "", nil, nil, 405},
+		{"uid too long", "GET", "/endpoint/type/UDP/user/" + strings.Repeat("x", 129), "", nil, nil, 400},
+		{"uid with a control character", "GET", "/endpoint/type/UDP/user/a%0a", "", nil, nil, 400},
+		{"body not an object", "POST", "/endpoint/type/UDP/user/a", "[1]", nil, nil, 400},
+		{"body too large", "POST", "/endpoint/type/UDP/user/a", `{"a":"` + strings.Repeat("x", 70<<10) + `"}`, nil, nil, 413},
+		{"no client key", "GET", "/endpoint/type/UDP/user/a", "", nil, withKey, 401},
+		{"wrong client key", "GET", "/auth/a", "", []string{"ClientKey", "wrong"}, withKey, 401},
+		{"right client key", "GET", "/endpoint/type/UDP/user/a", "", []string{"ClientKey", "right"}, withKey, 200},
+		{"debug is off", "GET", "/debug/server/list/type/UDP", "", nil, nil, 404},
+	} {
+		s, _ := newAPI(t, f, tc.change)
+		w := do(s, tc.method, tc.path, tc.body, tc.header...)
+		if w.Code != tc.want {
+			t.Errorf("%s: %d %s, want %d", tc.name, w.Code, w.Body, tc.want)
+		}
+		if w.Code == 503 && w.Header().Get("Retry-After") == "" {
+			t.Errorf("%s: no Retry-After", tc.name)
+		}
+		var e struct {
+			Error struct {
+				Code    int
+				Message string
+			}
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &e); w.Code >= 400 && (err != nil || e.Error.Code != w.Code || e.Error.Message == "") {
+			t.Errorf("%s: error answer %s", tc.name, w.Body)
+		}
+	}
+}
+
+func TestNextNodeWhenOneRefusesOrIsDead(t *testing.T) {
+	f := &fake{
+		refuse: map[id.Node]users.Refusal{"10.0.0.1:1": users.Draining}, dead: map[id.Node]bool{"10.0.0.2:1": true},
+		members: []mars.Member{
+			member("10.0.0.1:1", "udp", "UDP", mars.Online, 0), member("10.0.0.2:1", "udp", "UDP", mars.Online, 0),
+			member("10.0.0.3:1", "udp", "UDP", mars.Online, 900),
+		},
+	}
+	s, _ := newAPI(t, f, nil)
+	if w := do(s, "GET", "/endpoint/type/UDP/user/a", ""); w.Code != 200 {
+		t.Fatalf("answer %d %s after asking %v", w.Code, w.Body, f.asked)
+	}
+	if f.asked[len(f.asked)-1] != "10.0.0.3:1" || len(f.asked) > 3 {
+		t.Errorf("asked %v", f.asked)
+	}
+	f.refuse["10.0.0.3:1"] = users.Full
+	if w := do(s, "GET", "/endpoint/type/UDP/user/a", ""); w.Code != 503 {
+		t.Errorf("answer %d %s, want 503", w.Code, w.Body)
+	}
+}
+
+// TestLessLoadedIsChosen checks the power of two choices: of the two nodes drawn,
+// the one with fewer users is asked first.
+func TestLessLoadedIsChosen(t *testing.T) {
+	f := &fake{members: []mars.Member{member("10.0.0.1:1", "udp", "UDP", mars.Online, 50), member("10.0.0.2:1", "udp", "UDP", mars.Online, 10)}}
+	for draw := range 2 {
+		s, _ := newAPI(t, f, func(c *httpapi.Config) { c.Choose = func(n int) int { return min(draw, n-1) } })
+		f.asked = nil
+		do(s, "GET", "/endpoint/type/UDP/user/a", "")
+		if len(f.asked) != 1 || f.asked[0] != "10.0.0.2:1" {
+			t.Errorf("draw %d asked %v, want the node with 10 users", draw, f.asked)
+		}
+	}
+}
+
+func TestHealthcheck(t *testing.T) {
+	f := oneOfEach()
+	s, _ := newAPI(t, f, nil)
+	if w := do(s, "GET", "/healthcheck", ""); w.Code != 200 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	f.serving = errors.New("never joined")
+	if w := do(s, "GET", "/healthcheck", ""); w.Code != 503 || !strings.Contains(w.Body.String(), "never joined") {
+		t.Errorf("%d %s, want 503 and the reason", w.Code, w.Body)
+	}
+	if w := do(s, "GET", "/endpoint/type/UDP/user/a", ""); w.Code != 503 {
+		t.Errorf("endpoint of a node that does not serve: %d", w.Code)
+	}
+}
+
+func TestClusterMetrics(t *testing.T) {
+	f := oneOfEach()
+	f.members[0].Values = map[string]any{"Users": int64(3), "Rooms": uint64(2), "motd": "hi"}
+	f.members[1].Values = map[string]any{"Users": 1.0}
+	s, _ := newAPI(t, f, nil)
+	for _, path := range []string{"/metrics", "/metrics/prometheus/v/3"} {
+		body := do(s, "GET", path, "").Body.String()
+		for _, want := range []string{`Users_UDP_node{node="10.0.0.1:8000"} 3`, `Users_TCP_node{node="10.0.0.2:8000"} 1`, `Rooms_UDP_node{node="10.0.0.1:8000"} 2`, "diarkis_http_responses_total"} {
+			if path == "/metrics" && strings.HasPrefix(want, "diarkis") {
+				continue // nothing was answered before the first scrape
+			}
+			if !strings.Contains(body, want) {
+				t.Errorf("%s lacks %s:\n%s", path, want, body)
+			}
+		}
+	}
+	var j map[string]map[string]float64
+	if err := json.Unmarshal(do(s, "GET", "/metrics/json", "").Body.Bytes(), &j); err != nil || j["Users_UDP_node"]["10.0.0.1:8000"] != 3 {
+		t.Errorf("/metrics/json = %v, %v", j, err)
+	}
+}
+
+func TestOpenAPINamesEveryRoute(t *testing.T) {
+	s, _ := newAPI(t, oneOfEach(), nil)
+	var doc struct{ Paths map[string]any }
+	if err := json.Unmarshal(do(s, "GET", "/openapi.json", "").Body.Bytes(), &doc); err != nil {
+		t.Fatal(err)
+	}
+	for path := range doc.Paths {
+		p := strings.NewReplacer("{type}", "UDP", "{uid}", "ann").Replace(path)
+		if w := do(s, "GET", p, ""); w.Code != 200 {
+			t.Errorf("GET %s = %d: described but not there", p, w.Code)
+		}
+	}
+}
+
+func TestCORSAndDebug(t *testing.T) {
+	s, _ := newAPI(t, oneOfEach(), func(c *httpapi.Config) { c.AllowOrigin, c.ExposeDebugAPI = "https://game.example", true })
+	w := do(s, "OPTIONS", "/endpoint/type/UDP/user/a", "")
+	if w.Code != 204 || w.Header().Get("Access-Control-Allow-Origin") != "https://game.example" {
+		t.Errorf("preflight %d %v", w.Code, w.Header())
+	}
+	if w := do(s, "GET", "/debug/server/list/type/UDP", ""); w.Code != 200 || !strings.Contains(w.Body.String(), "10.0.0.1:8000") {
+		t.Errorf("list %d %s", w.Code, w.Body)
+	}
+	for addr, want := range map[string]int{"10.0.0.1:8000": 200, "10.9.9.9:1": 404, "nonsense": 400} {
+		if w := do(s, "GET", "/debug/endpoint/type/UDP/user/a/address/"+addr, ""); w.Code != want {
+			t.Errorf("debug endpoint on %s = %d %s, want %d", addr, w.Code, w.Body, want)
+		}
+	}
+}
+
+func TestServeStopsWithItsContext(t *testing.T) {
+	s, _ := newAPI(t, oneOfEach(), nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx, l) }()
+	c := &http.Client{Transport: &http.Transport{}}
+	defer c.CloseIdleConnections()
+	res, err := c.Get("http://" + l.Addr().String() + "/healthcheck")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, res.Body)
+	_ = res.Body.Close()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Serve = %v, want nil after its context ended", err)
+	}
+}

@@ -1,0 +1,171 @@
+package lifecycle
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"github.com/Diarkis/diarkis/internal/config"
+	"github.com/Diarkis/diarkis/internal/mars"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// newDev builds the four nodes of `diarkisd dev` with a quiet log and free ports.
+func newDev(t *testing.T, bots int) *dev {
+	t.Helper()
+	t.Setenv("DIARKIS_LOG_LEVEL", "error")
+	t.Setenv("DIARKIS_SHUTDOWN_TIMEOUT", "3")
+	d := &dev{opts: DevOptions{Bots: bots, Out: &bytes.Buffer{}}, dir: t.TempDir()}
+	if err := d.build(); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// TestNodesStopWithoutATrace runs a whole cluster with players on it; TestMain then
+// finds what was left running.
+func TestNodesStopWithoutATrace(t *testing.T) {
+	d := newDev(t, 8)
+	d.opts.Duration = time.Second
+	if err := runAll(context.Background(), context.Background(), d.nodes, d.play); err != nil {
+		t.Fatal(err)
+	}
+	if out := d.opts.Out.(*bytes.Buffer).String(); !strings.Contains(out, "lost 0") {
+		t.Errorf("no clean summary in:\n%s", out)
+	}
+	for _, n := range d.nodes {
+		if nodes, err := n.dir.Nodes(); err != nil || len(nodes) != 0 {
+			t.Errorf("%s: record left behind: %v, %v", n.cfg.Role, nodes, err)
+		}
+	}
+}
+
+func TestStateTasks(t *testing.T) {
+	d := newDev(t, 0)
+	err := runAll(context.Background(), context.Background(), d.nodes, func(ctx context.Context) error {
+		if err := d.awaitPlayable(ctx); err != nil {
+			return err
+		}
+		udp := d.nodes[2]
+		for _, tc := range []struct {
+			task string
+			want mars.State
+		}{{"Offline", mars.Offline}, {"Taken", mars.Taken}, {"Online", mars.Online}} {
+			if err := udp.builtinTasks()[tc.task].run(nil); err != nil {
+				t.Errorf("%s: %v", tc.task, err)
+			}
+			if got := udp.marsNode.Self().State; got != tc.want {
+				t.Errorf("after %s the state is %v", tc.task, got)
+			}
+			if serving := udp.serving() == nil; serving != (tc.want == mars.Online) {
+				t.Errorf("after %s serving is %v", tc.task, serving)
+			}
+		}
+		for name, params := range map[string][]string{"DumpDirectory": nil, "DumpRooms": nil, "Goroutines": nil, "ChangeLogLevel": {"warn"}} {
+			if err := udp.builtinTasks()[name].run(params); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if udp.builtinTasks()["ChangeLogLevel"].run([]string{"loud"}) == nil {
+			t.Error("ChangeLogLevel took a level that there is not")
+		}
+		if d.nodes[0].builtinTasks()["DumpRooms"].run(nil) == nil {
+			t.Error("a mars node dumped rooms")
+		}
+		udp.draining.Store(true)
+		if udp.SetState(mars.Online) == nil {
+			t.Error("a terminating node went online again")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStackStopsInReverse(t *testing.T) {
+	var ended []string
+	s := newStack(zerolog.Nop())
+	for _, name := range []string{"first", "second", "third"} {
+		s.start(name, func(ctx context.Context) error {
+			<-ctx.Done()
+			ended = append(ended, name) // each part has ended before the next is told to
+			return nil
+		})
+	}
+	s.stop(context.Background())
+	if got := strings.Join(ended, " "); got != "third second first" {
+		t.Errorf("stopped in the order %s", got)
+	}
+}
+
+func TestStackReportsTheFirstFailure(t *testing.T) {
+	s := newStack(zerolog.Nop())
+	cause := errors.New("no more")
+	s.start("part", func(context.Context) error { return cause })
+	if err := <-s.failed; !errors.Is(err, cause) || !strings.Contains(err.Error(), "part") {
+		t.Errorf("failed with %v, want the part's name and cause", err)
+	}
+	s.stop(context.Background())
+}
+
+func TestStackNamesAPartThatHangs(t *testing.T) {
+	log := &bytes.Buffer{}
+	s := newStack(zerolog.New(log))
+	release := make(chan struct{})
+	s.start("stubborn", func(context.Context) error { <-release; return nil })
+	p := s.parts[0]
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	s.stop(gone)
+	if !strings.Contains(log.String(), "stubborn") {
+		t.Errorf("log %q does not name the part", log)
+	}
+	close(release)
+	<-p.done
+}
+
+func TestCodeOf(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		want int
+	}{
+		{nil, ExitOK},
+		{errors.New("bug"), ExitInternal},
+		{fmt.Errorf("start: %w", &Error{ExitUnavailable, errors.New("port")}), ExitUnavailable},
+		{&config.Errors{}, ExitConfig},
+		{&config.UsageError{}, ExitUsage},
+	} {
+		if got := CodeOf(tc.err); got != tc.want {
+			t.Errorf("CodeOf(%v) = %d, want %d", tc.err, got, tc.want)
+		}
+	}
+}
+
+func TestCloseTime(t *testing.T) {
+	for timeout, want := range map[time.Duration]time.Duration{
+		5 * time.Second: time.Second, 100 * time.Second: 10 * time.Second, time.Hour: 30 * time.Second,
+	} {
+		n := &Node{cfg: &config.Config{}}
+		n.cfg.Env.ShutdownTimeout = timeout
+		if got := n.closeTime(); got != want {
+			t.Errorf("close time of %v = %v, want %v", timeout, got, want)
+		}
+	}
+}
+
+func TestMARSResolver(t *testing.T) {
+	r := newMARSResolver(config.Mesh{MARSAddress: "127.0.0.1", MARSPort: 6779, Seeds: []string{"::1", "127.0.0.2:7000", "no.such.host.invalid"}})
+	got, err := r.addresses(context.Background())
+	if err != nil || fmt.Sprint(got) != "[127.0.0.1:6779 [::1]:6779 127.0.0.2:7000]" {
+		t.Errorf("addresses = %v, %v", got, err)
+	}
+}
