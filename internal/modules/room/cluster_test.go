@@ -1,0 +1,325 @@
+package room
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/mars"
+	"github.com/Diarkis/diarkis/internal/mesh"
+	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/router"
+	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/users"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// cluster is some nodes with a mesh and clients in memory. A client follows a MOVE
+// by itself.
+type cluster struct {
+	t     *testing.T
+	nodes []*node
+	stop  func()
+
+	mu       sync.Mutex
+	handlers map[id.Node]map[uint16]mesh.Handler
+	down     map[id.Node]bool
+	clients  map[id.SID]*client
+}
+
+type node struct {
+	*cluster
+	name   id.Node
+	users  *users.Registry
+	router *router.Router[*users.User]
+	rooms  *Engine
+
+	mu     sync.Mutex
+	places map[id.SID]*place
+}
+
+// newCluster starts nodes; roles name them, e.g. "udp", "udp", "tcp".
+func newCluster(t *testing.T, cfg Config, roles ...string) *cluster {
+	t.Helper()
+	c := &cluster{t: t, handlers: map[id.Node]map[uint16]mesh.Handler{}, down: map[id.Node]bool{}, clients: map[id.SID]*client{}}
+	var members []mars.Member
+	for i, role := range roles {
+		name := id.Node(fmt.Sprintf("127.0.0.1:%d", 8000+i))
+		members = append(members, mars.Member{Instance: mars.Instance{Node: name, Role: role, Type: strings.ToUpper(role)}, State: mars.Online})
+	}
+	directory := mars.NewDirectory(1, members...)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	c.stop = func() { cancel(); wg.Wait() }
+	for i, m := range members {
+		n := &node{cluster: c, name: m.Node, places: map[id.SID]*place{}}
+		var err error
+		n.users, err = users.New(users.Config{
+			Self: m.Instance, Directory: func() *mars.Directory { return directory },
+			Endpoint: func() string { return "192.0.2.1:" + strconv.Itoa(i) },
+		}, n, zerolog.Nop(), prometheus.NewRegistry())
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.router = router.New[*users.User](router.Config{StructErrors: true}, zerolog.Nop(), prometheus.NewRegistry())
+		if n.rooms, err = New(cfg, n.users, n.router, n, zerolog.Nop(), prometheus.NewRegistry()); err != nil {
+			t.Fatal(err)
+		}
+		n.users.SetCommands(n.router)
+		n.users.BindPlaces(n, func() *transport.Batch { return nil })
+		n.users.SetState(mars.Online)
+		wg.Go(func() { _ = n.rooms.Run(ctx) })
+		wg.Go(func() { _ = n.users.Run(ctx) })
+		c.nodes = append(c.nodes, n)
+	}
+	return c
+}
+
+// The mesh.
+
+func (n *node) Handle(cmd uint16, h mesh.Handler) {
+	n.cluster.mu.Lock()
+	defer n.cluster.mu.Unlock()
+	if n.handlers[n.name] == nil {
+		n.handlers[n.name] = map[uint16]mesh.Handler{}
+	}
+	n.handlers[n.name][cmd] = h
+}
+
+func (n *node) Request(ctx context.Context, to id.Node, cmd uint16, payload []byte) ([]byte, error) {
+	n.cluster.mu.Lock()
+	h, down := n.handlers[to][cmd], n.down[to]
+	n.cluster.mu.Unlock()
+	if h == nil || down {
+		return nil, mesh.ErrUnreachable
+	}
+	return h(ctx, mesh.Peer{Node: n.name}, bytes.Clone(payload))
+}
+
+func (n *node) Send(ctx context.Context, to id.Node, cmd uint16, payload []byte) error {
+	_, err := n.Request(ctx, to, cmd, payload)
+	return err
+}
+
+// The places.
+
+type place struct {
+	res    transport.Reservation
+	opened bool
+}
+
+func (n *node) Reserve(res transport.Reservation) (*transport.Place, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.places[res.Credentials.SID] = &place{res: res}
+	return nil, nil
+}
+
+func (n *node) take(sid id.SID, unopened bool) *place {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := n.places[sid]
+	if p == nil || unopened && p.opened {
+		return nil
+	}
+	delete(n.places, sid)
+	return p
+}
+
+func (n *node) Cancel(sid id.SID) bool { return n.take(sid, true) != nil }
+
+func (n *node) End(sid id.SID, code wire.CloseCode, _ string) bool {
+	p := n.take(sid, false)
+	if p == nil {
+		return false
+	}
+	n.users.UserEnded(p.res.Owner.(*users.User), code)
+	return true
+}
+
+func (n *node) Freeze(context.Context, id.SID) (*reliable.State, error) { return nil, nil }
+func (n *node) Thaw(id.SID) bool                                        { return true }
+func (n *node) Released(sid id.SID) bool                                { return n.take(sid, false) != nil }
+
+func (n *node) Credentials(sid id.SID) (secure.Credentials, bool) {
+	return secure.Credentials{SID: sid}, true
+}
+
+func (n *node) Move(sid id.SID, m wire.Move) error {
+	go n.nodes[m.Port].connect(sid, true)
+	return nil
+}
+
+func (n *node) connect(sid id.SID, resumed bool) {
+	n.mu.Lock()
+	p := n.places[sid]
+	n.mu.Unlock()
+	if p == nil {
+		return
+	}
+	if p.res.Release != nil {
+		if err := p.res.Release(context.Background()); err != nil {
+			return
+		}
+	}
+	n.mu.Lock()
+	p.opened = true
+	n.mu.Unlock()
+	n.cluster.mu.Lock()
+	c := n.clients[sid]
+	c.at, c.user = n, p.res.Owner.(*users.User)
+	n.cluster.mu.Unlock()
+	n.users.UserOpened(nil, c.user, c, resumed)
+}
+
+// client is a player, and their link.
+type client struct {
+	cluster *cluster
+	uid     id.UID
+	at      *node       // guarded by cluster.mu
+	user    *users.User // likewise
+	nextID  uint64
+
+	mu       sync.Mutex
+	received []wire.Message
+}
+
+func (n *node) login(uid id.UID) *client {
+	n.t.Helper()
+	reply, err := n.users.Reserve(users.ReserveRequest{UID: uid})
+	if err != nil || reply.Refused != users.Accepted {
+		n.t.Fatalf("reserve: %v %v", reply.Refused, err)
+	}
+	c := &client{cluster: n.cluster, uid: uid}
+	n.cluster.mu.Lock()
+	n.clients[reply.SID] = c
+	n.cluster.mu.Unlock()
+	n.connect(reply.SID, false)
+	return c
+}
+
+func (c *client) Send(_ *transport.Batch, msg []byte, _ reliable.Reliability) error {
+	m, err := wire.ParseMessage(bytes.Clone(msg))
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.received = append(c.received, m)
+	return nil
+}
+
+func (*client) RTT() time.Duration         { return 0 }
+func (*client) RemoteAddr() netip.AddrPort { return netip.AddrPort{} }
+func (*client) Transport() string          { return "UDP" }
+
+func (c *client) where() (*node, *users.User) {
+	c.cluster.mu.Lock()
+	defer c.cluster.mu.Unlock()
+	return c.at, c.user
+}
+
+// serve has the client's node run a command.
+func (c *client) serve(cmd uint16, id uint64, payload []byte) {
+	n, u := c.where()
+	m := wire.Message{Ver: Ver, Cmd: cmd, HasID: id != 0, ID: id, Payload: payload}
+	n.router.Serve(nil, u, m, reliable.Reliable)
+}
+
+// ask sends a request and returns its one answer, after all that it causes.
+func (c *client) ask(cmd uint16, payload []byte) (wire.Message, error) {
+	c.cluster.t.Helper()
+	c.nextID++
+	c.serve(cmd, c.nextID, payload)
+	synctest.Wait()
+	var answers []wire.Message
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range c.received {
+		if m.Kind == wire.Response && m.HasID && m.ID == c.nextID {
+			answers = append(answers, m)
+		}
+	}
+	if len(answers) != 1 {
+		return wire.Message{}, fmt.Errorf("%d answers to command %d", len(answers), cmd)
+	}
+	if a := answers[0]; a.Status != 1 {
+		return a, fmt.Errorf("status %d code %d %s", a.Status, uint32(a.Payload[0])<<24|uint32(a.Payload[1])<<16|uint32(a.Payload[2])<<8|uint32(a.Payload[3]), a.Payload[4:])
+	}
+	return answers[0], nil
+}
+
+// must is ask for what has to work; it returns the payload.
+func (c *client) must(cmd uint16, payload []byte) []byte {
+	c.cluster.t.Helper()
+	a, err := c.ask(cmd, payload)
+	if err != nil {
+		c.cluster.t.Fatalf("command %d of %s: %v", cmd, c.uid, err)
+	}
+	return a.Payload
+}
+
+// pushes returns what was pushed since the last call, as "cmd payload".
+func (c *client) pushes() (all []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range c.received {
+		if m.Kind != wire.Push {
+			continue
+		}
+		if m.Cmd == CmdBroadcast {
+			all = append(all, fmt.Sprintf("103 %s", strings.Join(messages(m.Payload), "+")))
+		} else {
+			all = append(all, fmt.Sprintf("%d %s", m.Cmd, m.Payload))
+		}
+	}
+	c.received = nil
+	return all
+}
+
+func (c *client) disconnect() {
+	n, u := c.where()
+	n.End(u.SID, wire.CloseIdle, "")
+}
+
+// options of a room with join set.
+func options(s Settings) []byte {
+	if s.EmptyTTL == 0 {
+		s.EmptyTTL = 10 * time.Second
+	}
+	if s.MembersMax == 0 {
+		s.MembersMax = 4
+	}
+	b := appendOptions(nil, s)
+	b[3] = 1
+	return b
+}
+
+// create makes a room and joins it.
+func (c *client) create(s Settings) []byte { return c.must(CmdCreate, options(s))[4:] }
+
+func with(room []byte, parts ...string) []byte {
+	b := bytes.Clone(room)
+	for _, p := range parts {
+		b = append(b, p...)
+	}
+	return b
+}
+
+// pass lets the clock of a synctest bubble run.
+func pass(d time.Duration) { <-time.After(d) }
