@@ -32,7 +32,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // cluster is some nodes with a mesh and clients in memory. A client follows a MOVE
 // by itself.
 type cluster struct {
-	t     *testing.T
+	t     testing.TB
 	nodes []*node
 	stop  func()
 
@@ -54,7 +54,7 @@ type node struct {
 }
 
 // newCluster starts nodes; roles name them, e.g. "udp", "udp", "tcp".
-func newCluster(t *testing.T, cfg Config, roles ...string) *cluster {
+func newCluster(t testing.TB, cfg Config, roles ...string) *cluster {
 	t.Helper()
 	c := &cluster{t: t, handlers: map[id.Node]map[uint16]mesh.Handler{}, down: map[id.Node]bool{}, clients: map[id.SID]*client{}}
 	var members []mars.Member
