@@ -114,7 +114,7 @@ func benchmarkBare(b *testing.B, inFlight int) {
 		callers.Go(func() {
 			payload := bytes.Repeat([]byte{1}, 100)
 			for range b.N / inFlight {
-				_ = w.write(ctx, time.Time{}, header{size: 100, kind: kindRequest, id: uint64(i)}, payload)
+				_ = w.write(ctx, time.Time{}, urgency(inFlight == 1), header{size: 100, kind: kindRequest, id: uint64(i)}, payload)
 				<-answers[i]
 			}
 		})

@@ -239,21 +239,23 @@ func (c *conn) handle(h header, payload []byte) error {
 }
 
 // begin registers a call. It returns nil when the connection starts nothing new.
-func (c *conn) begin() (uint64, *call) {
-	w, _ := calls.Get().(*call)
+// A call is urgent when it is the only one.
+func (c *conn) begin() (n uint64, w *call, u urgency) {
+	w, _ = calls.Get().(*call)
 	c.mu.Lock()
 	if c.ended || c.retired != 0 {
 		c.mu.Unlock()
 		calls.Put(w)
-		return 0, nil
+		return 0, nil, batched
 	}
 	c.lastID++
-	n := c.lastID
+	n = c.lastID
 	c.calls[n] = w
+	u = urgency(len(c.calls) == 1)
 	c.mu.Unlock()
 	c.use()
 	c.ask()
-	return n, w
+	return n, w, u
 }
 
 // take removes a call. Whoever gets it from take answers it, or lets it go.
@@ -284,13 +286,13 @@ func (c *conn) deliver(h header, payload []byte) {
 // request sends one request and waits for its answer. sent tells whether the
 // peer may have seen it.
 func (c *conn) request(ctx context.Context, deadline time.Time, cmd uint16, payload []byte) (answer []byte, sent bool, err error) {
-	n, w := c.begin()
+	n, w, u := c.begin()
 	if w == nil {
 		return nil, false, errRetired
 	}
 	now := c.m.cfg.now()
 	h := header{size: uint32(len(payload)), kind: kindRequest, cmd: cmd, id: n, arg: timeLeft(now, deadline)}
-	if err := c.put(ctx, deadline, h, payload); err != nil {
+	if err := c.put(ctx, deadline, u, h, payload); err != nil {
 		if c.take(n) == nil {
 			<-w.ch
 		}
@@ -335,9 +337,9 @@ func (c *conn) explain(ctx context.Context, deadline time.Time, err error) error
 
 // put sends a frame on the main stream, or on one of its own when it is large.
 // A zero deadline is none.
-func (c *conn) put(ctx context.Context, deadline time.Time, h header, payload []byte) error {
+func (c *conn) put(ctx context.Context, deadline time.Time, u urgency, h header, payload []byte) error {
 	if len(payload) <= InlineMax {
-		return c.out.write(ctx, deadline, h, payload)
+		return c.out.write(ctx, deadline, u, h, payload)
 	}
 	ctx, cancel := withDeadline(ctx, deadline)
 	defer cancel()
@@ -386,7 +388,16 @@ func (c *conn) awaitsLocked() bool {
 
 // check is called by the janitor on every tick.
 func (c *conn) check(now, idleTicks int64, keep bool) {
-	if asked := c.asked.Load(); asked != 0 {
+	c.mu.Lock()
+	retired := c.retired
+	awaits := c.awaitsLocked()
+	busy := awaits || len(c.inbound) > 0
+	c.mu.Unlock()
+	asked := c.asked.Load()
+	if asked == 0 && awaits {
+		c.asked.CompareAndSwap(0, now) // it was alive since; is it still?
+	}
+	if asked != 0 {
 		if now-asked >= silenceMax {
 			c.cancel(errSilent)
 			return
@@ -395,10 +406,6 @@ func (c *conn) check(now, idleTicks int64, keep bool) {
 			_ = c.out.tryWrite(header{kind: kindPing}, nil)
 		}
 	}
-	c.mu.Lock()
-	retired := c.retired
-	busy := c.awaitsLocked() || len(c.inbound) > 0
-	c.mu.Unlock()
 	idle := now - c.used.Load()
 	switch {
 	case retired != 0:

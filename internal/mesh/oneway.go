@@ -52,7 +52,7 @@ func (c *conn) sendOneWay(ctx context.Context, deadline time.Time, cmd uint16, p
 		out, err = c.openOneWay(ctx, deadline, class)
 	}
 	if err == nil {
-		err = out.write(ctx, deadline, header{size: uint32(len(payload)), kind: kindOneWay, cmd: cmd}, payload)
+		err = out.write(ctx, deadline, batched, header{size: uint32(len(payload)), kind: kindOneWay, cmd: cmd}, payload)
 	}
 	if err != nil {
 		c.mu.Lock()

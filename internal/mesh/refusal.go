@@ -43,9 +43,16 @@ func (m *Mesh) reportRefusal(peer, direction string, err error) {
 	if !m.refusals.allow(peer, m.cfg.now()) {
 		return
 	}
-	m.log.Warn().Str("peer", peer).Str("direction", direction).Err(err).
-		Str("probable_cause", "different cluster secret (or TLS certificate authority) on the two nodes, or clocks more than an hour apart").
-		Msg("mesh peer refused")
+	m.log.Warn().Str("peer", peer).Str("direction", direction).Err(err).Str("probable_cause", probableCause(err)).Msg("mesh peer refused")
+}
+
+// probableCause says what an operator should look at.
+func probableCause(err error) string {
+	const noApplicationProtocol = 0x100 + 120 // RFC 9001 section 4.8: the TLS alert
+	if e, ok := errors.AsType[*quic.TransportError](err); ok && e.ErrorCode == noApplicationProtocol {
+		return "the two nodes speak different versions of the mesh protocol, this one " + alpn
+	}
+	return "different cluster secret (or TLS certificate authority) on the two nodes, or clocks more than an hour apart"
 }
 
 const (

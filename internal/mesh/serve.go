@@ -110,8 +110,11 @@ func (c *conn) answer(h header, payload []byte, code Code, text string) {
 		payload = []byte(text[:min(len(text), errorTextMax)])
 	}
 	c.use()
+	c.mu.Lock()
+	u := urgency(len(c.inbound) <= 1) // this one
+	c.mu.Unlock()
 	reply := header{size: uint32(len(payload)), kind: kindResponse, cmd: h.cmd, id: h.id, arg: uint32(code)}
-	if err := c.put(c.ctx, time.Time{}, reply, payload); err != nil && c.ctx.Err() == nil {
+	if err := c.put(c.ctx, time.Time{}, u, reply, payload); err != nil && c.ctx.Err() == nil {
 		c.m.log.Debug().Stringer("peer", c.remote.Node).Uint16("command", h.cmd).Err(err).Msg("mesh answer not sent")
 		c.refuse(h, CodeUnreachable)
 	}

@@ -3,7 +3,6 @@ package mesh
 import (
 	"context"
 	"errors"
-	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -11,9 +10,9 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// outboxMax is how many bytes may wait for the peer's flow control before
-// callers wait with them. One frame may always wait, whatever its size.
-const outboxMax = 1 << 20
+// outboxMax is how many bytes may wait to be written before callers wait with
+// them. One frame may always wait, whatever its size.
+const outboxMax = 256 << 10
 
 // frameStream is the part of a QUIC stream a writer needs.
 type frameStream interface {
@@ -21,10 +20,23 @@ type frameStream interface {
 	Write(b []byte) (int, error)
 }
 
-// writer puts whole frames on one stream, from many goroutines. Normally a frame
-// goes straight to QUIC, which packs all that came since its last packet into
-// the next. While flow control holds the stream back, frames collect in
-// pending and run writes them in one piece.
+// idleBufferMax is the largest buffer, in bytes, that a stream holds on to while nothing is written.
+const idleBufferMax = 64 << 10
+
+// urgency says whether a frame may wait for others that are about to come.
+type urgency bool
+
+const (
+	// batched frames go out together with all that is written by the goroutines
+	// that are ready to run now: four times the throughput of a write each.
+	batched urgency = false
+	// urgent is for a frame that nothing else is likely to follow: it saves the
+	// wake-up of the goroutine that writes batches.
+	urgent urgency = true
+)
+
+// writer puts whole frames on one stream, from many goroutines. They collect in
+// pending, and run writes them in one piece. An urgent frame skips that when nothing waits.
 type writer struct {
 	stream frameStream
 	fail   func(error) // told once, why the stream is broken
@@ -34,7 +46,7 @@ type writer struct {
 	scratch []byte
 	pending []byte
 	spare   []byte        // the other buffer, while run writes one
-	blocked bool          // run has, or is about to have, work
+	busy    bool          // run has, or is about to have, work
 	space   chan struct{} // closed when pending shrinks; nil when nobody waits
 	err     error
 }
@@ -44,7 +56,7 @@ func newWriter(s frameStream, fail func(error)) *writer {
 }
 
 // write hands over one frame. It blocks, until ctx ends or deadline, only while the outbox is full.
-func (w *writer) write(ctx context.Context, deadline time.Time, h header, payload []byte) error {
+func (w *writer) write(ctx context.Context, deadline time.Time, u urgency, h header, payload []byte) error {
 	w.mu.Lock()
 	if w.fullLocked(payload) {
 		var cancel context.CancelFunc
@@ -68,11 +80,11 @@ func (w *writer) write(ctx context.Context, deadline time.Time, h header, payloa
 	if w.err != nil {
 		return w.err
 	}
-	return w.putLocked(h, payload)
+	return w.putLocked(u, h, payload)
 }
 
 func (w *writer) fullLocked(payload []byte) bool {
-	return w.err == nil && w.blocked && len(w.pending) > 0 && len(w.pending)+headerLen+len(payload) > outboxMax
+	return w.err == nil && len(w.pending) > 0 && len(w.pending)+headerLen+len(payload) > outboxMax
 }
 
 // withDeadline adds a deadline to ctx, unless it is zero.
@@ -95,16 +107,13 @@ func (w *writer) tryWrite(h header, payload []byte) error {
 	if w.err != nil {
 		return w.err
 	}
-	return w.putLocked(h, payload)
+	return w.putLocked(batched, h, payload)
 }
 
-func (w *writer) putLocked(h header, payload []byte) error {
-	if !w.blocked && testMode == 0 {
+func (w *writer) putLocked(u urgency, h header, payload []byte) error {
+	if u == urgent && !w.busy {
 		w.scratch = append(h.appendTo(w.scratch[:0]), payload...)
 		err := w.stream.TryWriteAll(w.scratch)
-		if cap(w.scratch) > 2*InlineMax {
-			w.scratch = nil
-		}
 		if err == nil {
 			return nil
 		}
@@ -113,14 +122,14 @@ func (w *writer) putLocked(h header, payload []byte) error {
 			return err
 		}
 	}
-	if !w.blocked {
-		w.blocked = true
+	w.pending = append(h.appendTo(w.pending), payload...)
+	if !w.busy {
+		w.busy = true
 		select {
 		case w.wake <- struct{}{}:
 		default:
 		}
 	}
-	w.pending = append(h.appendTo(w.pending), payload...)
 	return nil
 }
 
@@ -160,13 +169,18 @@ func (w *writer) run(ctx context.Context) {
 // drain writes pending until it is empty and tells whether the stream still works.
 func (w *writer) drain() bool {
 	for {
-		if testMode >= 2 {
-			runtime.Gosched()
-		}
+		// Whoever is ready to run may have frames of his own: let them come first.
+		runtime.Gosched()
 		w.mu.Lock()
 		b := w.pending
 		if len(b) == 0 || w.err != nil {
-			w.blocked = false
+			w.busy = false
+			if cap(w.pending) > idleBufferMax {
+				w.pending = nil
+			}
+			if cap(w.spare) > idleBufferMax {
+				w.spare = nil
+			}
 			ok := w.err == nil
 			w.mu.Unlock()
 			return ok
@@ -174,13 +188,7 @@ func (w *writer) drain() bool {
 		w.pending, w.spare = w.spare[:0], nil
 		w.releaseLocked()
 		w.mu.Unlock()
-		var err error
-		if testMode == 1 || testMode == 2 {
-			err = w.stream.TryWriteAll(b)
-		}
-		if testMode == 0 || testMode == 3 || errors.Is(err, quic.ErrWouldBlock) {
-			_, err = w.stream.Write(b)
-		}
+		_, err := w.stream.Write(b)
 		w.mu.Lock()
 		if err != nil {
 			if w.err == nil {
@@ -189,11 +197,9 @@ func (w *writer) drain() bool {
 			w.mu.Unlock()
 			return false
 		}
-		if cap(b) <= 2*outboxMax {
+		if cap(b) <= 4*outboxMax { // else it held a large frame
 			w.spare = b[:0]
 		}
 		w.mu.Unlock()
 	}
 }
-
-var testMode = len(os.Getenv("WMODE"))
