@@ -64,6 +64,11 @@ func (l *local) request(ctx context.Context, deadline time.Time, cmd uint16, pay
 	case r := <-done:
 		return r.payload, r.err
 	case <-ctx.Done():
+	}
+	select {
+	case r := <-done: // the handler's end is what ended ctx
+		return r.payload, r.err
+	default:
 		return nil, contextError(ctx)
 	}
 }

@@ -278,6 +278,8 @@ func (s *syncBuffer) String() string {
 
 func TestSendMany(t *testing.T) {
 	t.Parallel() // it waits for a dead relay
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	var mu sync.Mutex
 	got := map[id.Node]int{}
 	var nodes []id.Node
@@ -295,7 +297,7 @@ func TestSendMany(t *testing.T) {
 		}})
 		nodes, all = append(nodes, m.Self().Node), append(all, m)
 	}
-	if failed := all[0].SendMany(t.Context(), append(nodes, nodes[3]), cmdEcho, []byte("x"), 2); failed != nil {
+	if failed := all[0].SendMany(ctx, append(nodes, nodes[3]), cmdEcho, []byte("x"), 2); failed != nil {
 		t.Errorf("SendMany = %v", failed)
 	}
 	dead := nodes[6] // heads a share
@@ -303,7 +305,7 @@ func TestSendMany(t *testing.T) {
 	mu.Lock()
 	clear(got)
 	mu.Unlock()
-	failed := all[0].SendMany(t.Context(), append(nodes[1:], "nowhere"), cmdEcho, []byte("x"), 2)
+	failed := all[0].SendMany(ctx, append(nodes[1:], "nowhere"), cmdEcho, []byte("x"), 2)
 	if len(failed) != 2 || !errors.Is(failed[dead], ErrUnreachable) || !errors.Is(failed["nowhere"], ErrAddress) {
 		t.Errorf("SendMany around a dead relay = %v", failed)
 	}
