@@ -68,7 +68,6 @@ type Node struct {
 	rooms     *room.Engine    // udp, tcp
 	server    transport.Server
 	probeKey  []byte
-	httpAddr  net.Addr
 	adminAddr net.Addr
 	announced bool // membership runs, so there is something to leave
 

@@ -65,14 +65,6 @@ func (p *pair) later() {
 	p.step(Tick{})
 }
 
-func (p *pair) events() string {
-	var kinds []string
-	for _, e := range p.out.Events {
-		kinds = append(kinds, e.Kind.String())
-	}
-	return strings.Join(kinds, ", ")
-}
-
 // What an authority says that was fenced out is not applied.
 func TestOlderEpochIsIgnored(t *testing.T) {
 	p := newPair(t)
