@@ -94,7 +94,7 @@ const scratchMax = 256 << 10
 
 type metrics struct {
 	messages, pushes, unsent prometheus.Counter
-	joins                    *prometheus.CounterVec
+	joins, creates           *prometheus.CounterVec
 }
 
 // New makes an engine and registers its commands at the router and the mesh.
@@ -137,6 +137,9 @@ func (e *Engine) register(reg prometheus.Registerer) {
 		joins: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "room", Name: "joins_total", Help: "Joins of this node's users, by where the room is and how it went.",
 		}, []string{"where", "result"}),
+		creates: auto.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "diarkis", Subsystem: "room", Name: "creates_total", Help: "Rooms made, or refused because there are too many.",
+		}, []string{"result"}),
 	}
 }
 
@@ -219,10 +222,12 @@ func (e *Engine) create(s Settings) (*room, error) {
 	e.mu.Lock()
 	if len(e.rooms) >= e.cfg.RoomsMax {
 		e.mu.Unlock()
+		e.metrics.creates.WithLabelValues(refused).Inc()
 		return nil, ErrTooMany
 	}
 	e.rooms[r.id] = r
 	e.mu.Unlock()
+	e.metrics.creates.WithLabelValues(succeeded).Inc()
 	return r, nil
 }
 

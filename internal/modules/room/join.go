@@ -22,8 +22,8 @@ const (
 	// randomAsked is how many other nodes a random join asks for a room.
 	randomAsked = 3
 	// Where a user joined, and how it went, as metric labels.
-	here, elsewhere = "here", "elsewhere"
-	joined, refused = "ok", "refused"
+	here, elsewhere    = "here", "elsewhere"
+	succeeded, refused = "ok", "refused"
 )
 
 // Actions of mesh.CmdRoomJoinCheck: u8 action ‖ u32 ms ‖ room ‖ user id. The answer
@@ -58,7 +58,7 @@ func (e *Engine) onJoin(q *Request) error {
 }
 
 func (e *Engine) count(where string, err error) error {
-	result := joined
+	result := succeeded
 	if err != nil {
 		result = refused
 	}

@@ -24,7 +24,6 @@ type model struct {
 	closed   bool
 	numbers  map[string]int64
 	got      map[id.UID][]string
-	sent     int
 }
 
 func (m *model) expire(now time.Time) {
