@@ -38,7 +38,7 @@ type Conn struct {
 	armed   int64 // when the wheel has us, 0: it has not
 	active  int64 // when a message last came or went
 	sampled int64 // when the round-trip time was last observed
-	repeats uint64
+	counted reliable.Stats
 	doomed  wire.CloseCode // when the keeper has to close us; see condemnLocked
 	// delivering says that the reader may be calling the Handler for us.
 	delivering bool
@@ -216,20 +216,15 @@ func (c *Conn) closeLocked(now time.Time, b *Batch, body wire.Close) bool {
 
 // settleLocked is what every end of a connection has in common.
 func (c *Conn) settleLocked(code wire.CloseCode) {
-	c.accept, c.moving = nil, nil
+	if c.machine != nil {
+		c.countLocked()
+	}
+	c.accept, c.moving, c.sealer = nil, nil, nil
 	if code != wire.CloseIdle && code != wire.CloseReplaced {
 		c.machine = nil // nobody goes on from here
 	}
-	c.core.m.closed.WithLabelValues(closeLabel(code)).Inc()
+	c.core.m.closed.WithLabelValues(code.String()).Inc()
 	c.releaseReaderLocked()
-}
-
-// closeLabel keeps codes a client makes up out of the metrics.
-func closeLabel(code wire.CloseCode) string {
-	if code > wire.CloseInternal {
-		return "unknown"
-	}
-	return code.String()
 }
 
 // gone ends the connection without a CLOSE: its peer sent one, or the link broke.
@@ -255,7 +250,6 @@ func (c *Conn) vanish() {
 	c.mu.Lock()
 	if !c.over.Swap(true) {
 		c.settleLocked(wire.CloseNormal)
-		c.machine = nil
 	}
 	c.mu.Unlock()
 	c.core.remove(c)
@@ -364,17 +358,26 @@ func (c *Conn) trimLocked(now time.Time) {
 	}
 }
 
+// countLocked adds what the machine counted since the last call to the metrics.
+func (c *Conn) countLocked() {
+	now := c.machine.Stats()
+	if n := now.Retransmitted - c.counted.Retransmitted; n > 0 {
+		c.core.m.repeats.Add(float64(n))
+	}
+	if n := now.DroppedUnreliable - c.counted.DroppedUnreliable; n > 0 {
+		c.core.m.overflow.Add(float64(n))
+	}
+	c.counted = now
+}
+
 // observeLocked keeps figures; it is cheap enough for every tick.
 func (c *Conn) observeLocked(now time.Time) {
 	n := c.core.nanos(now)
 	if c.accept != nil && n > c.accept.until {
 		c.accept = nil
 	}
-	if r := c.machine.Stats().Retransmitted; r != c.repeats {
-		c.core.m.repeats.Add(float64(r - c.repeats))
-		c.repeats = r
-	}
-	if n-c.active < int64(rttEvery) && n-c.sampled >= int64(rttEvery) {
+	c.countLocked()
+	if n-c.active < 2*int64(rttEvery) && n-c.sampled >= int64(rttEvery) {
 		c.sampled = n
 		if rtt, _ := c.machine.RTT(); rtt > 0 {
 			c.core.m.rtt.Observe(rtt.Seconds())

@@ -21,10 +21,16 @@ func bind[L any](cfg Config, listen func(hostPort string) (L, error)) (L, error)
 		if err == nil {
 			return l, nil
 		}
-		if i >= cfg.PortSearch || cfg.Port == 0 || port >= 65535 || !errors.Is(err, syscall.EADDRINUSE) {
+		if i >= cfg.PortSearch || cfg.Port == 0 || port >= 65535 || !inUse(err) {
 			return none, fmt.Errorf("listen for clients: %w", err)
 		}
 	}
+}
+
+// inUse says that another socket has the port.
+func inUse(err error) bool {
+	const wsaAddrInUse = syscall.Errno(10048) // what Windows says
+	return errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, wsaAddrInUse)
 }
 
 // addrPortOf is a bound address in one form for IPv4 and IPv6.

@@ -49,6 +49,7 @@ type metrics struct {
 	bytesIn    prometheus.Counter
 	bytesOut   prometheus.Counter
 	repeats    prometheus.Counter
+	overflow   prometheus.Counter
 	rtt        prometheus.Observer
 	dropped    *prometheus.CounterVec
 	handshakes *prometheus.CounterVec
@@ -76,6 +77,7 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 		bytesIn:    counter("bytes_in_total", "Bytes received, without the headers of IP and UDP or TCP.").With(nil),
 		bytesOut:   counter("bytes_out_total", "Bytes sent, without the headers of IP and UDP or TCP.").With(nil),
 		repeats:    counter("retransmissions_total", "Reliable fragments sent again.").With(nil),
+		overflow:   counter("unreliable_dropped_total", "Unreliable messages that gave way to newer ones in a full queue.").With(nil),
 		rtt: register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "diarkis", Subsystem: "transport", Name: "rtt_seconds",
 			Help:    "Smoothed round-trip time of connections, observed once a second while they are active.",

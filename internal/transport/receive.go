@@ -2,6 +2,7 @@ package transport
 
 import (
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/reliable"
@@ -11,10 +12,10 @@ import (
 
 // receive takes one data packet and calls the Handler with what is in it. Only the
 // reader calls it, with its own b and rx. It returns why the packet was dropped.
-func (c *Conn) receive(now time.Time, pkt []byte, b *Batch, rx *reliable.Received) (dropped error) {
+func (c *Conn) receive(now time.Time, pkt []byte, src netip.AddrPort, b *Batch, rx *reliable.Received) (dropped error) {
 	rx.Reset() // also when the packet is dropped before the machine does so
 	c.mu.Lock()
-	end, dropped := c.openLocked(now, pkt, b, rx)
+	end, dropped := c.openLocked(now, pkt, src, b, rx)
 	c.mu.Unlock()
 	if end != nil {
 		c.core.places.connEnded(c, end.Code, now)
@@ -29,10 +30,10 @@ func (c *Conn) receive(now time.Time, pkt []byte, b *Batch, rx *reliable.Receive
 
 // openLocked opens a packet and gives it to the machine. It returns the CLOSE
 // with which the packet made us end the connection.
-func (c *Conn) openLocked(now time.Time, pkt []byte, b *Batch, rx *reliable.Received) (end *wire.Close, dropped error) {
+func (c *Conn) openLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Batch, rx *reliable.Received) (end *wire.Close, dropped error) {
 	switch {
 	case c.over.Load():
-		return nil, c.answerLocked(now, pkt, b)
+		return nil, c.answerLocked(now, pkt, src, b)
 	case c.frozen || c.yielding:
 		return nil, dropFrozen
 	}
@@ -98,13 +99,17 @@ func (c *Conn) deliver(b *Batch, rx *reliable.Received) {
 		c.core.handler.Handle(b, c, d.Message, d.Rel)
 	}
 	if rx.Close != nil {
-		c.gone(rx.Close.Code)
+		code := rx.Close.Code
+		if code > wire.CloseInternal {
+			code = wire.CloseNormal // made up by the client: to us they mean the same
+		}
+		c.gone(code)
 	}
 }
 
 // answerLocked answers a packet to a closed connection with its CLOSE, when the
 // packet opens and is none itself.
-func (c *Conn) answerLocked(now time.Time, pkt []byte, b *Batch) error {
+func (c *Conn) answerLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Batch) error {
 	n := c.core.nanos(now)
 	if c.ending == nil || c.stream != nil || n < c.ending.next || n >= c.ending.until {
 		return dropClosed
@@ -115,7 +120,7 @@ func (c *Conn) answerLocked(now time.Time, pkt []byte, b *Batch) error {
 	}
 	if !hasClose(frames) {
 		c.ending.next = n + int64(closeGap)
-		b.raw(c.ending.packet, c.peer)
+		b.raw(c.ending.packet, src)
 	}
 	return dropClosed
 }

@@ -137,12 +137,19 @@ func start(t testing.TB, proto string, change func(*Config), h *recorder) *rig {
 	if h == nil {
 		h = newRecorder()
 	}
+	r := startHandler(t, proto, change, h)
+	r.h = h
+	return r
+}
+
+func startHandler(t testing.TB, proto string, change func(*Config), h Handler) *rig {
+	t.Helper()
 	cfg := Config{Address: "127.0.0.1", ClientKey: "key", ProbeKey: []byte("probe")}
 	cfg.Limits.PacketsPerSec, cfg.Limits.BytesPerSec = -1, -1
 	if change != nil {
 		change(&cfg)
 	}
-	r := &rig{t: t, h: h, reg: prometheus.NewRegistry()}
+	r := &rig{t: t, reg: prometheus.NewRegistry()}
 	if proto == "UDP" {
 		u, err := NewUDP(cfg, h, zerolog.Nop(), r.reg)
 		if err != nil {

@@ -71,7 +71,7 @@ func (s *stream) pump(c *Conn, b *Batch, now time.Time) {
 		}
 		if n < len(out) {
 			rest := append([]byte(nil), out[n:]...)
-			if !c.core.spawn(func(context.Context) { s.drain(c, rest) }) {
+			if !c.core.spawn(func(ctx context.Context) { s.drain(ctx, c, rest) }) {
 				s.broke(c)
 			}
 			return
@@ -117,10 +117,13 @@ func (s *stream) take(c *Conn, now time.Time, dst []byte) (out []byte, done bool
 
 // drain is what pump leaves to a goroutine that may wait, for at most
 // Config.WriteTimeout at a time.
-func (s *stream) drain(c *Conn, rest []byte) {
+func (s *stream) drain(ctx context.Context, c *Conn, rest []byte) {
 	buf := make([]byte, 0, 2*c.core.cfg.MaxRecord)
 	for done := false; !done; rest, done = s.take(c, time.Now(), buf) {
 		_ = s.socket.SetWriteDeadline(time.Now().Add(c.core.cfg.WriteTimeout))
+		if ctx.Err() != nil { // hurry may have set its deadline before ours
+			_ = s.socket.SetWriteDeadline(time.Now().Add(lingerFor))
+		}
 		n, err := s.socket.Write(rest)
 		c.core.m.bytesOut.Add(float64(n))
 		if err != nil {

@@ -248,6 +248,9 @@ func (r *tcpReader) admit(ctx context.Context, a arrival) error {
 		a.claimed = true
 	}
 	_ = r.stream.socket.SetReadDeadline(time.Time{})
+	if ctx.Err() != nil {
+		return dropGone // and hurry may have set its deadline before we took it away
+	}
 	if old := a.place.Conn(); old != nil {
 		if err := old.halt(ctx, &old.yielding); err != nil {
 			return dropGone
@@ -298,7 +301,7 @@ func (r *tcpReader) burst(b *Batch) (pause time.Duration, err error) {
 		if pkt == nil || err != nil {
 			return 0, err
 		}
-		dropped := c.receive(now, pkt, b, &r.rx)
+		dropped := c.receive(now, pkt, r.peer, b, &r.rx)
 		if dropped == dropFrozen {
 			return 0, nil // it is read again after the thaw
 		}

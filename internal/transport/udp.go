@@ -140,7 +140,7 @@ func (r *udpReader) datagram(now time.Time, pkt []byte, src netip.AddrPort) erro
 		if c == nil {
 			return dropSCID
 		}
-		return c.receive(now, pkt, r.batch, &r.rx)
+		return c.receive(now, pkt, src, r.batch, &r.rx)
 	case wire.PacketHello:
 		return r.refuse(r.hello(now, pkt, src))
 	case wire.PacketConfirm:
