@@ -207,7 +207,7 @@ func (c *checker) mars(ctx context.Context) (string, error) {
 	}
 	switch {
 	case !st.Joined:
-		return "", unhealthy("%s", st.Reason)
+		return "", unhealthy("not joined: %s", strings.TrimPrefix(st.Reason, "not joined: "))
 	case st.Authority == telemetry.AuthorityLive || st.Authority == telemetry.AuthorityStale:
 		return fmt.Sprintf("joined, the authority is %s", st.Authority), nil
 	}
