@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,6 +37,8 @@ type cluster struct {
 	nodes []*node
 	stop  func()
 
+	directory atomic.Pointer[mars.Directory]
+
 	mu       sync.Mutex
 	handlers map[id.Node]map[uint16]mesh.Handler
 	down     map[id.Node]bool
@@ -62,7 +65,7 @@ func newCluster(t testing.TB, cfg Config, roles ...string) *cluster {
 		name := id.Node(fmt.Sprintf("127.0.0.1:%d", 8000+i))
 		members = append(members, mars.Member{Instance: mars.Instance{Node: name, Role: role, Type: strings.ToUpper(role)}, State: mars.Online})
 	}
-	directory := mars.NewDirectory(1, members...)
+	c.setMembers(members...)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	c.stop = func() { cancel(); wg.Wait() }
@@ -70,7 +73,7 @@ func newCluster(t testing.TB, cfg Config, roles ...string) *cluster {
 		n := &node{cluster: c, name: m.Node, places: map[id.SID]*place{}}
 		var err error
 		n.users, err = users.New(users.Config{
-			Self: m.Instance, Directory: func() *mars.Directory { return directory },
+			Self: m.Instance, Directory: c.directory.Load,
 			Endpoint: func() string { return "192.0.2.1:" + strconv.Itoa(i) },
 		}, n, zerolog.Nop(), prometheus.NewRegistry())
 		if err != nil {
@@ -88,6 +91,10 @@ func newCluster(t testing.TB, cfg Config, roles ...string) *cluster {
 		c.nodes = append(c.nodes, n)
 	}
 	return c
+}
+
+func (c *cluster) setMembers(members ...mars.Member) {
+	c.directory.Store(mars.NewDirectory(1, members...))
 }
 
 // The mesh.
@@ -247,14 +254,11 @@ func (c *client) ask(cmd uint16, payload []byte) (wire.Message, error) {
 	c.nextID++
 	c.serve(cmd, c.nextID, payload)
 	synctest.Wait()
-	var answers []wire.Message
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, m := range c.received {
-		if m.Kind == wire.Response && m.HasID && m.ID == c.nextID {
-			answers = append(answers, m)
-		}
+	if len(c.answers(c.nextID)) == 0 {
+		pass(newcomerMax) // the longest that any command here waits
+		synctest.Wait()
 	}
+	answers := c.answers(c.nextID)
 	if len(answers) != 1 {
 		return wire.Message{}, fmt.Errorf("%d answers to command %d", len(answers), cmd)
 	}
@@ -262,6 +266,17 @@ func (c *client) ask(cmd uint16, payload []byte) (wire.Message, error) {
 		return a, fmt.Errorf("status %d code %d %s", a.Status, uint32(a.Payload[0])<<24|uint32(a.Payload[1])<<16|uint32(a.Payload[2])<<8|uint32(a.Payload[3]), a.Payload[4:])
 	}
 	return answers[0], nil
+}
+
+func (c *client) answers(id uint64) (all []wire.Message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range c.received {
+		if m.Kind == wire.Response && m.HasID && m.ID == id {
+			all = append(all, m)
+		}
+	}
+	return all
 }
 
 // must is ask for what has to work; it returns the payload.

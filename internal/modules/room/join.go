@@ -19,6 +19,10 @@ import (
 const (
 	// askTimeout bounds one question to another node.
 	askTimeout = 2 * time.Second
+	// newcomerMax is how long a join waits for its node to become known: two heartbeats
+	// of a small cluster. The directory is looked at every newcomerPoll.
+	newcomerMax  = 2 * time.Second
+	newcomerPoll = 50 * time.Millisecond
 	// randomAsked is how many other nodes a random join asks for a room.
 	randomAsked = 3
 	// Where a user joined, and how it went, as metric labels.
@@ -73,7 +77,7 @@ func (e *Engine) joinElsewhere(q *Request, r id.Room, node id.Node) error {
 	if e.roomOf(u) != nil {
 		return ErrIn
 	}
-	m, ok := e.users.Directory().Lookup(node)
+	m, ok := e.lookup(node)
 	switch {
 	case !ok:
 		return ErrNode
@@ -84,6 +88,25 @@ func (e *Engine) joinElsewhere(q *Request, r id.Room, node id.Node) error {
 		return err
 	}
 	return e.handOver(q, r, node)
+}
+
+// lookup finds a member of the cluster. Nodes learn of each other with a heartbeat,
+// so one that is unknown may have joined just now: it is waited for. A node that the
+// directory does not know is never asked, because room ids come from clients and
+// would make this node dial any address.
+func (e *Engine) lookup(node id.Node) (mars.Member, bool) {
+	ctx, cancel := context.WithTimeout(e.ctx, newcomerMax)
+	defer cancel()
+	for {
+		if m, ok := e.users.Directory().Lookup(node); ok {
+			return m, true
+		}
+		select {
+		case <-ctx.Done():
+			return mars.Member{}, false
+		case <-time.After(newcomerPoll):
+		}
+	}
 }
 
 // handOver moves the user of q to node, where a seat in r is held for them.

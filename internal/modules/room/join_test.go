@@ -81,6 +81,27 @@ func TestJoinOnAnotherNodeRefused(t *testing.T) {
 	}
 }
 
+// A node that joined the cluster a moment ago may not be known everywhere yet.
+func TestJoinOnANodeThatIsNotKnownYet(t *testing.T) {
+	on(t, Config{}, twoUDP, func(t *testing.T, c *cluster) {
+		a, b := c.nodes[0].login("a"), c.nodes[1].login("b")
+		room := a.create(Settings{})
+		all := c.directory.Load().Members
+		c.setMembers(all[1])
+		b.serve(CmdJoin, 77, room)
+		pass(time.Second)
+		if at, _ := b.where(); at != c.nodes[1] {
+			t.Error("asked a node that is not in the directory")
+		}
+		c.setMembers(all...)
+		pass(time.Second)
+		synctest.Wait()
+		if at, _ := b.where(); at != c.nodes[0] {
+			t.Error("not joined when the node became known")
+		}
+	})
+}
+
 // room returns the only room of the first node.
 func (c *cluster) room() []byte { return []byte(c.nodes[0].rooms.Rooms()[0].ID) }
 
