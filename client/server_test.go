@@ -172,7 +172,8 @@ func TestRealServerTakesTheUserBack(t *testing.T) {
 		first.srv.Places().Thaw(sid)
 		take(t, "answers", done)
 		if c.Addr() != first.addr.String() || len(w.reconnects)+len(w.disconnects)+len(w.moves) != 0 {
-			t.Errorf("at %s after a move that was given up", c.Addr())
+			t.Errorf("at %s after a move from %s to %s that was given up, %d reconnects, %d disconnects, %d moves",
+				c.Addr(), first.addr, second.addr, len(w.reconnects), len(w.disconnects), len(w.moves))
 		}
 	})
 }

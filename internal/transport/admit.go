@@ -145,17 +145,32 @@ func (k *core) admit(now time.Time, a arrival, b *Batch, rx *reliable.Received) 
 	}
 	k.m.handshakes.WithLabelValues(result).Inc()
 	k.handler.Opened(b, c, resumed)
+	k.places.opened(a.place)
 	c.early(now, a.accepted, b, rx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.over.Load() {
-		k.mu.Lock()
-		k.conns[c.scid] = c
-		k.mu.Unlock()
+	if c.over.Load() && c.ending == nil {
+		return c, nil
+	}
+	k.mu.Lock()
+	k.conns[c.scid] = c
+	k.mu.Unlock()
+	switch {
+	case !c.over.Load():
 		c.rearmLocked()
 		b.addLocked(c)
+	case c.stream == nil: // closed meanwhile: its CLOSE overtook Accept
+		b.raw(c.ending.packet, c.peer)
 	}
 	return c, nil
+}
+
+// opened tells that Handler.Opened returned.
+func (ps *Places) opened(p *Place) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p.opening = false
+	ps.told.Broadcast()
 }
 
 // early handles the frames that came with Confirm.
@@ -185,7 +200,7 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 	p := a.place
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	for ps.telling == p {
+	for ps.telling == p || p.opening {
 		ps.told.Wait()
 	}
 	if err := ps.mayOpenLocked(p, a.accepted.CookieTime, a.claimed); err != nil {
@@ -210,6 +225,7 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 	ps.setLocked(p, placeConnected)
 	c = ps.core.newConn(now, a, scid, st, b)
 	p.conn.Store(c)
+	p.opening = true
 	return c, st != nil, nil
 }
 

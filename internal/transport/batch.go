@@ -88,7 +88,7 @@ func (b *Batch) Flush() {
 
 // full says that another packet may not fit.
 func (b *Batch) full() bool {
-	return len(b.out) >= batchPackets || batchBytes-len(b.slab) < b.core.cfg.MaxDatagram
+	return len(b.out) >= batchPackets || batchBytes-len(b.slab) < wire.DatagramBytesMin
 }
 
 // write hands the collected datagrams to the system.
@@ -118,21 +118,43 @@ func (b *Batch) collect(c *Conn, now time.Time) (more bool) {
 		c.armLocked(now.Add(c.core.cfg.SendInterval))
 		return false
 	}
-	for {
-		if b.full() {
-			return true
-		}
-		from := len(b.slab)
-		slab, ok := c.packetLocked(now, b.slab)
-		if !ok {
-			break
-		}
-		b.slab = slab
-		b.out = append(b.out, outgoing{from, len(slab), c.peer})
+	if !b.packetsLocked(c, now) {
+		return true
 	}
 	c.trimLocked(now)
 	c.rearmLocked()
 	return false
+}
+
+// packetsLocked puts into b what c has to send. It returns false when there is no
+// room for all of it.
+func (b *Batch) packetsLocked(c *Conn, now time.Time) (all bool) {
+	for !b.full() {
+		from := len(b.slab)
+		slab, ok := c.packetLocked(now, b.slab)
+		if !ok {
+			return true
+		}
+		b.slab = slab
+		b.out = append(b.out, outgoing{from, len(slab), c.peer})
+	}
+	return false
+}
+
+// lastWordsLocked sends what was queued before an orderly CLOSE, as far as it fits:
+// nobody will repeat it.
+func (c *Conn) lastWordsLocked(now time.Time, b *Batch) {
+	if c.stream == nil {
+		b.packetsLocked(c, now)
+		return
+	}
+	for len(c.stream.queued) < batchBytes {
+		pkt, ok := c.packetLocked(now, c.room(nil))
+		if !ok {
+			return
+		}
+		c.stream.queueLocked(pkt)
+	}
 }
 
 // packetLocked appends one sealed packet to dst, if there is something to send.

@@ -42,7 +42,7 @@ type Config struct {
 	SendInterval time.Duration
 	// RekeyPackets is how many packets are sealed under one key. Zero means 2^22.
 	RekeyPackets uint64
-	// MaxDatagram is the largest datagram that is sent and accepted. Zero means 1200.
+	// MaxDatagram is the largest datagram that is accepted. Zero means 1200.
 	MaxDatagram int
 	// MaxRecord is the largest TCP record, its length prefix included. Zero means 8000.
 	MaxRecord int

@@ -149,7 +149,7 @@ func (c *Conn) sendLocked(now time.Time, msg []byte, rel reliable.Reliability) e
 	switch {
 	case c.over.Load() || c.condemned:
 		return ErrClosed
-	case c.frozen:
+	case c.frozen && !c.delivering: // what a running Handle sends still goes along
 		return ErrFrozen
 	}
 	err := c.machine.Send(now, msg, rel, reliable.ChannelDefault)
@@ -200,6 +200,12 @@ func (c *Conn) hangUp(code wire.CloseCode, reason string) bool {
 func (c *Conn) closeLocked(now time.Time, b *Batch, body wire.Close) bool {
 	if c.over.Load() {
 		return false
+	}
+	switch body.Code {
+	case wire.CloseNormal, wire.CloseKicked, wire.CloseShutdown:
+		if !c.frozen {
+			c.lastWordsLocked(now, b)
+		}
 	}
 	c.over.Store(true)
 	pkt := body.AppendTo(c.sealer.Begin(c.room(nil)))

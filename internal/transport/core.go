@@ -228,12 +228,13 @@ func (k *core) machineConfig(rtt time.Duration) reliable.Config {
 	return c
 }
 
-// packetMax is the longest packet we send, without the length prefix of TCP.
+// packetMax is the longest packet we send, without the length prefix of TCP. Over
+// UDP nobody has probed the path for more.
 func (k *core) packetMax() int {
 	if k.stream {
 		return k.cfg.MaxRecord - recordPrefix
 	}
-	return k.cfg.MaxDatagram
+	return wire.DatagramBytesMin
 }
 
 // charge says whether a packet that proves nothing may be looked at.

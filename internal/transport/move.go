@@ -21,10 +21,10 @@ type moving struct {
 const moveEvery = 250 * time.Millisecond
 
 // Freeze stops processing what the client sends, so that the user can be moved,
-// and returns what the other node goes on from, for reading only. When it returns, every message
-// that was received went through Handler.Handle. From now on [Conn.Send] returns
-// [ErrFrozen], no connection can be opened and timers stand still, until Thaw,
-// Released or End. It waits for a running Handle: never call it from a [Handler].
+// and returns what the other node goes on from, for reading only. When it returns,
+// every message that was received went through Handler.Handle, and what Handle sent
+// is in the state. From now on [Conn.Send] returns [ErrFrozen], no connection can be
+// opened and timers stand still, until Thaw, Released or End. It waits for a running Handle: never call it from a [Handler].
 //
 // It returns [ErrNoPlace] when there is none, or nobody ever connected to it, and
 // [ErrFrozen] when it is frozen already.

@@ -26,6 +26,7 @@ type Place struct {
 	more    *moreOfPlace // nil until there is something to keep
 	expires int64        // nanoseconds since the epoch; 0: never
 	state   placeState
+	opening bool // Handler.Opened is running
 
 	links links[Place] // guarded by the wheel
 }
@@ -107,7 +108,7 @@ type Places struct {
 	timers *wheel[Place, *Place]
 
 	mu     sync.Mutex // guards the fields below and those of Place
-	told   sync.Cond  // telling changed
+	told   sync.Cond  // telling, or opening of a place, changed
 	bySID  map[id.SID]*Place
 	byCID0 map[wire.CID]*Place
 	counts [placeEnded]int
@@ -405,6 +406,9 @@ func (ps *Places) tellLocked(e *event) {
 			return // taken back after this batch was taken out
 		}
 		p.more.lost = false
+	}
+	for p.opening {
+		ps.told.Wait()
 	}
 	ps.telling = p
 	ps.mu.Unlock()

@@ -83,6 +83,7 @@ func (r *recorder) Handle(b *Batch, c *Conn, m wire.Message, rel reliable.Reliab
 		r.mu.Unlock()
 		r.ring()
 	case cmdClose:
+		_ = c.Send(b, wire.Message{Kind: wire.Push, Cmd: cmdClose}.AppendTo(nil), rel)
 		c.Close(wire.CloseNormal, "asked")
 	}
 }
@@ -437,6 +438,9 @@ func TestHandlerCloses(t *testing.T) {
 			c.send(cmdClose, nil, reliable.Reliable)
 			c.send(cmdKeep, nil, reliable.Reliable)
 			c.requireClose(wire.CloseNormal)
+			if len(c.got) != 1 {
+				t.Errorf("%d messages before the CLOSE, want the one sent before it", len(c.got))
+			}
 			r.h.waitLog(t, "opened u resumed=false", "ended u normal")
 			if err := r.h.last().Send(nil, request(1, nil), reliable.Reliable); !errors.Is(err, ErrClosed) {
 				t.Errorf("Send on a closed connection = %v, want ErrClosed", err)
@@ -481,4 +485,34 @@ func TestProbe(t *testing.T) {
 			r.requireFigure("packets_dropped_total", "probe", 1)
 		})
 	}
+}
+
+func TestSendIntervalCollects(t *testing.T) {
+	r := start(t, "UDP", func(c *Config) { c.SendInterval = 50 * time.Millisecond }, nil)
+	c := r.join("u")
+	r.h.waitLog(t, "opened u resumed=false")
+	before := r.figure("packets_out_total", "")
+	for i := range 50 {
+		if err := r.h.last().Send(nil, request(1, counter(i)), reliable.Unreliable); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.pump("all messages", func() bool { return len(c.got) == 50 })
+	if n := r.figure("packets_out_total", "") - before; n > 10 {
+		t.Errorf("50 messages went out in %v packets", n)
+	}
+	c.send(cmdEcho, nil, reliable.Reliable)
+	c.pump("answer", func() bool { return len(c.got) == 51 })
+}
+
+// A client on TCP that sends too much at once is read slowly, and all of it is read.
+func TestTCPReadsWhatWaited(t *testing.T) {
+	r := start(t, "TCP", func(c *Config) { c.Limits.PacketsPerSec, c.Limits.PacketsBurst = 20, 4 }, nil)
+	c := r.join("u")
+	for i := range 12 {
+		c.send(cmdKeep, counter(i), reliable.Reliable)
+		c.flush() // a record each
+	}
+	// From here on the client says nothing: only what was read already is left.
+	r.h.wait(t, "12 messages", func([]string) bool { return len(r.h.kept) == 12 })
 }

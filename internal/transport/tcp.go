@@ -268,8 +268,11 @@ func (r *tcpReader) admit(ctx context.Context, a arrival) error {
 func (r *tcpReader) serve() {
 	k, c := r.tcp.core, r.conn
 	for !c.Closed() {
-		if err := r.records.wait(); err != nil {
-			return
+		// What the last burst left is not announced by the socket again.
+		if pkt, err := r.records.buffered(k.cfg.MaxRecord - recordPrefix); pkt == nil && err == nil {
+			if err := r.records.wait(); err != nil {
+				return
+			}
 		}
 		b := k.borrow()
 		b.reader = true
