@@ -7,7 +7,7 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo de
 LDFLAGS   := -s -w -X main.commit=$(VERSION)
 BOTS      ?= 100
 # A count, not a time: `go test -fuzz` reports its own deadline as a failure now and then.
-FUZZTIME  ?= 5000x
+FUZZTIME  ?= 20000x
 # Pinned here and fetched by `go run`, so that a fresh machine needs only Go.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 

@@ -348,10 +348,16 @@ func (n *Node) Adopt(p *Place) {
 	n.reserveLocked(p.UID, p.creds)
 }
 
-// BreakAll closes the sockets of all TCP connections.
+// BreakAll closes the sockets of all TCP connections. When it returns they are lost
+// to the node.
 func (n *Node) BreakAll() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	for _, c := range n.Conns() {
+		if c.sock != nil {
+			c.lost()
+		}
+	}
 	for s := range n.socks {
 		_ = s.Close()
 	}
