@@ -215,7 +215,7 @@ func (n *Node) startMesh(ctx context.Context, s *stack) error {
 func (n *Node) meshConfig(inc id.Incarnation) (mesh.Config, error) {
 	c, env := n.cfg.Mesh, n.cfg.Env
 	mc := mesh.Config{
-		AllowPublic: c.AllowPublic, Incarnation: inc, Role: string(n.cfg.Role), RequestTimeout: c.ReliableRetryTimeout,
+		AllowPublic: c.AllowPublic, Incarnation: inc, Role: string(n.cfg.Role), RequestTimeout: c.ReliableRetryTimeout, RetryInterval: c.RetryInterval,
 		Identity: mesh.Identity{
 			CertFile: c.TLS.Cert, KeyFile: c.TLS.Key, CAFile: c.TLS.CA,
 			SecretFile: env.ClusterSecretFile, DevelopmentDir: n.dir.Path(),

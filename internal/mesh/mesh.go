@@ -57,6 +57,9 @@ type Config struct {
 
 	// RequestTimeout bounds a call whose context has no deadline. Zero means 3 s.
 	RequestTimeout time.Duration
+	// RetryInterval is the longest pause between two attempts to connect to a node
+	// that does not answer. Zero means 1 s.
+	RetryInterval time.Duration
 	// IdleTimeout is how long an unused connection stays open. Zero means 60 s.
 	IdleTimeout time.Duration
 	// HandlersMax is how many request and datagram handlers run at once. Zero means 1024.
@@ -74,6 +77,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	c.RequestTimeout = cmp.Or(c.RequestTimeout, 3*time.Second)
+	c.RetryInterval = cmp.Or(c.RetryInterval, time.Second)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, time.Minute)
 	c.HandlersMax = cmp.Or(c.HandlersMax, 1024)
 	if c.now == nil {
@@ -106,7 +110,7 @@ func (c Config) validate() error {
 	if c.Incarnation == (id.Incarnation{}) {
 		bad("the incarnation is empty")
 	}
-	if c.HandlersMax < 0 || c.RequestTimeout < 0 || c.IdleTimeout < 0 {
+	if c.HandlersMax < 0 || c.RequestTimeout < 0 || c.RetryInterval < 0 || c.IdleTimeout < 0 {
 		bad("a limit is negative")
 	}
 	return errors.Join(errs...)

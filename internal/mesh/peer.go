@@ -19,10 +19,9 @@ import (
 
 const (
 	helloTimeout = 3 * time.Second
-	// dialBackoffMin doubles with every failure up to dialBackoffMax; until it is
-	// over calls fail at once with the last error.
+	// dialBackoffMin doubles with every failure up to Config.RetryInterval; until it
+	// is over calls fail at once with the last error.
 	dialBackoffMin = 50 * time.Millisecond
-	dialBackoffMax = 500 * time.Millisecond
 )
 
 // dial is an attempt to connect that any number of callers wait for.
@@ -102,7 +101,7 @@ func (p *peer) settleDialLocked(d *dial, err error) {
 		p.failures, p.retryAt, p.lastErr = 0, time.Time{}, nil
 	} else {
 		p.failures++
-		p.retryAt = p.m.cfg.now().Add(min(dialBackoffMax, dialBackoffMin<<min(p.failures-1, 10)))
+		p.retryAt = p.m.cfg.now().Add(min(p.m.cfg.RetryInterval, dialBackoffMin<<min(p.failures-1, 10)))
 		p.lastErr = err
 		d.err = err
 	}
