@@ -23,8 +23,11 @@ const (
 	// of a small cluster. The directory is looked at every newcomerPoll.
 	newcomerMax  = 2 * time.Second
 	newcomerPoll = 50 * time.Millisecond
-	// randomAsked is how many other nodes a random join asks for a room.
-	randomAsked = 3
+	// randomAsked is how many other nodes a random join asks for a room, and
+	// randomTimeout what it waits for each: a node that just died costs no more, and a
+	// room of its own is always an answer.
+	randomAsked   = 3
+	randomTimeout = 500 * time.Millisecond
 	// Where a user joined, and how it went, as metric labels.
 	here, elsewhere    = "here", "elsewhere"
 	succeeded, refused = "ok", "refused"
@@ -327,7 +330,7 @@ func (e *Engine) askRandom(s Settings, user id.UID) (id.Node, id.Room, bool) {
 }
 
 func (e *Engine) askOne(m mars.Member, s Settings, user id.UID) (id.Room, bool) {
-	ctx, cancel := context.WithTimeout(e.ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(e.ctx, randomTimeout)
 	defer cancel()
 	b := binary.BigEndian.AppendUint32(nil, uint32((e.users.MoveTTL() + askTimeout).Milliseconds()))
 	answer, err := e.mesh.Request(ctx, m.Node, mesh.CmdRoomRandom, append(appendOptions(b, s), user...))
