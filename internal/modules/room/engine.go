@@ -203,8 +203,8 @@ func (e *Engine) find(r id.Room) (*room, error) {
 	return nil, ErrNotFound
 }
 
-// create makes an empty room. Nobody else finds it before its first step, which is
-// a join or publish.
+// create makes an empty room. Nobody else finds it before its first step: a join, a
+// held seat or publish.
 func (e *Engine) create(s Settings) (*room, error) {
 	if s.MembersMax > e.cfg.MembersMax {
 		return nil, invalid(fmt.Sprintf("a room has at most %d members here", e.cfg.MembersMax))

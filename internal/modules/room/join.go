@@ -28,6 +28,8 @@ const (
 	// room of its own is always an answer.
 	randomAsked   = 3
 	randomTimeout = 500 * time.Millisecond
+	// ownSeat is how long who made a room by a random join has a seat in it.
+	ownSeat = 5 * time.Second
 	// Where a user joined, and how it went, as metric labels.
 	here, elsewhere    = "here", "elsewhere"
 	succeeded, refused = "ok", "refused"
@@ -243,22 +245,27 @@ func (e *Engine) onRandomJoin(q *Request) error {
 // enterRandom joins a room of this node, a new one when create is set and there is
 // none. Else it returns ErrNotFound then.
 func (e *Engine) enterRandom(q *Request, s Settings, message []byte, create bool) error {
-	const rounds = 3 // a room that was found may fill up before this user is in
-	for range rounds {
-		rooms, how, err := e.pick(s, q.User().ID, create)
-		if err != nil {
+	const rounds = 3 // rooms that were found may fill up before this user is in
+	enter := func(r *room, how byte) error {
+		return e.enter(r, q.User(), message, func(b *transport.Batch) {
+			q.RespondIn(b, status.OK, appendCreated([]byte{how}, r.created, r.id), reliable.Reliable)
+		})
+	}
+	for round := range rounds {
+		found, own, err := e.pick(s, q.User().ID, create, round == rounds-1)
+		switch {
+		case err != nil:
 			return err
+		case own != nil:
+			return enter(own, randomCreated)
 		}
-		for _, r := range rooms {
-			err := e.enter(r, q.User(), message, func(b *transport.Batch) {
-				q.RespondIn(b, status.OK, appendCreated([]byte{how}, r.created, r.id), reliable.Reliable)
-			})
-			if !errors.Is(err, ErrFull) && !errors.Is(err, ErrNotFound) {
+		for _, r := range found {
+			if err := enter(r, randomJoined); !errors.Is(err, ErrFull) && !errors.Is(err, ErrNotFound) {
 				return err
 			}
 		}
 	}
-	return ErrFull
+	return ErrNotFound
 }
 
 // The first byte of the answer to a random join.
@@ -267,23 +274,25 @@ const (
 	randomJoined  byte = 1
 )
 
-// pick returns rooms to try. When there is none it makes one, if create is set, that
-// others who look at the same time find.
-func (e *Engine) pick(s Settings, user id.UID, create bool) (rooms []*room, how byte, err error) {
+// pick returns rooms to try, or if create is set a new one with a seat held for the
+// user, when there is no other or this is the last try. Others who look at the same
+// time find that one.
+func (e *Engine) pick(s Settings, user id.UID, create, last bool) (found []*room, own *room, err error) {
 	e.random.Lock()
 	defer e.random.Unlock()
-	if rooms = e.openRooms(s, user); len(rooms) > 0 {
-		return rooms, randomJoined, nil
+	found = e.openRooms(s, user)
+	switch {
+	case len(found) > 0 && !(create && last):
+		return found, nil, nil
+	case !create:
+		return nil, nil, ErrNotFound
 	}
-	if !create {
-		return nil, 0, ErrNotFound
+	if own, err = e.create(s); err != nil {
+		return nil, nil, err
 	}
-	r, err := e.create(s)
-	if err != nil {
-		return nil, 0, err
-	}
-	e.publish(r)
-	return []*room{r}, randomCreated, nil
+	until := time.Now().Add(ownSeat)
+	_, err = e.step(nil, own, input{Op: OpHold, User: user, Until: until}, nil)
+	return nil, own, err
 }
 
 // openRooms returns rooms worth trying: the one with a seat held for the user
