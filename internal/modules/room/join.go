@@ -28,8 +28,8 @@ const (
 	// room of its own is always an answer.
 	randomAsked   = 3
 	randomTimeout = 500 * time.Millisecond
-	// ownSeat is how long who made a room by a random join has a seat in it.
-	ownSeat = 5 * time.Second
+	// pickedSeat bounds the time between the choice of a room and being in it.
+	pickedSeat = 5 * time.Second
 	// Where a user joined, and how it went, as metric labels.
 	here, elsewhere    = "here", "elsewhere"
 	succeeded, refused = "ok", "refused"
@@ -245,27 +245,17 @@ func (e *Engine) onRandomJoin(q *Request) error {
 // enterRandom joins a room of this node, a new one when create is set and there is
 // none. Else it returns ErrNotFound then.
 func (e *Engine) enterRandom(q *Request, s Settings, message []byte, create bool) error {
-	const rounds = 3 // rooms that were found may fill up before this user is in
-	enter := func(r *room, how byte) error {
-		return e.enter(r, q.User(), message, func(b *transport.Batch) {
-			q.RespondIn(b, status.OK, appendCreated([]byte{how}, r.created, r.id), reliable.Reliable)
-		})
+	r, how, err := e.pick(s, q.User().ID, create)
+	if err != nil {
+		return err
 	}
-	for round := range rounds {
-		found, own, err := e.pick(s, q.User().ID, create, round == rounds-1)
-		switch {
-		case err != nil:
-			return err
-		case own != nil:
-			return enter(own, randomCreated)
-		}
-		for _, r := range found {
-			if err := enter(r, randomJoined); !errors.Is(err, ErrFull) && !errors.Is(err, ErrNotFound) {
-				return err
-			}
-		}
+	err = e.enter(r, q.User(), message, func(b *transport.Batch) {
+		q.RespondIn(b, status.OK, appendCreated([]byte{how}, r.created, r.id), reliable.Reliable)
+	})
+	if err != nil {
+		_, _ = e.step(nil, r, input{Op: OpUnhold, User: q.User().ID}, nil) // nobody comes for it
 	}
-	return ErrNotFound
+	return err
 }
 
 // The first byte of the answer to a random join.
@@ -274,25 +264,26 @@ const (
 	randomJoined  byte = 1
 )
 
-// pick returns rooms to try, or if create is set a new one with a seat held for the
-// user, when there is no other or this is the last try. Others who look at the same
-// time find that one.
-func (e *Engine) pick(s Settings, user id.UID, create, last bool) (found []*room, own *room, err error) {
+// pick returns a room in which a seat is held for the user: one with room for
+// another member, else a new one if create is set, else ErrNotFound. One user is
+// served at a time, so that rooms fill up however many look at once.
+func (e *Engine) pick(s Settings, user id.UID, create bool) (r *room, how byte, err error) {
 	e.random.Lock()
 	defer e.random.Unlock()
-	found = e.openRooms(s, user)
-	switch {
-	case len(found) > 0 && !(create && last):
-		return found, nil, nil
-	case !create:
-		return nil, nil, ErrNotFound
+	seat := input{Op: OpHold, User: user, Until: time.Now().Add(pickedSeat)}
+	for _, r := range e.openRooms(s, user) {
+		if _, err := e.step(nil, r, seat, nil); err == nil {
+			return r, randomJoined, nil
+		}
 	}
-	if own, err = e.create(s); err != nil {
-		return nil, nil, err
+	if !create {
+		return nil, 0, ErrNotFound
 	}
-	until := time.Now().Add(ownSeat)
-	_, err = e.step(nil, own, input{Op: OpHold, User: user, Until: until}, nil)
-	return nil, own, err
+	if r, err = e.create(s); err != nil {
+		return nil, 0, err
+	}
+	_, err = e.step(nil, r, seat, nil)
+	return r, randomCreated, err
 }
 
 // openRooms returns rooms worth trying: the one with a seat held for the user

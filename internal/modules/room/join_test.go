@@ -169,7 +169,7 @@ func TestRandomJoinsMeet(t *testing.T) {
 		for _, r := range c.nodes[0].rooms.Rooms() {
 			in += r.Members
 		}
-		if n := c.nodes[0].rooms.Count(); n > 12 || in != 40 {
+		if n := c.nodes[0].rooms.Count(); n != 10 || in != 40 {
 			t.Errorf("%d users in %d rooms of 4", in, n)
 		}
 	})

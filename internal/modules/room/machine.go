@@ -155,7 +155,7 @@ type Machine[L any] struct {
 	owner    id.UID      // a member, or empty when nobody is in
 	members  []Member[L] // longest present first
 	reserved map[id.UID]struct{}
-	holds    map[id.UID]time.Time // seats of users on the way from another node, until then
+	holds    map[id.UID]time.Time // seats of users on the way here, until then
 	props    properties
 
 	waiting   []broadcast // not pushed yet, oldest first
