@@ -269,13 +269,15 @@ func TestBotsLoseNothing(t *testing.T) {
 }
 
 func TestDevPlaysAndStops(t *testing.T) {
-	n := start(t, "dev", nodeOptions{args: []string{"dev", "--bots", "8"}})
-	for range 4 {
-		n.waitLog(`"node started"`)
-	}
-	n.signal(syscall.SIGINT)
-	if code := n.waitExit(); code != 0 {
-		t.Errorf("exit code %d, want 0", code)
+	for _, q := range []struct{ when, role string }{{"while it starts", "mars"}, {"when it plays", "tcp"}} {
+		t.Run(q.when, func(t *testing.T) {
+			n := start(t, "dev", nodeOptions{args: []string{"dev", "--bots", "8"}})
+			n.waitLog(`"node started"`, `"role":"`+q.role+`"`)
+			n.signal(syscall.SIGINT)
+			if code := n.waitExit(); code != 0 {
+				t.Errorf("exit code %d, want 0", code)
+			}
+		})
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"time"
@@ -30,6 +31,8 @@ type DevOptions struct {
 // RunDev runs one node of each role in this process on loopback, with bots playing
 // when asked for, until a signal or, with a Duration, until the bots are done.
 func RunDev(ctx context.Context, o DevOptions) error {
+	signals := catchSignals()
+	defer signal.Stop(signals)
 	dir, err := os.MkdirTemp("", "diarkis-dev-")
 	if err != nil {
 		return &Error{ExitCreate, fmt.Errorf("create a run directory: %w", err)}
@@ -39,7 +42,7 @@ func RunDev(ctx context.Context, o DevOptions) error {
 	if err := d.build(); err != nil {
 		return err
 	}
-	return serve(ctx, d.log, false, d.nodes, d.play)
+	return serve(ctx, signals, d.log, false, d.nodes, d.play)
 }
 
 // dev is the cluster in one process.

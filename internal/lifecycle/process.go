@@ -35,6 +35,8 @@ type ProcessOptions struct {
 // The first SIGTERM or SIGINT drains, a second ends at once. The error says which
 // exit code to use: see [CodeOf].
 func RunProcess(ctx context.Context, o ProcessOptions) error {
+	signals := catchSignals()
+	defer signal.Stop(signals)
 	cfg, err := config.Load(config.Options{Role: o.Role, Dir: o.ConfigDir, File: o.File, Flags: o.Flags})
 	if err != nil {
 		return err
@@ -47,7 +49,7 @@ func RunProcess(ctx context.Context, o ProcessOptions) error {
 		log.Warn().Str("setting", w).Msg("setting ignored")
 	}
 	n := New(Options{Config: cfg, Log: log, Level: level, Build: buildInfo(o.Commit)})
-	return serve(ctx, log, cfg.Env.StopOnSIGHUP, []*Node{n}, untilDone)
+	return serve(ctx, signals, log, cfg.Env.StopOnSIGHUP, []*Node{n}, untilDone)
 }
 
 func newLogger(cfg *config.Config) (zerolog.Logger, *telemetry.Level, error) {
@@ -75,14 +77,22 @@ func untilDone(ctx context.Context) error {
 	return nil
 }
 
+// catchSignals has the process get signals from ch from here on, before there is
+// anything to clean up after one. Undo it with signal.Stop.
+func catchSignals() (ch chan os.Signal) {
+	ch = make(chan os.Signal, 4)
+	signal.Notify(ch, append([]os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP}, taskSignals...)...)
+	return ch
+}
+
 // serve runs nodes and, on top of them, work under the process's signals.
-func serve(ctx context.Context, log zerolog.Logger, stopOnHUP bool, nodes []*Node, work func(context.Context) error) error {
+func serve(ctx context.Context, signals <-chan os.Signal, log zerolog.Logger, stopOnHUP bool, nodes []*Node, work func(context.Context) error) error {
 	soft, stop := context.WithCancel(ctx)
 	defer stop()
 	hard, kill := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer kill(nil)
 	var watch sync.WaitGroup
-	watch.Go(func() { watchSignals(soft, hard, signalActions{log, stopOnHUP, stop, kill, nodes}) })
+	watch.Go(func() { watchSignals(soft, hard, signals, signalActions{log, stopOnHUP, stop, kill, nodes}) })
 	err := runAll(soft, hard, nodes, work)
 	kill(nil)
 	watch.Wait()
@@ -134,15 +144,12 @@ type signalActions struct {
 }
 
 // watchSignals acts on signals until hard ends.
-func watchSignals(soft, hard context.Context, a signalActions) {
-	ch := make(chan os.Signal, 4)
-	signal.Notify(ch, append([]os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP}, taskSignals...)...)
-	defer signal.Stop(ch)
+func watchSignals(soft, hard context.Context, signals <-chan os.Signal, a signalActions) {
 	for {
 		select {
 		case <-hard.Done():
 			return
-		case s := <-ch:
+		case s := <-signals:
 			a.act(soft, s)
 		}
 	}
