@@ -103,11 +103,16 @@ type Summary struct {
 	P50        float64 `json:"p50_ms"`     // from a sender's call to the receiver's callback, of play
 	P99        float64 `json:"p99_ms"`
 	Seconds    float64 `json:"seconds"` // of play
+	FirstError error   `json:"-"`       // what Errors began with, nil if there were none
 }
 
 func (s Summary) String() string {
-	return fmt.Sprintf("bots %d connected %d sent %d delivered %d lost %d duplicated %d reordered %d errors %d reconnects %d p50 %.2f ms p99 %.2f ms in %.1f s",
+	text := fmt.Sprintf("bots %d connected %d sent %d delivered %d lost %d duplicated %d reordered %d errors %d reconnects %d p50 %.2f ms p99 %.2f ms in %.1f s",
 		s.Bots, s.Connected, s.Sent, s.Delivered, s.Lost, s.Duplicated, s.Reordered, s.Errors, s.Reconnects, s.P50, s.P99, s.Seconds)
+	if s.FirstError != nil {
+		text += fmt.Sprintf("\nfirst error: %v", s.FirstError)
+	}
+	return text
 }
 
 // Faulty reports whether a reliable message was lost, duplicated or reordered.
@@ -179,8 +184,8 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	r.closeAll()
 	s = r.total(s)
 	if s.Delivered == 0 && s.Connected == 0 {
-		if err := r.firstErr.Load(); err != nil {
-			return s, fmt.Errorf("no bot could play: %w", *err)
+		if s.FirstError != nil {
+			return s, fmt.Errorf("no bot could play: %w", s.FirstError)
 		}
 	}
 	return s, nil
@@ -299,6 +304,9 @@ func (r *run) summary() Summary {
 func (r *run) total(s Summary) Summary {
 	const ms = float64(time.Millisecond)
 	s.Sent, s.Delivered, s.Errors, s.Reconnects = r.sent.Load(), r.delivered.Load(), r.errors.Load(), r.reconnects.Load()
+	if err := r.firstErr.Load(); err != nil {
+		s.FirstError = *err
+	}
 	s.Lost, s.Duplicated, s.Reordered = r.tally.lost.Load(), r.tally.duplicated.Load(), r.tally.reordered.Load()
 	s.P50, s.P99 = float64(r.latency.quantile(0.50))/ms, float64(r.latency.quantile(0.99))/ms
 	return s

@@ -66,12 +66,13 @@ type Config struct {
 	Warnings []string
 
 	sources map[string]string // "udp.port" → where its value came from
+	changed map[string]bool   // "udp.port" → its value is not the built-in one
 }
 
 // Load reads and checks the settings. The error is an [*Errors].
 func Load(o Options) (*Config, error) {
-	c := &Config{Role: o.Role, sources: map[string]string{}}
-	l := &loader{options: o, config: c, viper: viper.New()}
+	c := &Config{Role: o.Role}
+	l := newLoader(o, c)
 	l.findDir()
 	for _, s := range c.sections() {
 		l.defaults(s)
@@ -100,8 +101,9 @@ func Load(o Options) (*Config, error) {
 // takes the place of shared/health-check.json. The error is an [*Errors]; the
 // settings are usable all the same, without what was wrong.
 func LoadHealthCheck(file string) (HealthCheck, Env, error) {
-	c := &Config{sources: map[string]string{}}
-	l := &loader{instead: file, config: c, viper: viper.New()}
+	c := &Config{}
+	l := newLoader(Options{}, c)
+	l.instead = file
 	l.findDir()
 	for _, s := range c.sections() {
 		if s.target != &c.HealthCheck {
@@ -123,8 +125,9 @@ func LoadHealthCheck(file string) (HealthCheck, Env, error) {
 // line, an environment variable, or "flag".
 func (c *Config) Source(key string) string { return c.sources[key] }
 
-// IsDefault tells whether nobody set the setting ("udp.nic").
-func (c *Config) IsDefault(key string) bool { return c.sources[key] == sourceDefault }
+// IsDefault tells whether a setting ("udp.nic") has its built-in value, whoever says
+// so: a copy of the files in configs/, which spell all of them out, changes nothing.
+func (c *Config) IsDefault(key string) bool { return !c.changed[key] }
 
 // What [Config.Source] says besides files and variables.
 const (
@@ -137,9 +140,15 @@ type loader struct {
 	options  Options
 	config   *Config
 	viper    *viper.Viper
-	instead  string // read instead of a section's file, whatever its name; "" normally
-	files    int    // read from the directory or given by name
+	builtIn  map[string]any // raw values by "udp.port"
+	instead  string         // read instead of a section's file, whatever its name; "" normally
+	files    int            // read from the directory or given by name
 	problems []Problem
+}
+
+func newLoader(o Options, c *Config) *loader {
+	c.sources, c.changed = map[string]string{}, map[string]bool{}
+	return &loader{options: o, config: c, viper: viper.New(), builtIn: map[string]any{}}
 }
 
 func (l *loader) report(source, key, format string, args ...any) {
@@ -189,6 +198,7 @@ func (l *loader) defaults(s section) {
 	r := l.read(s, "embedded "+s.path, src, nil)
 	for key, v := range r.values {
 		l.viper.SetDefault(s.name+"."+key, v)
+		l.builtIn[s.name+"."+key] = v
 		l.config.sources[s.name+"."+key] = sourceDefault
 	}
 	l.problems = append(l.problems, r.problems...)

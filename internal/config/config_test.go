@@ -91,6 +91,23 @@ func TestEveryKeyHasAnEmbeddedDefault(t *testing.T) {
 	}
 }
 
+// The files in configs/ are there to be copied: a copy sets nothing.
+func TestCopiedDefaultsAreDefaults(t *testing.T) {
+	clean(t)
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, configs.Defaults); err != nil {
+		t.Fatal(err)
+	}
+	c := load(t, Options{Dir: dir, Flags: map[string]string{"udp.port": "7100", "tcp.port": "7201"}})
+	for _, s := range c.sections() {
+		for _, f := range s.fields {
+			if key := s.name + "." + f.key; c.IsDefault(key) == (key == "tcp.port") {
+				t.Errorf("%s from %s: IsDefault = %v", key, c.Source(key), c.IsDefault(key))
+			}
+		}
+	}
+}
+
 func TestPrecedence(t *testing.T) {
 	clean(t)
 	dir := write(t, map[string]string{

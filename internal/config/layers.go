@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -135,7 +136,8 @@ func (l *loader) environment(s section) {
 // store copies the winning layer of each key into the section's struct.
 func (l *loader) store(s section) {
 	for _, f := range s.fields {
-		v := l.viper.Get(s.name + "." + f.key)
+		key := s.name + "." + f.key
+		v := l.viper.Get(key)
 		if text, ok := v.(string); ok { // from a variable, or a text
 			var err error
 			if v, err = f.fromText(text); err != nil {
@@ -143,6 +145,9 @@ func (l *loader) store(s section) {
 			}
 		}
 		f.set(s.target, v)
+		if !reflect.DeepEqual(v, l.builtIn[key]) {
+			l.config.changed[key] = true
+		}
 	}
 }
 
