@@ -13,11 +13,10 @@ const (
 	// CmdRelayDatagram is the same for USendMany.
 	CmdRelayDatagram uint16 = 2
 
-	// 10 to 49: membership, see internal/mars/marsnode.
+	// 10 to 49: membership, see internal/mars/marsnode. CmdMARSHeartbeat carries what
+	// is answered, heartbeats and leaves; CmdMARSMessage what is sent one way.
 	CmdMARSHeartbeat uint16 = 10
-	CmdMARSWhoIs     uint16 = 11
-	CmdMARSLeave     uint16 = 12
-	CmdMARSAnnounce  uint16 = 13
+	CmdMARSMessage   uint16 = 11
 
 	// 100 to 149: places of users and their moves, see internal/users.
 	CmdReserve       uint16 = 100

@@ -122,7 +122,17 @@ func (c *conn) run() {
 	}
 	_ = c.qc.CloseWithError(code, text)
 	c.end(cause)
+	if diedOfSilence(cause) && !c.m.stopping.Load() {
+		c.m.cfg.LinkFailed(c.remote.Node)
+	}
 	c.wg.Wait()
+}
+
+// diedOfSilence tells whether a connection ended because nothing came back. A
+// stateless reset is not that: it comes from the peer's next process, which is well.
+func diedOfSilence(cause error) bool {
+	_, idle := errors.AsType[*quic.IdleTimeoutError](cause)
+	return idle || errors.Is(cause, errSilent)
 }
 
 // end fails everything that waits for the connection.

@@ -105,6 +105,44 @@ func TestSilentPeerIsGivenUp(t *testing.T) {
 	}
 }
 
+// A link that fails is reported, one that is closed in order or refused is not.
+func TestLinkFailed(t *testing.T) {
+	t.Parallel() // it waits
+	failed := make(chan id.Node, 16)
+	cfg := testConfig(t)
+	cfg.LinkFailed = func(n id.Node) { failed <- n }
+	a := start(t, cfg, nil)
+	handlers := map[uint16]Handler{cmdEcho: echo}
+	ask := func(m *Mesh) error { _, err := a.Request(t.Context(), m.Self().Node, cmdEcho, nil); return err }
+
+	orderly := start(t, testConfig(t), handlers)
+	strange := testConfig(t)
+	strange.Identity.Secret = "another-secret-another-secret-another"
+	foreign := start(t, strange, handlers)
+	if err := ask(orderly); err != nil {
+		t.Fatal(err)
+	}
+	if err := orderly.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := ask(foreign); err == nil {
+		t.Fatal("a node of another cluster answered")
+	}
+	victim := start(t, testConfig(t), handlers)
+	if err := ask(victim); err != nil {
+		t.Fatal(err)
+	}
+	kill(victim)
+	for _, how := range []string{"silence", "dial"} {
+		if err := ask(victim); err == nil {
+			t.Fatalf("%s: a killed node answered", how)
+		}
+		if got := <-failed; got != victim.Self().Node { // the first report: none came before
+			t.Errorf("%s: link to %v reported, want %v", how, got, victim.Self().Node)
+		}
+	}
+}
+
 func TestSlowHandlerIsNotSilence(t *testing.T) {
 	t.Parallel() // it waits
 	release := make(chan struct{})
@@ -211,9 +249,9 @@ func TestSlowOneWayHandlerHoldsOnlyItsClass(t *testing.T) {
 	builtin := make(chan struct{})
 	a := start(t, testConfig(t), nil)
 	b := start(t, testConfig(t), map[uint16]Handler{
-		cmdEcho:         echo,
-		cmdOther:        func(context.Context, Peer, []byte) ([]byte, error) { <-release; return nil, nil },
-		CmdMARSAnnounce: func(context.Context, Peer, []byte) ([]byte, error) { close(builtin); return nil, nil },
+		cmdEcho:        echo,
+		cmdOther:       func(context.Context, Peer, []byte) ([]byte, error) { <-release; return nil, nil },
+		CmdMARSMessage: func(context.Context, Peer, []byte) ([]byte, error) { close(builtin); return nil, nil },
 	})
 	to := b.Self().Node
 	// More than flow control and the outbox hold, so that the last sends wait.
@@ -229,7 +267,7 @@ func TestSlowOneWayHandlerHoldsOnlyItsClass(t *testing.T) {
 	if _, err := a.Request(t.Context(), to, cmdEcho, make([]byte, InlineMax)); err != nil {
 		t.Errorf("request beside a full one-way stream: %v", err)
 	}
-	if err := a.Send(t.Context(), to, CmdMARSAnnounce, nil); err != nil {
+	if err := a.Send(t.Context(), to, CmdMARSMessage, nil); err != nil {
 		t.Errorf("built-in one-way beside a full one: %v", err)
 	}
 	<-builtin

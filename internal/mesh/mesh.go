@@ -69,6 +69,12 @@ type Config struct {
 	// MARS: a development secret is made only when they are loopback too.
 	Remotes []netip.Addr
 
+	// LinkFailed is told of a node that could not be connected to, or whose
+	// connection died of silence or was reset: not of one that closed it in order
+	// or refused this node. It is called from the mesh's goroutines, often while a
+	// node is away, and must not block. Nil means nobody wants to know.
+	LinkFailed func(id.Node)
+
 	Log zerolog.Logger
 	Reg prometheus.Registerer // nil: metrics are kept but not registered
 
@@ -80,6 +86,9 @@ func (c Config) withDefaults() Config {
 	c.RetryInterval = cmp.Or(c.RetryInterval, time.Second)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, time.Minute)
 	c.HandlersMax = cmp.Or(c.HandlersMax, 1024)
+	if c.LinkFailed == nil {
+		c.LinkFailed = func(id.Node) {}
+	}
 	if c.now == nil {
 		c.now = time.Now
 	}

@@ -120,8 +120,17 @@ func (p *peer) dial(d *dial) {
 	p.m.metrics.dials.WithLabelValues(dialResult(err)).Inc()
 	p.m.reportRefusal(string(p.node), "outgoing", err)
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.settleDialLocked(d, fmt.Errorf("%w: %w", ErrUnreachable, err))
+	p.mu.Unlock()
+	if !refused(err) && !p.m.stopping.Load() {
+		p.m.cfg.LinkFailed(p.node)
+	}
+}
+
+// refused tells whether a dial was answered, only not with yes.
+func refused(err error) bool {
+	_, closed := errors.AsType[*quic.ApplicationError](err)
+	return closed || isHandshakeRefusal(err)
 }
 
 func dialResult(err error) string {
