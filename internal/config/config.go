@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/viper"
@@ -46,7 +47,8 @@ type Options struct {
 }
 
 // Config is the settings of one node. Load fills all of it: files of other roles
-// than Options.Role hold what environment and defaults say.
+// than Options.Role hold what environment and defaults say, but for the keys that
+// every role reads.
 type Config struct {
 	Role        Role
 	MARS        MARS
@@ -206,7 +208,7 @@ func (l *loader) defaults(s section) {
 
 // file merges a section's file from the configuration directory, if there is one.
 func (l *loader) file(s section) {
-	name, must := "", false
+	name, must, foreign := "", false, false
 	if l.config.Dir != "" {
 		name = filepath.Join(l.config.Dir, filepath.FromSlash(s.path))
 	}
@@ -216,7 +218,9 @@ func (l *loader) file(s section) {
 	if !strings.HasPrefix(s.path, "shared/") {
 		switch role := l.options.Role; {
 		case role != "" && s.name != string(role):
-			return // another role's file is that role's business
+			if s, foreign = s.clusterWide(), true; len(s.fields) == 0 {
+				return // another role's file is that role's business
+			}
 		case role != "" && l.options.File != "":
 			name, must = l.options.File, true
 		}
@@ -232,8 +236,12 @@ func (l *loader) file(s section) {
 		l.report(name, "", "%v", err)
 		return
 	}
-	l.files++
 	r := l.read(s, name, src, os.LookupEnv)
+	if foreign { // what is wrong with the rest of it stops only its own role
+		r.problems = slices.DeleteFunc(r.problems, func(p Problem) bool { _, ours := s.field(p.Key); return !ours })
+	} else {
+		l.files++
+	}
 	l.problems = append(l.problems, r.problems...)
 	tree := map[string]any{}
 	for key, v := range r.values {

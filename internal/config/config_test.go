@@ -180,6 +180,29 @@ func TestDirectories(t *testing.T) {
 	}
 }
 
+// Any node may have to keep the registry, so each knows what mars/main.json says of
+// that, and no more: the rest of the file is the business of mars.
+func TestClusterWideKeys(t *testing.T) {
+	clean(t)
+	files := map[string]string{
+		"mars/main.json": `{"port": 1, "address": "{$DIARKIS_NONE}", "colour": "red", "fullSyncRoles": ["UDP"], "recovery": "manual"}`,
+		"udp/main.json":  `{"port": 2}`,
+	}
+	dir := write(t, files)
+	c := load(t, Options{Role: RoleUDP, Dir: dir, File: filepath.Join(dir, "udp/main.json")})
+	if fmt.Sprint(c.MARS.FullSyncRoles) != "[UDP]" || c.MARS.Recovery != "manual" || c.MARS.Port != 6779 {
+		t.Errorf("a udp node reads %+v of mars", c.MARS)
+	}
+	t.Setenv("DIARKIS_MARS_RECOVERY", "auto")
+	if c = load(t, Options{Role: RoleUDP, Dir: dir}); c.MARS.Recovery != "auto" {
+		t.Errorf("the variable does not win: %s", c.MARS.Recovery)
+	}
+	files["mars/main.json"] = `{"recovery": "never"}`
+	if got := problems(t, Options{Role: RoleUDP, Dir: write(t, files)}); len(got) != 1 || !strings.Contains(got[0], "recovery: expected one of auto, manual") {
+		t.Errorf("a key every role reads is wrong: %q", got)
+	}
+}
+
 func TestProblemsOfFiles(t *testing.T) {
 	clean(t)
 	t.Setenv("DIARKIS_WORD", "word")

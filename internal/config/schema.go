@@ -29,6 +29,7 @@ type field struct {
 	bounded  bool // min and max are set
 	only     string
 	refused  string
+	cluster  bool // read by every role
 }
 
 // sections lists the files a Config is made of.
@@ -67,7 +68,7 @@ func fieldsOf(t reflect.Type, prefix string, index []int) []field {
 			out = append(out, fieldsOf(sf.Type, key, at)...)
 			continue
 		}
-		f := field{key: key, index: at, typ: sf.Type, is: sf.Tag.Get("is"), only: sf.Tag.Get("only"), refused: sf.Tag.Get("refused")}
+		f := field{key: key, index: at, typ: sf.Type, is: sf.Tag.Get("is"), only: sf.Tag.Get("only"), refused: sf.Tag.Get("refused"), cluster: sf.Tag.Get("cluster") == "yes"}
 		f.unit = map[string]time.Duration{"s": time.Second, "ms": time.Millisecond}[sf.Tag.Get("unit")]
 		f.min, _ = strconv.ParseInt(sf.Tag.Get("min"), 10, 64)
 		f.max, _ = strconv.ParseInt(sf.Tag.Get("max"), 10, 64)
@@ -83,6 +84,12 @@ func (s section) field(key string) (field, bool) {
 		return field{}, false
 	}
 	return s.fields[i], true
+}
+
+// clusterWide returns s with only the fields that every role reads.
+func (s section) clusterWide() section {
+	s.fields = slices.DeleteFunc(slices.Clone(s.fields), func(f field) bool { return !f.cluster })
+	return s
 }
 
 // isObject tells whether key is a nested object, such as tls.

@@ -4,22 +4,23 @@ import "time"
 
 // The tags of a settings struct are the whole description of its keys:
 //
-//	key   name in the file; a struct with a key is a nested object
-//	unit  s or ms: the file holds a whole number of them
-//	min   smallest number, or shortest list; max likewise
-//	is    what a text must be: see textKinds, or a|b|c for a choice
-//	only  the one value accepted, with refused as the explanation
+//	key      name in the file; a struct with a key is a nested object
+//	unit     s or ms: the file holds a whole number of them
+//	min      smallest number, or shortest list; max likewise
+//	is       what a text must be: see textKinds, or a|b|c for a choice
+//	only     the one value accepted, with refused as the explanation
+//	cluster  yes: every role reads it, not only the one whose file it is in
 
 // MARS is mars/main.json: the registry every node reports to.
 type MARS struct {
 	Address string `key:"address" is:"host"`                  // bind address of the mesh listener of this role
 	Port    int    `key:"port" is:"port" min:"1" max:"65535"` // never searched: everyone has to know it
 	// FullSyncRoles are the roles that get every node value in full.
-	FullSyncRoles []string `key:"fullSyncRoles" is:"role"`
+	FullSyncRoles []string `key:"fullSyncRoles" is:"role" cluster:"yes"` // whichever node keeps the registry must know
 	// EnableMetricsLogging writes the metrics as JSON to stdout each second.
 	EnableMetricsLogging bool `key:"enableMetricsLogging"`
 	// Recovery is auto, or manual when only an operator may found the cluster anew.
-	Recovery string `key:"recovery" is:"auto|manual"`
+	Recovery string `key:"recovery" is:"auto|manual" cluster:"yes"`
 }
 
 // HTTP is http/main.json.
