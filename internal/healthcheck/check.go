@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,8 +23,8 @@ import (
 // tickMax is how long ago the main loop of a live node turned at most.
 const tickMax = 5 * time.Second
 
-// answerMax is how much of an HTTP answer is read, in bytes.
-const answerMax = 64 << 10
+// answerMax is how much of an HTTP answer is read, in bytes: /mars lists every member.
+const answerMax = 16 << 20
 
 // checker is one health check.
 type checker struct {
@@ -58,12 +59,9 @@ func (c *checker) run(ctx context.Context, o Options, settings config.HealthChec
 // choose picks the node that is meant. An address no node has made known is
 // where the only node is asked instead, as seen from a script that knows better.
 func choose(nodes []rundir.Node, o Options, plain string) (rundir.Node, error) {
-	var left, named []rundir.Node
-	for _, n := range nodes {
-		if o.Role != "" && n.Role != o.Role || o.PID != 0 && n.PID != o.PID {
-			continue
-		}
-		left = append(left, n)
+	var named []rundir.Node
+	left := matching(nodes, o)
+	for _, n := range left {
 		if o.Address != "" && (o.Address == n.Mesh || o.Address == n.Public || o.Address == n.Bind || o.Address == n.Admin) {
 			named = append(named, n)
 		}
@@ -72,7 +70,7 @@ func choose(nodes []rundir.Node, o Options, plain string) (rundir.Node, error) {
 		return named[0], nil
 	}
 	if len(left) == 0 {
-		return rundir.Node{}, unreachable("no running node of this user is recorded in the run directory%s", filters(o))
+		return rundir.Node{}, unreachable("%s", noNode(o))
 	}
 	n := left[0]
 	if len(left) > 1 {
@@ -98,6 +96,17 @@ func byMesh(nodes []rundir.Node, address string) (rundir.Node, bool) {
 		}
 	}
 	return rundir.Node{}, false
+}
+
+// matching returns the nodes of the role and pid that were asked for.
+func matching(nodes []rundir.Node, o Options) []rundir.Node {
+	return slices.DeleteFunc(slices.Clone(nodes), func(n rundir.Node) bool {
+		return o.Role != "" && n.Role != o.Role || o.PID != 0 && n.PID != o.PID
+	})
+}
+
+func noNode(o Options) string {
+	return "no running node of this user is recorded in the run directory" + filters(o)
 }
 
 func filters(o Options) string {

@@ -34,6 +34,7 @@ type fake struct {
 	dir    *rundir.Dir
 	record rundir.Node
 	status telemetry.Status
+	mars   error // of /mars
 }
 
 // newFake starts the admin listener of a healthy node and records the node.
@@ -49,7 +50,10 @@ func newFake(t *testing.T, role string) *fake {
 func newFakeIn(t *testing.T, dir *rundir.Dir, role string) *fake {
 	t.Helper()
 	f := &fake{t: t, dir: dir, status: telemetry.Status{Role: role, PID: os.Getpid(), State: "online", Joined: true, Authority: telemetry.AuthorityLive, TickAgeMS: 12}}
-	admin := httptest.NewServer(telemetry.AdminHandler(telemetry.AdminOptions{Status: func() telemetry.Status { return f.status }}))
+	admin := httptest.NewServer(telemetry.AdminHandler(telemetry.AdminOptions{
+		Status: func() telemetry.Status { return f.status },
+		MARS:   func(context.Context) (any, error) { return map[string]string{"authority": "10.0.0.1:6779"}, f.mars },
+	}))
 	t.Cleanup(admin.Close)
 	f.record = rundir.Node{Role: role, PID: os.Getpid(), Mesh: "127.0.0.1:1", Admin: strings.TrimPrefix(admin.URL, "http://")}
 	f.save()
@@ -295,6 +299,29 @@ func TestSeveralNodes(t *testing.T) {
 	a.want(ExitHealthy, "joined", "mars") // the plain name's owner
 	if err := files.Remove(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestAsk(t *testing.T) {
+	f := newFake(t, "udp")
+	if _, err := Find(f.dir.Path(), "tcp", 0); err == nil || !strings.Contains(err.Error(), "with role tcp") {
+		t.Errorf("Find a tcp node = %v", err)
+	}
+	nodes, err := Find(f.dir.Path(), "UDP", os.Getpid())
+	if err != nil || len(nodes) != 1 {
+		t.Fatalf("Find = %v, %v", nodes, err)
+	}
+	var answer struct{ Authority string }
+	if err := Ask(t.Context(), nodes[0], "/mars", &answer); err != nil || answer.Authority != "10.0.0.1:6779" {
+		t.Errorf("Ask = %v, %+v", err, answer)
+	}
+	f.mars = errors.New("starting")
+	if err := Ask(t.Context(), nodes[0], "/mars", &answer); err == nil || !strings.Contains(err.Error(), "starting") {
+		t.Errorf("Ask of a starting node = %v", err)
+	}
+	f.status.PID++ // another process has the port
+	if err := Ask(t.Context(), nodes[0], "/mars", &answer); err == nil || !strings.Contains(err.Error(), "belongs to") {
+		t.Errorf("Ask of another process = %v", err)
 	}
 }
 

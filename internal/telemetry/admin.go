@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -86,11 +87,14 @@ type AdminOptions struct {
 	Live     func() error        // nil or a nil error: alive
 	Ready    func() error        // nil or a nil error: ready for traffic
 	Status   func() Status       // nil: /status is not there
+	// MARS is what /mars answers as JSON and `diarkisd mars status` reads; it may
+	// wait until its context ends. Nil: /mars is not there.
+	MARS func(context.Context) (any, error)
 }
 
 // AdminHandler serves /livez and /readyz (200 "ok", or 503 and the reason),
-// /metrics, /status, and /debug/pprof/ when both ends of the connection are on
-// loopback, whatever address the listener has.
+// /metrics, /status, /mars, and /debug/pprof/ when both ends of the connection are
+// on loopback, whatever address the listener has.
 func AdminHandler(o AdminOptions) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", verdict(o.Live))
@@ -100,9 +104,17 @@ func AdminHandler(o AdminOptions) http.Handler {
 	}
 	if o.Status != nil {
 		mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "application/json")
-			w.Header().Set("Cache-Control", "no-store")
-			_ = json.NewEncoder(w).Encode(o.Status()) // the client went away
+			answerJSON(w, o.Status())
+		})
+	}
+	if o.MARS != nil {
+		mux.HandleFunc("GET /mars", func(w http.ResponseWriter, r *http.Request) {
+			v, err := o.MARS(r.Context())
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+			answerJSON(w, v)
 		})
 	}
 	mux.Handle("GET /debug/pprof/", onLoopback(pprof.Index))
@@ -111,6 +123,12 @@ func AdminHandler(o AdminOptions) http.Handler {
 	mux.Handle("GET /debug/pprof/symbol", onLoopback(pprof.Symbol))
 	mux.Handle("GET /debug/pprof/trace", onLoopback(pprof.Trace))
 	return mux
+}
+
+func answerJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(v) // the client went away
 }
 
 func verdict(check func() error) http.HandlerFunc {

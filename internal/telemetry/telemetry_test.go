@@ -104,11 +104,12 @@ func get(t *testing.T, h http.Handler, path, remote, local string) *httptest.Res
 }
 
 func TestAdminHandler(t *testing.T) {
-	var ready error
+	var ready, marsErr error
 	h := AdminHandler(AdminOptions{
 		Gatherer: NewRegistry(BuildInfo{Version: "1.2.3"}),
 		Ready:    func() error { return ready },
 		Status:   func() Status { return Status{Role: "udp", PID: 7, Joined: true, Authority: AuthorityStale} },
+		MARS:     func(context.Context) (any, error) { return map[string]string{"epoch": "1.1"}, marsErr },
 	})
 	local, remote := "127.0.0.1:9400", "127.0.0.1:5000"
 	if w := get(t, h, "/livez", remote, local); w.Code != 200 || w.Body.String() != "ok\n" {
@@ -125,6 +126,13 @@ func TestAdminHandler(t *testing.T) {
 	var s Status
 	if w := get(t, h, "/status", remote, local); json.Unmarshal(w.Body.Bytes(), &s) != nil || s.PID != 7 || s.Authority != "stale" {
 		t.Errorf("/status = %d %q", w.Code, w.Body)
+	}
+	if w := get(t, h, "/mars", remote, local); w.Code != 200 || w.Body.String() != "{\"epoch\":\"1.1\"}\n" {
+		t.Errorf("/mars = %d %q", w.Code, w.Body)
+	}
+	marsErr = errors.New("starting")
+	if w := get(t, h, "/mars", remote, local); w.Code != 503 || w.Body.String() != "starting\n" {
+		t.Errorf("/mars of a starting node = %d %q", w.Code, w.Body)
 	}
 	post := httptest.NewRecorder()
 	h.ServeHTTP(post, httptest.NewRequest(http.MethodPost, "/livez", nil))
