@@ -1,9 +1,11 @@
 // Package marsnode makes this process a member of the cluster.
 //
-// One goroutine, [Node.Run], owns the machines of package mars, carries their
-// messages over the mesh and publishes the directory. The rest of the process
-// reads immutable snapshots and leaves notes about itself; no method but
-// [Node.WaitJoined] and [Node.Leave] waits for anything.
+// One goroutine, [Node.Run], owns the [mars.Machine], carries its messages over
+// the mesh and publishes the directory. The rest of the process reads immutable
+// snapshots and leaves notes about itself; no method but [Node.WaitJoined],
+// [Node.Leave] and [Node.Status] waits for anything.
+//
+// Every node runs the whole machine, so any of them may come to keep the registry.
 package marsnode
 
 import (
@@ -12,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +42,9 @@ type Mesh interface {
 	Handle(cmd uint16, h HandlerFunc)
 	// Request asks a node, itself included, and waits for the answer or the end of ctx.
 	Request(ctx context.Context, to id.Node, cmd uint16, payload []byte) ([]byte, error)
+	// Send hands over a message without an answer. It may wait for a connection
+	// until ctx ends.
+	Send(ctx context.Context, to id.Node, cmd uint16, payload []byte) error
 	// Keep keeps the connections to these nodes, and no others, open while idle.
 	Keep(nodes ...id.Node)
 }
@@ -51,24 +57,34 @@ type Config struct {
 	Endpoint string
 	// State is the state to begin with. Zero means online.
 	State mars.State
-	// Authority makes this node keep the registry.
-	Authority bool
-	// Addresses looks up where the authority may be. It is called from a
-	// goroutine of its own, every AddressTTL and after failures, and may block
-	// until its context ends. The authority itself needs none.
+	// Home marks the node that is the authority whenever it can be. It alone founds
+	// the cluster.
+	Home bool
+	// ColdBoot is how long a home that never joined looks for a cluster before it
+	// founds one. Zero means 3 s, negative not at all.
+	ColdBoot time.Duration
+	// Recovery says who may found anew a cluster that has lost its council. Zero
+	// means the nodes themselves.
+	Recovery mars.Recovery
+	// Addresses looks up where home is and who else may know the authority. It is
+	// called from a goroutine of its own, every AddressTTL and after failures, and
+	// may block until its context ends. Home may do without.
 	Addresses func(context.Context) ([]id.Node, error)
 	// AddressTTL is how long looked-up addresses are good. Zero means 60 s.
 	AddressTTL time.Duration
-	// Name is what logs and reasons call the authority's address.
+	// Name is what logs and reasons call home's address.
 	Name string
-	// Command is the mesh command of all membership messages.
-	Command uint16
+	// Command is the mesh command of the membership messages that are answered,
+	// MessageCommand that of the others.
+	Command, MessageCommand uint16
 	// FullSyncRoles get load and values of all members. Nil means http.
 	FullSyncRoles []string
-	// Rand returns numbers in [0, 1) that spread heartbeats. Nil means math/rand.
+	// Rand returns numbers in [0, 1) that spread what nodes do over time. Nil means math/rand.
 	Rand func() float64
 	Log  zerolog.Logger
 	Reg  prometheus.Registerer
+
+	now func() time.Time // tests only
 }
 
 func (c Config) validate() error {
@@ -87,8 +103,11 @@ func (c Config) validate() error {
 			errs = append(errs, fmt.Errorf("%.20q… is longer than %d bytes", s, mars.LabelBytesMax))
 		}
 	}
-	if !c.Authority && c.Addresses == nil {
+	if !c.Home && c.Addresses == nil {
 		errs = append(errs, errors.New("no address to ask for the authority"))
+	}
+	if c.Command == c.MessageCommand {
+		errs = append(errs, fmt.Errorf("both mesh commands are %d", c.Command))
 	}
 	return errors.Join(errs...)
 }
@@ -97,21 +116,24 @@ func (c Config) validate() error {
 type Node struct {
 	// Set by New, then constant.
 	cfg     Config
+	seat    mars.Seat // what this node votes as
 	mesh    Mesh
 	log     zerolog.Logger
 	metrics metrics
 	inbox   chan call
-	noted   chan struct{} // something is in notes
-	joined  chan struct{} // closed when first registered
-	left    chan struct{} // closed when the leave is acknowledged or moot
-	done    chan struct{} // closed when Run returned
+	arrived chan mars.Message       // one-way messages
+	asked   chan chan<- mars.Report // of length 1 each
+	noted   chan struct{}           // something is in notes
+	joined  chan struct{}           // closed when first registered
+	left    chan struct{}           // closed when the leave is acknowledged or moot
+	done    chan struct{}           // closed when Run returned
 
 	// Owned by the goroutine in Run.
-	registry *mars.Registry // nil unless this node is the authority
-	observer *mars.Observer
+	machine *mars.Machine
 
 	directory atomic.Pointer[mars.Directory]
 	standing  atomic.Pointer[standing]
+	leaseEnd  atomic.Int64 // Unix nanoseconds by cfg.now; 0 without a lease
 
 	mu       sync.Mutex // guards the fields below
 	notes    notes
@@ -120,21 +142,26 @@ type Node struct {
 	onUpdate []func(*mars.Directory)
 }
 
-// standing is the answer of Joined.
+// standing is the answer of Joined, Reigns and Votes.
 type standing struct {
-	joined bool
-	reason string
+	joined, reigns, votes bool
+	reason                string
 }
 
-// call is a message from another node that waits for the loop.
+// call is a request from another node that waits for the loop.
 type call struct {
 	message mars.Message
-	reply   chan *mars.Ack // of length 1
+	reply   chan mars.Message // of length 1; nil for no answer
 }
 
-// inboxMax is how many calls wait for the loop. When it is full, callers wait
-// with their deadline; members retry.
-const inboxMax = 1024
+const (
+	// inboxMax is how many requests wait for the loop. When it is full, callers wait
+	// with their deadline; members retry.
+	inboxMax = 1024
+	// arrivedMax is how many one-way messages do. When it is full, further ones are
+	// dropped; whoever needs an answer repeats itself.
+	arrivedMax = 1024
+)
 
 // suspectsMax is how many suspects wait for the loop; further ones are dropped.
 const suspectsMax = mars.SuspectsMax
@@ -146,6 +173,8 @@ type notes struct {
 	load     *mars.SetLoad
 	values   *mars.SetValues
 	suspects []id.Node
+	transfer *id.Node
+	recover  bool
 	leave    bool
 }
 
@@ -156,32 +185,32 @@ func New(cfg Config, mesh Mesh) (*Node, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("membership of %s: %w", cfg.Self.Node, err)
 	}
-	if cfg.Authority {
+	if cfg.Home {
 		cfg.Name = cmp.Or(cfg.Name, cfg.Self.Node.String())
 	}
-	now := time.Now()
-	cfg.Self.Started = cmp.Or(cfg.Self.Started, now.UnixMilli())
 	if cfg.Rand == nil {
 		cfg.Rand = defaultRand
 	}
+	if cfg.now == nil {
+		cfg.now = newClock().now
+	}
+	now := cfg.now()
+	cfg.Self.Started = cmp.Or(cfg.Self.Started, now.UnixMilli())
 	n := &Node{
-		cfg: cfg, mesh: mesh, log: cfg.Log, metrics: newMetrics(cfg.Reg),
-		inbox: make(chan call, inboxMax), noted: make(chan struct{}, 1),
-		joined: make(chan struct{}), left: make(chan struct{}), done: make(chan struct{}),
+		cfg: cfg, seat: mars.SeatOf(cfg.Self.Node, cfg.Self.Incarnation), mesh: mesh, log: cfg.Log, metrics: newMetrics(cfg.Reg),
+		inbox: make(chan call, inboxMax), arrived: make(chan mars.Message, arrivedMax), asked: make(chan chan<- mars.Report),
+		noted: make(chan struct{}, 1), joined: make(chan struct{}), left: make(chan struct{}), done: make(chan struct{}),
 		values: make(map[string]any),
 	}
-	n.observer = mars.NewObserver(now, mars.ObserverConfig{
-		Self: cfg.Self, Endpoint: cfg.Endpoint, State: cfg.State, Rand: cfg.Rand,
+	n.machine = mars.New(now, mars.Config{
+		Self: cfg.Self, Home: cfg.Home, Endpoint: cfg.Endpoint, State: cfg.State, FullSyncRoles: cfg.FullSyncRoles,
+		Recovery: cfg.Recovery, ColdBoot: cfg.ColdBoot, Rand: cfg.Rand,
 	})
-	if cfg.Authority {
-		n.registry = mars.NewRegistry(now, mars.RegistryConfig{
-			Node: cfg.Self.Node, Incarnation: cfg.Self.Incarnation, FullSyncRoles: cfg.FullSyncRoles,
-		})
-	}
-	n.self = n.observer.Self()
-	n.directory.Store(&mars.Directory{})
-	n.stand()
-	mesh.Handle(cfg.Command, n.handle)
+	n.self = n.machine.Self()
+	n.directory.Store(n.machine.Directory())
+	n.stand(now)
+	mesh.Handle(cfg.Command, n.answer)
+	mesh.Handle(cfg.MessageCommand, n.receive)
 	return n, nil
 }
 
@@ -193,6 +222,27 @@ func (n *Node) Directory() *mars.Directory { return n.directory.Load() }
 func (n *Node) Joined() (bool, string) {
 	s := n.standing.Load()
 	return s.joined, s.reason
+}
+
+// Reigns tells whether this node is the authority, perhaps without a lease at the moment.
+func (n *Node) Reigns() bool { return n.standing.Load().reigns }
+
+// Votes tells whether this node has a seat in the council. To leave it then takes
+// longer, as it does for the authority: another is to take its place first.
+func (n *Node) Votes() bool { return n.standing.Load().votes }
+
+// Status returns what the machine knows of the authority, the voters and, on the
+// authority itself, when it last heard of each member.
+func (n *Node) Status(ctx context.Context) (mars.Report, error) {
+	answer := make(chan mars.Report, 1)
+	select {
+	case n.asked <- answer:
+		return <-answer, nil
+	case <-n.done:
+		return mars.Report{}, errEnded
+	case <-ctx.Done():
+		return mars.Report{}, context.Cause(ctx)
+	}
 }
 
 // Self returns this node as it wants to be seen.
@@ -214,7 +264,7 @@ func (n *Node) WaitJoined(ctx context.Context) error {
 		_, reason := n.Joined()
 		return fmt.Errorf("join cluster through mars at %s: %s: %w", n.cfg.Name, reason, context.Cause(ctx))
 	case <-n.done:
-		return fmt.Errorf("join cluster through mars at %s: membership ended", n.cfg.Name)
+		return fmt.Errorf("join cluster through mars at %s: %w", n.cfg.Name, errEnded)
 	}
 }
 
@@ -279,15 +329,24 @@ func (n *Node) SetValue(key string, v any) error {
 // different hosts within 10 s keep the member from being handed out.
 func (n *Node) Suspect(node id.Node) {
 	n.note(func() {
-		if len(n.notes.suspects) < suspectsMax {
+		if len(n.notes.suspects) < suspectsMax && !slices.Contains(n.notes.suspects, node) {
 			n.notes.suspects = append(n.notes.suspects, node)
 		}
 	})
 }
 
+// Transfer asks for the office of the authority to be handed to a member. What
+// comes of it is logged by the authority.
+func (n *Node) Transfer(to id.Node) { n.note(func() { n.notes.transfer = &to }) }
+
+// Recover founds the cluster anew as soon as nobody answers who has an authority.
+// What comes of it is logged here.
+func (n *Node) Recover() { n.note(func() { n.notes.recover = true }) }
+
 // Leave tells the authority that this node is going for good, and returns when
-// that is acknowledged or ctx ends. Run must be running. Afterwards the
-// directory stands still; an authority keeps serving the others until Run ends.
+// that is acknowledged or ctx ends. An authority hands its office over first, a
+// voter waits for its replacement. Run must be running. Afterwards the directory
+// stands still.
 func (n *Node) Leave(ctx context.Context) error {
 	n.note(func() { n.notes.leave = true })
 	select {
@@ -298,7 +357,7 @@ func (n *Node) Leave(ctx context.Context) error {
 		case <-n.left:
 			return nil
 		default:
-			return errors.New("leave cluster: membership ended before")
+			return fmt.Errorf("leave cluster: %w", errEnded)
 		}
 	case <-ctx.Done():
 		return fmt.Errorf("leave cluster: %w", context.Cause(ctx))
@@ -317,43 +376,5 @@ func (n *Node) wake() {
 	select {
 	case n.noted <- struct{}{}:
 	default: // it is about to look
-	}
-}
-
-// handle answers membership messages of other nodes.
-func (n *Node) handle(ctx context.Context, from Peer, payload []byte) ([]byte, error) {
-	m, err := mars.ParseMessage(payload)
-	if pe, ok := errors.AsType[*mars.ProtocolError](err); ok {
-		n.log.Warn().Stringer("node", from.Node).Uint8("protocol", pe.Theirs).Msg("node of an incompatible mesh protocol refused")
-		return nil, pe
-	}
-	if err != nil {
-		return nil, fmt.Errorf("membership message from %s: %w", from.Node, err)
-	}
-	if sender := mars.SenderOf(m); sender != from.Node {
-		return nil, fmt.Errorf("membership message from %s in the name of %s", from.Node, sender)
-	}
-	if n.registry == nil {
-		d := n.Directory()
-		return mars.NotAuthority(n.cfg.Self, d.Epoch, d.Authority).AppendTo(nil), nil
-	}
-	c := call{message: m, reply: make(chan *mars.Ack, 1)}
-	select {
-	case n.inbox <- c:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-n.done:
-		return nil, errors.New("membership ended")
-	}
-	select {
-	case a := <-c.reply:
-		if a == nil {
-			return nil, mars.ErrMessage
-		}
-		return a.AppendTo(nil), nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-n.done:
-		return nil, errors.New("membership ended")
 	}
 }

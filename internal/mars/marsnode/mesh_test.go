@@ -10,8 +10,8 @@ import (
 	"github.com/Diarkis/diarkis/internal/id"
 )
 
-// network is an in-memory mesh. Requests to a node that is not on it wait until
-// their deadline, as those to a dead host do.
+// network is an in-memory mesh. Requests and messages to a node that is not on it
+// wait until their deadline, as those to a dead host do.
 type network struct {
 	mu    sync.Mutex
 	ports map[id.Node]*port
@@ -24,7 +24,10 @@ type port struct {
 	up       bool
 	handlers map[uint16]HandlerFunc
 	requests int
+	waiting  int // one-way messages under way
 	kept     []id.Node
+
+	waitingMax int
 }
 
 func newNetwork() *network { return &network{ports: make(map[id.Node]*port)} }
@@ -76,16 +79,37 @@ var errDown = errors.New("unreachable")
 func (p *port) Request(ctx context.Context, to id.Node, cmd uint16, payload []byte) ([]byte, error) {
 	p.mu.Lock()
 	p.requests++
+	p.mu.Unlock()
+	return p.carry(ctx, to, cmd, payload)
+}
+
+func (p *port) Send(ctx context.Context, to id.Node, cmd uint16, payload []byte) error {
+	p.mu.Lock()
+	p.waiting++
+	p.waitingMax = max(p.waitingMax, p.waiting)
+	p.mu.Unlock()
+	_, err := p.carry(ctx, to, cmd, payload)
+	p.mu.Lock()
+	p.waiting--
+	p.mu.Unlock()
+	if errors.Is(err, errDown) {
+		return err
+	}
+	return nil // what its handler says is not told to the sender
+}
+
+// carry brings a message to the handler of another node, a millisecond away.
+func (p *port) carry(ctx context.Context, to id.Node, cmd uint16, payload []byte) ([]byte, error) {
+	p.mu.Lock()
 	up := p.up
 	p.mu.Unlock()
 	p.net.mu.Lock()
 	q := p.net.ports[to]
 	p.net.mu.Unlock()
-	if !up || q == nil {
-		<-ctx.Done()
-		return nil, fmt.Errorf("%w: %w", errDown, ctx.Err())
+	var h HandlerFunc
+	if up && q != nil {
+		h = q.handler(cmd)
 	}
-	h := q.handler(cmd)
 	if h == nil {
 		<-ctx.Done()
 		return nil, fmt.Errorf("%w: %w", errDown, ctx.Err())
@@ -93,7 +117,7 @@ func (p *port) Request(ctx context.Context, to id.Node, cmd uint16, payload []by
 	select {
 	case <-time.After(time.Millisecond): // one way
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("%w: %w", errDown, ctx.Err())
 	}
 	return h(ctx, p.peer, append([]byte(nil), payload...))
 }

@@ -4,10 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
-
-	"github.com/rs/zerolog"
 
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/mars"
@@ -15,43 +14,55 @@ import (
 
 const (
 	resolveTimeout = 5 * time.Second
-	resolveGap     = time.Second // between two look-ups after failures
+	// resolveGap is the shortest time between two look-ups. An authority that is not
+	// home looks home up every homeGap: it may come back at another address.
+	resolveGap = time.Second
+	homeGap    = 5 * time.Second
+	// lastWords is how long messages of a node that left may still take.
+	lastWords = 200 * time.Millisecond
+	sleepMin  = 100 * time.Microsecond
+	// leaseMax bounds how far ahead a lease is published. A voter alone always has its own.
+	leaseMax = time.Hour
 )
 
 func defaultRand() float64 { return rand.Float64() }
 
-// loop is what Run keeps beside the machines.
+// loop is what Run keeps beside the machine.
 type loop struct {
 	n         *Node
 	ctx       context.Context // ends requests and look-ups under way
 	wg        sync.WaitGroup  // of those
-	outcomes  chan mars.ObserverInput
+	outcomes  chan mars.Input
 	resolved  chan mars.Targets
 	resolving bool
-	// when to look the addresses up next, to step the observer, the registry
-	resolveAt, observeAt, registerAt time.Time
-	kept                             id.Node
+	resolveAt time.Time // when to look the addresses up next
+	wakeAt    time.Time // when to step a Tick
+	outbox    outbox
+	sendCtx   context.Context // ends one-way messages under way
+	asked     id.Node         // whom the last heartbeat went to
+	kept      []id.Node
+	campaign  bool    // one is under way
+	follows   id.Node // the last authority that was live
+	lost      string  // why it was lost, "" while it is not
 }
 
 // Run joins the cluster and keeps this node in it until ctx ends; it returns nil
 // then. To leave properly, call Leave before ending ctx. No other goroutine
-// touches the machines.
+// touches the machine.
 func (n *Node) Run(ctx context.Context) error {
 	defer close(n.done)
+	defer n.leaseEnd.Store(0)
+	sendCtx, cancelSends := context.WithCancel(context.WithoutCancel(ctx))
 	ctx, cancel := context.WithCancel(ctx)
 	l := &loop{
-		n: n, ctx: ctx,
+		n: n, ctx: ctx, sendCtx: sendCtx, resolveAt: n.cfg.now(), wakeAt: n.cfg.now(),
 		// One request and one look-up are under way at a time.
-		outcomes: make(chan mars.ObserverInput, 1), resolved: make(chan mars.Targets, 1),
+		outcomes: make(chan mars.Input, 1), resolved: make(chan mars.Targets, 1),
+		outbox: outbox{mesh: n.mesh, cmd: n.cfg.MessageCommand, byPeer: make(map[id.Node]int)},
 	}
 	defer l.wg.Wait()
 	defer cancel()
-	if n.cfg.Authority {
-		n.metrics.authority.Set(1)
-		n.metrics.epoch.Set(float64(n.registry.Epoch().Generation))
-		l.observe(mars.Targets{Nodes: []id.Node{n.cfg.Self.Node}})
-		l.register(mars.RegistryTick{})
-	}
+	defer l.drain(cancelSends)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -59,138 +70,153 @@ func (n *Node) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case c := <-n.inbox:
-			c.reply <- l.register(mars.Received{Message: c.message})
+			c.reply <- l.step(mars.Request{Message: c.message})
+		case m := <-n.arrived:
+			l.step(mars.Received{Message: m})
 		case in := <-l.outcomes:
-			l.observe(in)
+			l.step(in)
 		case t := <-l.resolved:
 			l.resolving = false
 			if len(t.Nodes) == 0 {
-				l.resolveAt = time.Now().Add(resolveGap)
+				l.lookUpIn(resolveGap)
 			}
-			l.observe(t)
+			l.step(t)
+		case answer := <-n.asked:
+			answer <- n.machine.Status(n.cfg.now())
 		case <-n.noted:
 			l.takeNotes()
 		case <-timer.C:
 			l.tick()
 		}
-		timer.Reset(time.Until(l.wakeAt()))
+		timer.Reset(l.sleep())
 	}
 }
 
-func (l *loop) wakeAt() time.Time {
-	at := time.Now().Add(l.n.cfg.AddressTTL)
-	for _, t := range []time.Time{l.observeAt, l.registerAt} {
-		if !t.IsZero() && t.Before(at) {
-			at = t
-		}
+// drain waits for one-way messages under way: a moment for those of a node that
+// left in order, such as the one that hands its office over.
+func (l *loop) drain(cancel context.CancelFunc) {
+	defer cancel()
+	if !l.n.machine.Left() {
+		cancel()
 	}
-	if !l.n.cfg.Authority && !l.resolving && l.resolveAt.Before(at) {
+	timer := time.AfterFunc(lastWords, cancel)
+	defer timer.Stop()
+	l.outbox.wg.Wait()
+}
+
+// sleep is how long nothing happens by itself, and long enough not to spin.
+func (l *loop) sleep() time.Duration {
+	now := l.n.cfg.now()
+	at := l.wakeAt
+	if at.IsZero() { // nothing to wait for, as after a leave
+		at = now.Add(l.n.cfg.AddressTTL)
+	}
+	if !l.resolving && l.n.cfg.Addresses != nil && l.resolveAt.Before(at) {
 		at = l.resolveAt
 	}
-	return at
+	return max(at.Sub(now), sleepMin)
 }
 
 func (l *loop) tick() {
-	now := time.Now()
-	if !l.registerAt.IsZero() && !now.Before(l.registerAt) {
-		l.register(mars.RegistryTick{})
+	now := l.n.cfg.now()
+	if !l.wakeAt.IsZero() && !now.Before(l.wakeAt) {
+		l.step(mars.Tick{})
 	}
-	if !l.observeAt.IsZero() && !now.Before(l.observeAt) {
-		l.observe(mars.Tick{})
-	}
-	if !l.n.cfg.Authority && !l.resolving && !now.Before(l.resolveAt) {
+	if !l.resolving && l.n.cfg.Addresses != nil && !now.Before(l.resolveAt) {
 		l.resolve(now)
+	}
+}
+
+// lookUpIn has the addresses looked up after d at the latest.
+func (l *loop) lookUpIn(d time.Duration) {
+	if at := l.n.cfg.now().Add(d); at.Before(l.resolveAt) {
+		l.resolveAt = at
 	}
 }
 
 func (l *loop) takeNotes() {
 	n := l.n
 	n.mu.Lock()
-	notes := n.notes
-	n.notes.state, n.notes.endpoint, n.notes.load, n.notes.values, n.notes.suspects = nil, nil, nil, nil, nil
+	note := n.notes
+	n.notes = notes{}
 	n.mu.Unlock()
 	// What does not send at once goes first, so that one heartbeat carries all.
-	if notes.load != nil {
-		l.observe(*notes.load)
+	if note.load != nil {
+		l.step(*note.load)
 	}
-	if notes.values != nil {
-		l.observe(*notes.values)
+	if note.values != nil {
+		l.step(*note.values)
 	}
-	if notes.endpoint != nil {
-		l.observe(mars.SetEndpoint{Endpoint: *notes.endpoint})
+	if note.endpoint != nil {
+		l.step(mars.SetEndpoint{Endpoint: *note.endpoint})
 	}
-	if notes.state != nil {
-		l.observe(mars.SetState{State: *notes.state})
+	if note.state != nil {
+		l.step(mars.SetState{State: *note.state})
 	}
-	for _, s := range notes.suspects {
-		l.observe(mars.Suspect{Node: s})
+	for _, s := range note.suspects {
+		l.step(mars.Suspect{Node: s})
 	}
-	if notes.leave {
-		l.observe(mars.Go{})
+	if note.transfer != nil {
+		l.step(mars.Transfer{To: *note.transfer})
+	}
+	if note.recover {
+		l.step(mars.Recover{})
+	}
+	if note.leave {
+		l.step(mars.Go{})
 	}
 }
 
-// register steps the registry and returns its answer.
-func (l *loop) register(in mars.RegistryInput) *mars.Ack {
-	if l.n.registry == nil {
-		return nil
-	}
-	out := l.n.registry.Step(time.Now(), in)
-	for _, e := range out.Events {
-		l.n.logRegistry(e)
-		l.n.metrics.count(e.Kind)
-		if e.Kind == mars.EpochRaised {
-			l.n.metrics.epoch.Set(float64(e.Epoch.Generation))
-		}
-	}
-	l.registerAt = out.WakeAt
-	return out.Reply
-}
-
-// observe steps the observer and does what it asks for.
-func (l *loop) observe(in mars.ObserverInput) {
-	n := l.n
+// step tells the machine what happened, does what it asks for and returns its
+// answer to a request.
+func (l *loop) step(in mars.Input) mars.Message {
+	n, now := l.n, l.n.cfg.now()
 	if f, ok := in.(mars.Failed); ok {
 		n.metrics.failures.Inc()
 		n.log.Debug().Str("cause", f.Text).Msg("heartbeat failed")
 	}
-	out := n.observer.Step(time.Now(), in)
+	out := n.machine.Step(now, in)
+	n.stand(now)
 	for _, e := range out.Events {
-		n.logObserver(e)
-		n.metrics.count(e.Kind)
-		if e.Kind == mars.Evicted {
-			n.mu.Lock()
-			n.self.Instance = n.observer.Self().Instance
-			n.mu.Unlock()
-		}
+		l.event(e)
 	}
-	n.stand()
 	if out.Directory != nil {
-		n.publish(out.Directory)
+		l.publish(out.Directory)
+	}
+	if out.Reply != nil {
+		name, _ := open(out.Reply)
+		n.metrics.message(name, sent)
 	}
 	if out.Send != nil {
 		l.send(*out.Send)
 	}
-	if out.Resolve {
-		if at := time.Now().Add(resolveGap); at.Before(l.resolveAt) {
-			l.resolveAt = at
-		}
+	for _, e := range out.Messages {
+		l.sendOneWay(e)
 	}
-	l.observeAt = out.WakeAt
+	if out.Send != nil || len(out.Messages) > 0 {
+		l.keep()
+	}
+	switch {
+	case out.Resolve:
+		l.lookUpIn(resolveGap)
+	case !n.cfg.Home && n.machine.Reigns():
+		l.lookUpIn(homeGap)
+	}
+	l.wakeAt = out.WakeAt
+	return out.Reply
 }
 
 // send makes a request on a goroutine of its own and brings its outcome back.
 func (l *loop) send(s mars.Send) {
-	if l.kept != s.To && !l.n.cfg.Authority {
-		l.kept = s.To
-		l.n.mesh.Keep(s.To)
-	}
+	l.asked = s.To
+	name, _ := open(s.Message)
+	l.n.metrics.message(name, sent)
 	l.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(l.ctx, s.Timeout)
 		defer cancel()
 		begin := time.Now()
 		m, err := l.n.ask(ctx, s)
-		var in mars.ObserverInput = mars.Answered{Try: s.Try, Message: m}
+		var in mars.Input = mars.Answered{Try: s.Try, Message: m}
 		if err != nil {
 			in = mars.Failed{Try: s.Try, Text: err.Error()}
 		} else {
@@ -209,7 +235,44 @@ func (n *Node) ask(ctx context.Context, s mars.Send) (mars.Message, error) {
 	if err != nil {
 		return nil, fmt.Errorf("answer of %s: %w", s.To, err)
 	}
+	name, h := open(m)
+	if h.From != s.To {
+		return nil, fmt.Errorf("answer of %s in the name of %s", s.To, h.From)
+	}
+	n.metrics.message(name, received)
 	return m, nil
+}
+
+func (l *loop) sendOneWay(e mars.Envelope) {
+	n := l.n
+	name, _ := open(e.Message)
+	failed := func(err error) {
+		n.metrics.dropped.WithLabelValues(dropUnreachable).Inc()
+		n.log.Debug().Stringer("node", e.To).Str("kind", string(name)).AnErr("cause", err).Msg("membership message not sent")
+	}
+	if !l.outbox.send(l.sendCtx, e.To, e.Message.AppendTo(nil), failed) {
+		n.metrics.dropped.WithLabelValues(dropOutboxFull).Inc()
+		return
+	}
+	n.metrics.message(name, sent)
+}
+
+// keep keeps the connections open over which heartbeats go and votes are cast.
+func (l *loop) keep() {
+	var nodes []id.Node
+	add := func(to id.Node) {
+		if to != "" && to != l.n.cfg.Self.Node && !slices.Contains(nodes, to) {
+			nodes = append(nodes, to)
+		}
+	}
+	add(l.asked)
+	for _, s := range l.n.machine.Council().Seats {
+		add(s.Node)
+	}
+	if !slices.Equal(nodes, l.kept) {
+		l.kept = nodes
+		l.n.mesh.Keep(nodes...)
+	}
 }
 
 // resolve looks the addresses up on a goroutine of its own.
@@ -230,16 +293,26 @@ func (l *loop) resolve(now time.Time) {
 	})
 }
 
-// stand publishes the answer of Joined.
-func (n *Node) stand() {
-	joined, reason := n.observer.Joined()
-	if s := n.standing.Load(); s == nil || s.joined != joined || s.reason != reason {
-		n.standing.Store(&standing{joined: joined, reason: reason})
+// stand publishes how the machine stands: whether it may write before anything
+// else, because an answer may be about to leave.
+func (n *Node) stand(now time.Time) {
+	lease := min(max(n.machine.Lease(now), 0), leaseMax)
+	if lease > 0 {
+		n.leaseEnd.Store(now.Add(lease).UnixNano())
+	} else {
+		n.leaseEnd.Store(0)
 	}
+	council, reigns := n.machine.Council(), n.machine.Reigns()
+	joined, reason := n.machine.Joined()
+	s := standing{joined: joined, reigns: reigns, votes: council.Has(n.seat), reason: reason}
+	if last := n.standing.Load(); last == nil || *last != s {
+		n.standing.Store(&s)
+	}
+	n.metrics.reign(reigns, lease, len(council.Seats), n.machine.Epoch())
 	if joined {
 		closeOnce(n.joined)
 	}
-	if n.observer.Left() {
+	if n.machine.Left() {
 		closeOnce(n.left)
 	}
 }
@@ -253,7 +326,9 @@ func closeOnce(c chan struct{}) {
 	}
 }
 
-func (n *Node) publish(d *mars.Directory) {
+func (l *loop) publish(d *mars.Directory) {
+	n := l.n
+	l.authorityChanged(n.directory.Load(), d)
 	n.directory.Store(d)
 	n.metrics.directory(d)
 	n.mu.Lock()
@@ -261,62 +336,5 @@ func (n *Node) publish(d *mars.Directory) {
 	n.mu.Unlock()
 	for _, f := range fs {
 		f(d)
-	}
-}
-
-func member(ev *zerolog.Event, e mars.Event) *zerolog.Event {
-	return ev.Stringer("peer", e.Node).Stringer("incarnation", e.Incarnation).Str("peer_role", e.Role).Str("type", e.Type)
-}
-
-// logRegistry writes what the authority decided, for the person on call.
-func (n *Node) logRegistry(e mars.Event) {
-	switch e.Kind {
-	case mars.MemberJoined:
-		member(n.log.Info(), e).Msg("member joined")
-	case mars.MemberLeft:
-		member(n.log.Info(), e).Msg("member left")
-	case mars.MemberExpired:
-		member(n.log.Info(), e).Dur("silent_ms", e.Silence).Msg("member expired")
-	case mars.MemberReplaced:
-		member(n.log.Info(), e).Msg("member replaced by a newer process")
-	case mars.MemberSilent:
-		member(n.log.Warn(), e).Dur("silent_ms", e.Silence).Msg("member hidden")
-	case mars.MemberReturned:
-		member(n.log.Info(), e).Dur("silent_ms", e.Silence).Msg("member heard again")
-	case mars.MemberRefused:
-		n.log.Warn().Stringer("peer", e.Node).Stringer("incarnation", e.Incarnation).Str("reason", e.Text).Msg("member refused")
-	case mars.EpochRaised:
-		n.log.Warn().Stringer("peer", e.Node).Stringer("epoch", e.Epoch).Msg("epoch raised above one a member had seen")
-	case mars.GuardOn:
-		n.log.Warn().Int("members", e.Count).Msg("many members fell silent, evictions delayed")
-	case mars.GuardOff:
-		n.log.Info().Msg("evictions no longer delayed")
-	}
-}
-
-// logObserver writes how this node fares.
-func (n *Node) logObserver(e mars.Event) {
-	switch e.Kind {
-	case mars.Joined, mars.Rejoined:
-		msg := map[mars.Kind]string{mars.Joined: "cluster joined", mars.Rejoined: "cluster joined again"}[e.Kind]
-		n.log.Info().Stringer("authority", e.Node).Stringer("incarnation", e.Incarnation).Stringer("epoch", e.Epoch).Msg(msg)
-	case mars.Refused:
-		n.log.Warn().Stringer("authority", e.Node).Str("reason", e.Text).Msg("registration refused")
-	case mars.Evicted:
-		n.log.Warn().Stringer("authority", e.Node).Stringer("incarnation", e.Incarnation).Msg("this node was evicted, joining as a new incarnation")
-	case mars.AuthorityLost:
-		n.log.Warn().Str("mars", n.cfg.Name).Stringer("authority", e.Node).Dur("silent_ms", e.Silence).Str("cause", e.Text).Msg("authority lost, directory kept")
-	case mars.AuthoritySilent:
-		n.log.Warn().Str("mars", n.cfg.Name).Dur("silent_ms", e.Silence).Str("cause", e.Text).Msg("mars did not answer, still trying")
-	case mars.AuthorityBack:
-		n.log.Info().Stringer("authority", e.Node).Dur("silent_ms", e.Silence).Msg("authority back")
-	case mars.DirectoryRefetched:
-		n.log.Warn().Stringer("authority", e.Node).Msg("directory differed, fetched again")
-	case mars.MemberAppeared:
-		member(n.log.Debug(), e).Msg("member appeared in the directory")
-	case mars.MemberVanished:
-		member(n.log.Debug(), e).Msg("member vanished from the directory")
-	case mars.Gone:
-		n.log.Info().Stringer("authority", e.Node).Msg("cluster left")
 	}
 }
