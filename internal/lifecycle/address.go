@@ -1,14 +1,13 @@
 package lifecycle
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
-	"time"
 
 	"github.com/Diarkis/diarkis/internal/cloudaddr"
 	"github.com/Diarkis/diarkis/internal/config"
@@ -90,20 +89,26 @@ func listenTCP(address string, port, search int) (net.Listener, error) {
 	return nil, &Error{ExitUnavailable, last}
 }
 
-// marsResolver finds the addresses at which MARS may be: marsAddress, then seeds.
-// Names are looked up again when the cache has expired.
+// marsResolver finds the addresses at which MARS may be: home's, then seeds, each a
+// host or a name of many.
 type marsResolver struct {
 	hosts []string // host:port
-	ttl   time.Duration
 
-	mu    sync.Mutex
-	until time.Time
-	nodes []id.Node
+	mu   sync.Mutex
+	last map[string][]id.Node // by host, as last resolved
 }
 
-func newMARSResolver(m config.Mesh) *marsResolver {
+// newMARSResolver returns the resolver of a node at self. A mars node is at home
+// itself: unless it was told otherwise it does not look for another on this machine.
+func newMARSResolver(cfg *config.Config, self id.Node) *marsResolver {
+	m := cfg.Mesh
 	port := strconv.Itoa(m.MARSPort)
-	r := &marsResolver{hosts: []string{net.JoinHostPort(m.MARSAddress, port)}, ttl: cmp.Or(m.MARSAddressCacheTTL, time.Second)}
+	r := &marsResolver{last: map[string][]id.Node{}}
+	if cfg.Role == config.RoleMARS && cfg.IsDefault("mesh.marsAddress") && cfg.IsDefault("mesh.marsPort") {
+		r.hosts = append(r.hosts, string(self))
+	} else {
+		r.hosts = append(r.hosts, net.JoinHostPort(m.MARSAddress, port))
+	}
 	for _, s := range m.Seeds {
 		if _, _, err := net.SplitHostPort(s); err != nil {
 			s = net.JoinHostPort(s, port)
@@ -116,30 +121,29 @@ func newMARSResolver(m config.Mesh) *marsResolver {
 // name is how logs call MARS.
 func (r *marsResolver) name() string { return r.hosts[0] }
 
-// addresses returns every address the hosts resolve to. A host that can't be
-// resolved is skipped while another can.
+// addresses returns every address the hosts resolve to now. Of a name that can't be
+// resolved it is the last ones known: name servers may be away with everything else.
 func (r *marsResolver) addresses(ctx context.Context) ([]id.Node, error) {
 	r.mu.Lock()
-	nodes, until := r.nodes, r.until
-	r.mu.Unlock()
-	if len(nodes) > 0 && time.Now().Before(until) {
-		return nodes, nil
-	}
+	defer r.mu.Unlock()
 	var last error
 	var found []id.Node
 	for _, h := range r.hosts {
-		n, err := resolve(ctx, h)
+		nodes, err := resolve(ctx, h)
 		if err != nil {
 			last = err
+		} else {
+			r.last[h] = nodes
 		}
-		found = append(found, n...)
+		for _, n := range r.last[h] {
+			if !slices.Contains(found, n) {
+				found = append(found, n)
+			}
+		}
 	}
 	if len(found) == 0 {
 		return nil, last
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.nodes, r.until = found, time.Now().Add(r.ttl)
 	return found, nil
 }
 

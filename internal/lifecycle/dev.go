@@ -82,7 +82,7 @@ func (d *dev) build() error {
 		if role == config.RoleMARS {
 			cfg.MARS.Port = 0
 		}
-		n := New(Options{Config: cfg, Log: d.log, Level: level, Build: buildInfo(d.opts.Commit)})
+		n := New(Options{Config: cfg, Log: d.log, Level: level, Build: buildInfo(d.opts.Commit), ColdBoot: -1})
 		if role == config.RoleMARS {
 			mars = n
 		}

@@ -9,9 +9,17 @@ import (
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
-// leaveTime bounds the wait for MARS to acknowledge a leave: a node that can't say
-// goodbye expires instead.
-const leaveTime = 500 * time.Millisecond
+const (
+	// leaveTime bounds the wait for the authority to acknowledge a leave: a node that
+	// can't say goodbye expires instead.
+	leaveTime = 500 * time.Millisecond
+	// voterLeaveTime bounds it for a voter, whose place another takes before it goes,
+	// and handOverTime for the authority. Where all nodes stop at once nobody will.
+	voterLeaveTime = 1500 * time.Millisecond
+	handOverTime   = 4 * time.Second
+	// stopTimeMin is what stopping the parts of a node gets in any case.
+	stopTimeMin = 300 * time.Millisecond
+)
 
 // closeTime is the last part of the shutdown timeout, kept for closing connections,
 // leaving and stopping: 10 % of it, at least 1 s and at most 30 s.
@@ -38,4 +46,21 @@ func (n *Node) drain() {
 		n.log.Warn().Int("users", n.users.CCU()).Msg("draining ended with users left")
 	}
 	n.server.CloseAll(wire.CloseShutdown, "the node is shutting down")
+}
+
+// leave says goodbye to the cluster, by deadline less what stopping takes.
+func (n *Node) leave(deadline time.Time) {
+	wait := leaveTime
+	switch {
+	case n.marsNode.Reigns():
+		wait = handOverTime
+	case n.marsNode.Votes():
+		wait = voterLeaveTime
+	}
+	wait = max(min(wait, time.Until(deadline)-stopTimeMin), leaveTime)
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	if err := n.marsNode.Leave(ctx); err != nil {
+		n.log.Warn().Err(err).Msg("leave not acknowledged")
+	}
 }

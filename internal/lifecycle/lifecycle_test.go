@@ -91,6 +91,55 @@ func TestStateTasks(t *testing.T) {
 	}
 }
 
+func TestMARSStatusAndTasks(t *testing.T) {
+	d := newDev(t, 0)
+	if _, err := d.nodes[0].marsStatus(context.Background()); err == nil {
+		t.Error("a node that has not started has a status")
+	}
+	err := runAll(context.Background(), context.Background(), d.nodes, func(ctx context.Context) error {
+		if err := d.awaitPlayable(ctx); err != nil {
+			return err
+		}
+		home, udp := d.nodes[0], d.nodes[2]
+		st, err := home.marsStatus(ctx)
+		if err != nil || !st.Reigns || st.Authority != string(home.MeshAddr()) || st.AuthorityRole != "mars" || st.LeaseMS <= 0 || len(st.Voters) != 1 || len(st.Members) != 4 {
+			t.Errorf("status of mars = %+v, %v", st, err)
+		}
+		for _, m := range st.Members {
+			if m.AgeMS == nil {
+				t.Errorf("the authority does not know when it heard of %s", m.Node)
+			}
+		}
+		st, err = udp.marsStatus(ctx)
+		if err != nil || st.Reigns || st.Authority != string(home.MeshAddr()) || st.LeaseMS != 0 || len(st.Members) < 3 || st.Members[0].AgeMS != nil {
+			t.Errorf("status of udp = %+v, %v", st, err)
+		}
+		for _, tc := range []struct{ task, param, want string }{
+			{"MarsRecover", "", "nothing to recover"},
+			{"MarsRecover", "now", "takes no parameter"},
+			{"MarsTransfer", "", "one node"},
+			{"MarsTransfer", "mars", "node address"},
+			{"MarsTransfer", "10.9.9.9:1", "is no member; members are 127.0.0.1:"},
+			{"MarsTransfer", string(home.MeshAddr()), "is the authority already"},
+		} {
+			var params []string
+			if tc.param != "" {
+				params = []string{tc.param}
+			}
+			if err := udp.builtinTasks()[tc.task].run(params); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%s %s = %v, want %q", tc.task, tc.param, err, tc.want)
+			}
+		}
+		if err := udp.builtinTasks()["MarsTransfer"].run([]string{string(udp.MeshAddr())}); err != nil {
+			t.Errorf("MarsTransfer: %v", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestStackStopsInReverse(t *testing.T) {
 	var ended []string
 	s := newStack(zerolog.Nop())
@@ -163,9 +212,35 @@ func TestCloseTime(t *testing.T) {
 }
 
 func TestMARSResolver(t *testing.T) {
-	r := newMARSResolver(config.Mesh{MARSAddress: "127.0.0.1", MARSPort: 6779, Seeds: []string{"::1", "127.0.0.2:7000", "no.such.host.invalid"}})
-	got, err := r.addresses(context.Background())
-	if err != nil || fmt.Sprint(got) != "[127.0.0.1:6779 [::1]:6779 127.0.0.2:7000]" {
-		t.Errorf("addresses = %v, %v", got, err)
+	t.Setenv("DIARKIS_MESH_SEEDS", "::1, 127.0.0.2:7000, no.such.host.invalid, 127.0.0.1")
+	udp, err := config.Load(config.Options{Role: config.RoleUDP})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newMARSResolver(udp, "127.0.0.1:8000")
+	for range 2 { // the second time from what was resolved before
+		got, err := r.addresses(context.Background())
+		if err != nil || fmt.Sprint(got) != "[127.0.0.1:6779 [::1]:6779 127.0.0.2:7000]" {
+			t.Errorf("addresses = %v, %v", got, err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if got, err = r.addresses(ctx); err != nil || len(got) != 3 {
+			t.Errorf("addresses while names can't be resolved = %v, %v", got, err)
+		}
+	}
+	home, err := config.Load(config.Options{Role: config.RoleMARS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := newMARSResolver(home, "10.0.0.7:6779").name(); got != "10.0.0.7:6779" {
+		t.Errorf("a mars node looks for mars at %s, want its own address", got)
+	}
+	t.Setenv("DIARKIS_MESH_MARS_ADDRESS", "mars.example")
+	if home, err = config.Load(config.Options{Role: config.RoleMARS}); err != nil {
+		t.Fatal(err)
+	}
+	if got := newMARSResolver(home, "10.0.0.7:6779").name(); got != "mars.example:6779" {
+		t.Errorf("a mars node that is told where looks for mars at %s", got)
 	}
 }

@@ -10,6 +10,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -43,6 +44,9 @@ type Options struct {
 	Log    zerolog.Logger
 	Level  *telemetry.Level // changed by the task ChangeLogLevel
 	Build  telemetry.BuildInfo
+	// ColdBoot is how long a mars node that starts looks for a cluster before it
+	// founds one. Zero means 3 s, negative not at all: there is none to be found.
+	ColdBoot time.Duration
 	// OnStarted is called by Run once the node listens, from Run's goroutine.
 	// It must not block.
 	OnStarted func(*Node)
@@ -56,6 +60,7 @@ type Node struct {
 	log   zerolog.Logger
 	level *telemetry.Level
 	reg   *prometheus.Registry
+	cold  time.Duration
 	onUp  func(*Node)
 
 	// Set while starting, then constant.
@@ -71,6 +76,8 @@ type Node struct {
 	adminAddr net.Addr
 	announced bool // membership runs, so there is something to leave
 
+	// member is marsNode for goroutines that may ask before there is one.
+	member   atomic.Pointer[marsnode.Node]
 	beat     telemetry.Heartbeat
 	draining atomic.Bool
 	// hard ends when waiting for clients makes no sense any more.
@@ -81,7 +88,7 @@ type Node struct {
 func New(o Options) *Node {
 	return &Node{
 		cfg: o.Config, log: o.Log.With().Str("role", string(o.Config.Role)).Logger(), level: o.Level,
-		reg: telemetry.NewRegistry(o.Build), onUp: o.OnStarted,
+		reg: telemetry.NewRegistry(o.Build), cold: o.ColdBoot, onUp: o.OnStarted,
 	}
 }
 
@@ -99,20 +106,19 @@ func (n *Node) Run(ctx, hard context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			n.drain()
 		case err = <-s.failed:
 			n.log.Error().Err(err).Msg("part failed")
 		}
 	}
-	stop, cancel := context.WithTimeout(context.Background(), n.closeTime())
-	defer cancel()
-	if n.announced {
-		leave, cancel := context.WithTimeout(stop, leaveTime)
-		if err := n.marsNode.Leave(leave); err != nil {
-			n.log.Warn().Err(err).Msg("leave not acknowledged")
-		}
-		cancel()
+	deadline := time.Now().Add(n.cfg.Env.ShutdownTimeout)
+	if err == nil {
+		n.drain()
 	}
+	if n.announced {
+		n.leave(deadline)
+	}
+	stop, cancel := context.WithTimeout(context.Background(), max(min(n.closeTime(), time.Until(deadline)), stopTimeMin))
+	defer cancel()
 	s.stop(stop)
 	n.removeFiles()
 	if err == nil {
@@ -161,6 +167,7 @@ func (n *Node) startAdmin(s *stack) error {
 	srv := &http.Server{
 		Handler: telemetry.AdminHandler(telemetry.AdminOptions{
 			Gatherer: n.reg, Live: func() error { return n.beat.Check(5 * time.Second) }, Ready: n.serving, Status: n.status,
+			MARS: func(ctx context.Context) (any, error) { return n.marsStatus(ctx) },
 		}),
 		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
 	}
@@ -194,20 +201,34 @@ func (n *Node) startMesh(ctx context.Context, s *stack) error {
 		return &Error{ExitUnavailable, err}
 	}
 	s.start("mesh", n.mesh.Run)
-	resolver := newMARSResolver(n.cfg.Mesh)
+	resolver := newMARSResolver(n.cfg, node)
 	n.marsNode, err = marsnode.New(marsnode.Config{
 		Self: mars.Instance{
 			Node: node, Incarnation: inc, Role: string(n.cfg.Role), Type: n.cfg.Env.ServerType,
 			AppName: n.cfg.Env.AppName, AppVersion: n.cfg.Env.AppVersion, Version: Version,
 		},
-		Authority:     n.cfg.Role == config.RoleMARS,
-		Addresses:     resolver.addresses,
-		Name:          resolver.name(),
-		Command:       mesh.CmdMARSHeartbeat,
+		Home: n.cfg.Role == config.RoleMARS, ColdBoot: n.cold, Recovery: recovery(n.cfg.MARS.Recovery),
+		Addresses: resolver.addresses, AddressTTL: cmp.Or(n.cfg.Mesh.MARSAddressCacheTTL, time.Second), Name: resolver.name(),
+		Command: mesh.CmdMARSHeartbeat, MessageCommand: mesh.CmdMARSMessage,
 		FullSyncRoles: n.cfg.MARS.FullSyncRoles,
 		Log:           n.log, Reg: n.reg,
 	}, meshAdapter{n.mesh})
+	n.member.Store(n.marsNode)
 	return err
+}
+
+func recovery(setting string) mars.Recovery {
+	if setting == "manual" {
+		return mars.RecoveryManual
+	}
+	return mars.RecoveryAuto
+}
+
+// suspect passes on that the mesh could not reach a node.
+func (n *Node) suspect(peer id.Node) {
+	if m := n.member.Load(); m != nil {
+		m.Suspect(peer)
+	}
 }
 
 // meshConfig reads the settings of the mesh: MARS has an address of its own, which
@@ -220,7 +241,8 @@ func (n *Node) meshConfig(inc id.Incarnation) (mesh.Config, error) {
 			CertFile: c.TLS.Cert, KeyFile: c.TLS.Key, CAFile: c.TLS.CA,
 			SecretFile: env.ClusterSecretFile, DevelopmentDir: n.dir.Path(),
 		},
-		Log: n.log, Reg: n.reg,
+		LinkFailed: n.suspect,
+		Log:        n.log, Reg: n.reg,
 	}
 	if env.ClusterSecretFile == "" {
 		mc.Identity.Secret = env.ClusterSecret.Reveal()
@@ -233,8 +255,13 @@ func (n *Node) meshConfig(inc id.Incarnation) (mesh.Config, error) {
 			return mc, err
 		}
 		mc.Address, mc.Port, mc.PortSearch = a, c.Port, searchFrom(c.Port)
-		// A mars node elsewhere means that this is not a development cluster.
-		if r, err := netip.ParseAddr(c.MARSAddress); err == nil {
+	}
+	// A node elsewhere means that this is not a development cluster.
+	for _, h := range append([]string{c.MARSAddress}, c.Seeds...) {
+		if host, _, err := net.SplitHostPort(h); err == nil {
+			h = host
+		}
+		if r, err := netip.ParseAddr(h); err == nil {
 			mc.Remotes = append(mc.Remotes, r)
 		}
 	}
@@ -300,13 +327,14 @@ func (n *Node) serving() error {
 	if n.draining.Load() {
 		return errors.New("draining: the process is terminating")
 	}
-	if n.marsNode == nil {
+	m := n.member.Load()
+	if m == nil {
 		return errors.New("starting")
 	}
-	if ok, reason := n.marsNode.Joined(); !ok {
+	if ok, reason := m.Joined(); !ok {
 		return errors.New(reason)
 	}
-	if st := n.marsNode.Self().State; st != mars.Online {
+	if st := m.Self().State; st != mars.Online {
 		return fmt.Errorf("taken out of the hand-out: state is %v", st)
 	}
 	return nil
@@ -315,16 +343,17 @@ func (n *Node) serving() error {
 // status is what health checks read.
 func (n *Node) status() telemetry.Status {
 	st := telemetry.Status{Role: string(n.cfg.Role), PID: os.Getpid(), Authority: telemetry.AuthorityUnknown, TickAgeMS: n.beat.AgeMS()}
-	if n.marsNode == nil {
+	m := n.member.Load()
+	if m == nil {
 		st.Reason = "starting"
 		return st
 	}
-	st.Joined, st.Reason = n.marsNode.Joined()
-	st.State = n.marsNode.Self().State.String()
+	st.Joined, st.Reason = m.Joined()
+	st.State = m.Self().State.String()
 	if n.draining.Load() {
 		st.State, st.Reason = mars.Offline.String(), "draining: the process is terminating"
 	}
-	switch d := n.marsNode.Directory(); {
+	switch d := m.Directory(); {
 	case d.Live:
 		st.Authority = telemetry.AuthorityLive
 	case st.Joined:

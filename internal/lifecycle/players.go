@@ -34,6 +34,10 @@ func (a meshAdapter) Request(ctx context.Context, to id.Node, cmd uint16, payloa
 	return a.m.Request(ctx, to, cmd, payload)
 }
 
+func (a meshAdapter) Send(ctx context.Context, to id.Node, cmd uint16, payload []byte) error {
+	return a.m.Send(ctx, to, cmd, payload)
+}
+
 func (a meshAdapter) Keep(nodes ...id.Node) { a.m.Keep(nodes...) }
 
 // startPlayers starts what a udp or tcp node is for: users, commands, rooms and the

@@ -39,6 +39,8 @@ func (n *Node) builtinTasks() map[string]task {
 		"DumpDirectory":  {"log every node this one knows", n.dumpDirectory},
 		"DumpRooms":      {"log every room on this node", n.dumpRooms},
 		"Goroutines":     {"log the stack of every goroutine", n.dumpGoroutines},
+		"MarsRecover":    {"found the cluster anew if nobody has an authority", n.marsRecover},
+		"MarsTransfer":   {"NODE: hand the office of the authority to the node at this mesh address", n.marsTransfer},
 	}
 }
 

@@ -1,0 +1,119 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/Diarkis/diarkis/internal/id"
+)
+
+// MARSStatus is what `diarkisd mars status` shows: who leads the cluster, as one
+// node sees it.
+type MARSStatus struct {
+	Role string `json:"role"` // of the node that answers
+	PID  int    `json:"pid"`
+	Node string `json:"node"`
+	// Authority is the mesh address of the authority, "" when none is known.
+	Authority     string `json:"authority"`
+	AuthorityRole string `json:"authority_role"`
+	Live          bool   `json:"live"`   // the authority vouches for what this node knows
+	Reigns        bool   `json:"reigns"` // this node is the authority
+	Epoch         string `json:"epoch"`  // generation.term/founder
+	// Provisional: the authority was founded lately, without hearing everybody.
+	Provisional bool `json:"provisional"`
+	// LeaseMS is how much longer the authority may write without hearing from its
+	// voters, 0 when it may not and on every other node.
+	LeaseMS int64    `json:"lease_ms"`
+	Voters  []string `json:"voters"` // mesh addresses
+	// Members is the registry on the authority, of all namespaces, else this node's
+	// directory, without ages.
+	Members []MARSMember `json:"members"`
+	Waiting string       `json:"waiting,omitempty"` // for what, "" when all is well
+}
+
+// MARSMember is a member of the cluster.
+type MARSMember struct {
+	Node   string `json:"node"`
+	Role   string `json:"role"`
+	Type   string `json:"type"`
+	State  string `json:"state"`
+	Hidden bool   `json:"hidden"` // not handed out: suspected or silent
+	// AgeMS is how long ago the authority heard of the member; null where that is not known.
+	AgeMS *int64 `json:"age_ms"`
+}
+
+// marsStatus is what /mars answers.
+func (n *Node) marsStatus(ctx context.Context) (MARSStatus, error) {
+	node := n.member.Load()
+	if node == nil {
+		return MARSStatus{}, errors.New("starting")
+	}
+	st, err := node.Status(ctx)
+	if err != nil {
+		return MARSStatus{}, err
+	}
+	d := node.Directory()
+	out := MARSStatus{
+		Role: string(n.cfg.Role), PID: os.Getpid(), Node: string(n.MeshAddr()),
+		Authority: string(st.Authority), AuthorityRole: st.AuthorityRole, Live: d.Live, Reigns: node.Reigns(),
+		Epoch: st.Epoch.String(), Provisional: st.Provisional, LeaseMS: st.Lease.Milliseconds(), Voters: []string{}, Members: []MARSMember{}, Waiting: st.Waiting,
+	}
+	for _, v := range st.Voters {
+		out.Voters = append(out.Voters, string(v.Node))
+	}
+	if out.Reigns {
+		for _, m := range st.Members {
+			age := m.Age.Milliseconds()
+			out.Members = append(out.Members, MARSMember{string(m.Node), m.Role, m.Type, m.State.String(), m.Hidden, &age})
+		}
+		return out, nil
+	}
+	for _, m := range d.Members {
+		out.Members = append(out.Members, MARSMember{string(m.Node), m.Role, m.Type, m.State.String(), m.Hidden, nil})
+	}
+	return out, nil
+}
+
+// marsRecover is the task with which an operator founds the cluster anew.
+func (n *Node) marsRecover(params []string) error {
+	if len(params) != 0 {
+		return fmt.Errorf("recover mars: takes no parameter, got %q", params)
+	}
+	if d := n.marsNode.Directory(); d.Live {
+		return fmt.Errorf("recover mars: there is nothing to recover, %s is the authority", d.Authority)
+	}
+	n.marsNode.Recover()
+	return nil
+}
+
+// marsTransfer is the task with which an operator moves the office of the authority.
+func (n *Node) marsTransfer(params []string) error {
+	if len(params) != 1 {
+		return fmt.Errorf("transfer mars: give the mesh address of one node, not %d", len(params))
+	}
+	to := id.Node(strings.TrimSpace(params[0]))
+	if _, err := to.AddrPort(); err != nil {
+		return fmt.Errorf("transfer mars: %w", err)
+	}
+	d := n.marsNode.Directory()
+	_, known := d.Lookup(to)
+	switch {
+	case !d.Live:
+		return errors.New("transfer mars: there is no authority that could hand its office over")
+	case d.Authority == to:
+		return fmt.Errorf("transfer mars: %s is the authority already", to)
+	case !known:
+		var names []string
+		for _, m := range d.Members {
+			names = append(names, string(m.Node))
+		}
+		slices.Sort(names)
+		return fmt.Errorf("transfer mars: %s is no member; members are %s", to, strings.Join(names, ", "))
+	}
+	n.marsNode.Transfer(to)
+	return nil
+}
