@@ -61,7 +61,7 @@ func rootCommand() *cobra.Command {
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(devCommand(), botCommand(), taskCommand(), configCommand(), healthCheckCommand(), versionCommand())
+	root.AddCommand(devCommand(), botCommand(), taskCommand(), marsCommand(), configCommand(), healthCheckCommand(), versionCommand())
 	return root
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/Diarkis/diarkis/internal/config"
+	"github.com/Diarkis/diarkis/internal/healthcheck"
 	"github.com/Diarkis/diarkis/internal/lifecycle"
 	"github.com/Diarkis/diarkis/internal/rundir"
 )
@@ -32,28 +33,30 @@ Tasks:
 			if err != nil {
 				return err
 			}
-			to, err := sendTask(cfg.Env.RunDir, pid, args[0], args[1:])
-			if err != nil {
-				return &lifecycle.Error{Code: lifecycle.CodeOf(err), Err: err}
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "asked process %d to run %s: see its log\n", to, args[0])
-			return nil
+			return runTask(cmd, cfg.Env.RunDir, "", pid, rundir.Task{Name: args[0], Params: args[1:]})
 		},
 	}
 	cmd.Flags().IntVar(&pid, "pid", 0, "process `id` of the node (needed when several run here)")
 	return cmd
 }
 
-// sendTask asks one node, the only one when pid is 0, and returns whom it asked.
-func sendTask(runDir string, pid int, name string, params []string) (int, error) {
+// runTask sends a task to one node and says whom it asked.
+func runTask(cmd *cobra.Command, runDir, role string, pid int, t rundir.Task) error {
+	to, err := sendTask(runDir, role, pid, t)
+	if err != nil {
+		return &lifecycle.Error{Code: lifecycle.CodeOf(err), Err: err}
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "asked process %d to run %s: see its log\n", to, t.Name)
+	return nil
+}
+
+// sendTask asks one node, the only one of the role ("" for any) when pid is 0, and
+// returns whom it asked.
+func sendTask(runDir, role string, pid int, t rundir.Task) (int, error) {
 	if pid == 0 {
-		dir, err := rundir.Open(runDir)
+		nodes, err := healthcheck.Find(runDir, role, 0)
 		if err != nil {
-			return 0, err
-		}
-		nodes, err := dir.Nodes()
-		if err != nil {
-			return 0, err
+			return 0, &lifecycle.Error{Code: lifecycle.ExitUnavailable, Err: err}
 		}
 		if len(nodes) != 1 {
 			return 0, &lifecycle.Error{Code: lifecycle.ExitUnavailable, Err: fmt.Errorf("%d nodes run in %s: name one with --pid%s", len(nodes), runDir, listNodes(nodes))}
@@ -64,7 +67,7 @@ func sendTask(runDir string, pid int, name string, params []string) (int, error)
 	if err != nil {
 		return 0, &lifecycle.Error{Code: lifecycle.ExitUnavailable, Err: fmt.Errorf("process %d: %w", pid, err)}
 	}
-	if err := rundir.WriteTask(runDir, 1, pid, rundir.Task{Name: name, Params: params}); err != nil {
+	if err := rundir.WriteTask(runDir, 1, pid, t); err != nil {
 		return 0, err
 	}
 	if err := signalTask(proc); err != nil {
