@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -116,6 +118,7 @@ func TestKilledHTTPNode(t *testing.T) {
 	c.waitHandsOut("UDP")
 }
 
+// A registry that comes back before anybody else had a vote.
 func TestMARSRestartIsNotNoticed(t *testing.T) {
 	c := newCluster(t)
 	udp := c.start("udp").waitReady()
@@ -147,6 +150,126 @@ func TestMARSRestartIsNotNoticed(t *testing.T) {
 			t.Error("a player was reconnected")
 		default:
 		}
+	}
+}
+
+// metric returns a figure of a node without labels, 0 when there is none.
+func (n *node) metric(name string) float64 {
+	_, body := get(n.t, "http://"+n.Admin+"/metrics")
+	for l := range strings.SplitSeq(body, "\n") {
+		if text, ok := strings.CutPrefix(l, name+" "); ok {
+			v, err := strconv.ParseFloat(text, 64)
+			if err != nil {
+				n.t.Fatal(err)
+			}
+			return v
+		}
+	}
+	return 0
+}
+
+func (n *node) reigns() bool {
+	return n.metric("diarkis_mars_is_authority") == 1 && n.metric("diarkis_mars_lease_seconds") > 0
+}
+
+// TestAnotherNodeTakesOver kills the authority under players, lets a node join
+// while mars is away, and gives the office back.
+func TestAnotherNodeTakesOver(t *testing.T) {
+	c := newCluster(t)
+	udp, tcp := c.start("udp").waitReady(), c.start("tcp").waitReady()
+	c.waitHandsOut("UDP")
+	ann, bob := c.connect("ann", "UDP"), c.connect("bob", "UDP")
+	r := ann.createRoom()
+	bob.join(r, "hi")
+	ann.wantPush(client.CmdRoomJoin, "hi")
+	eventually(t, "three voters", func() bool { return c.mars.metric("diarkis_mars_voters") >= 3 })
+	c.mars.kill()
+	var next *node
+	eventually(t, "another authority", func() bool {
+		if !c.http.ready() || !udp.ready() {
+			t.Fatal("readiness flapped")
+		}
+		if !c.handsOut("UDP") {
+			t.Fatal("no place was handed out")
+		}
+		for _, n := range []*node{c.http, udp, tcp} {
+			if n.reigns() {
+				next = n
+			}
+		}
+		return next != nil
+	})
+	next.waitLog(`"this node became the authority"`)
+	bob.broadcast(r, "a new registry")
+	ann.wantPush(client.CmdRoomBroadcast, "a new registry")
+
+	late := c.start("udp", "DIARKIS_MESH_SEEDS="+tcp.Mesh).waitReady() // found through a seed
+	eventually(t, "the new node handed out", func() bool { return c.connect("late", "UDP").Addr() == late.Public })
+
+	c.mars = c.startMARS().waitReady()
+	status := func(n *node) (st struct {
+		Authority     string
+		AuthorityRole string `json:"authority_role"`
+		Epoch         string
+		LeaseMS       *int64 `json:"lease_ms"`
+		Voters        []string
+		Members       []struct{ Node, Role, State string }
+	}) {
+		code, out, problem := run(t, []string{"DIARKIS_RUN_DIR=" + n.runDir}, "mars", "status", "--json")
+		if code != 0 {
+			t.Fatalf("mars status = %d %s", code, problem)
+		}
+		if err := json.Unmarshal([]byte(out), &st); err != nil {
+			t.Fatalf("mars status: %v in %s", err, out)
+		}
+		return st
+	}
+	if st := status(next); st.Authority != next.Mesh || st.Epoch == "" || st.LeaseMS == nil || *st.LeaseMS <= 0 || len(st.Voters) < 1 {
+		t.Errorf("mars status of the authority = %+v", st)
+	}
+	if code, out, _ := run(t, []string{"DIARKIS_RUN_DIR=" + next.runDir}, "mars", "status"); code != 0 || !strings.Contains(out, "this node") {
+		t.Errorf("mars status for people = %d %s", code, out)
+	}
+	eventually(t, "mars is a member", func() bool { return len(status(late).Members) == 5 })
+	if code, _, problem := run(t, []string{"DIARKIS_RUN_DIR=" + udp.runDir}, "mars", "transfer", c.mars.Mesh); code != 0 {
+		t.Errorf("mars transfer = %s", problem)
+	}
+	eventually(t, "mars has the office back", c.mars.reigns)
+	if st := status(late); st.AuthorityRole != "mars" && st.Authority != c.mars.Mesh {
+		eventually(t, "the other nodes follow mars", func() bool { return status(late).Authority == c.mars.Mesh })
+	}
+	for _, p := range []*player{ann, bob} {
+		select {
+		case <-p.again:
+			t.Error("a player was reconnected")
+		default:
+		}
+	}
+}
+
+func TestTasksOfMARS(t *testing.T) {
+	c := newCluster(t)
+	env := []string{"DIARKIS_RUN_DIR=" + c.http.runDir}
+	for _, tt := range []struct {
+		args []string
+		line string // in the log of the node
+	}{
+		{[]string{"mars", "recover"}, "there is nothing to recover"},
+		{[]string{"mars", "transfer", "10.9.9.9:8000"}, "10.9.9.9:8000 is no member"},
+		{[]string{"task", "MarsTransfer", c.mars.Mesh}, "is the authority already"},
+	} {
+		if code, _, problem := run(t, env, tt.args...); code != 0 {
+			t.Errorf("%v = %d %s", tt.args, code, problem)
+		}
+		c.http.waitLog(`"task failed"`, tt.line)
+	}
+	for _, args := range [][]string{{"mars"}, {"mars", "transfer"}, {"mars", "transfer", "mars"}, {"mars", "status", "--role", "web"}} {
+		if code, _, _ := run(t, env, args...); code != 64 {
+			t.Errorf("%v = %d, want 64", args, code)
+		}
+	}
+	if code, _, problem := run(t, nil, "mars", "status"); code != 69 || !strings.Contains(problem, "no running node") {
+		t.Errorf("mars status without a node = %d %s", code, problem)
 	}
 }
 

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,6 +57,8 @@ type node struct {
 	name   string
 	cmd    *exec.Cmd
 	runDir string
+	env    []string
+	place  *place
 
 	mu      sync.Mutex
 	lines   []string
@@ -69,6 +73,40 @@ type nodeOptions struct {
 	args   []string
 	env    []string // later entries win
 	runDir string   // "" makes one
+	place  *place   // nil is beside
+}
+
+// place is where a process runs and how it is reached from there. Nil is beside.
+type place struct {
+	do   func(func() error) error // calls a function there
+	http *http.Client             // asks from there
+}
+
+// beside is the network that the test is in.
+var beside *place
+
+// run calls f there, such as to start a process or to open a socket.
+func (p *place) run(f func() error) error {
+	if p == nil {
+		return f()
+	}
+	return p.do(f)
+}
+
+func (p *place) client() *http.Client {
+	if p == nil {
+		return http.DefaultClient
+	}
+	return p.http
+}
+
+// dial opens a socket there.
+func (p *place) dial(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	err = p.run(func() error {
+		conn, err = new(net.Dialer).DialContext(ctx, network, addr)
+		return err
+	})
+	return conn, err
 }
 
 // start starts diarkisd and returns at once. The process is killed when the test ends.
@@ -77,7 +115,10 @@ func start(t *testing.T, name string, o nodeOptions) *node {
 	if o.runDir == "" {
 		o.runDir = t.TempDir()
 	}
-	n := &node{t: t, name: name, runDir: o.runDir, changed: make(chan struct{}), ended: make(chan struct{})}
+	n := &node{
+		t: t, name: name, runDir: o.runDir, env: o.env, place: o.place,
+		changed: make(chan struct{}), ended: make(chan struct{}),
+	}
 	n.cmd = exec.Command(binary, o.args...)
 	n.cmd.Dir = o.runDir // no ./configs here: embedded defaults
 	n.cmd.Env = append([]string{
@@ -88,7 +129,7 @@ func start(t *testing.T, name string, o nodeOptions) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.cmd.Start(); err != nil {
+	if err := n.place.run(n.cmd.Start); err != nil {
 		t.Fatal(err)
 	}
 	go n.read(out)
@@ -219,8 +260,17 @@ func (n *node) kill() {
 
 // ready tells whether the node's admin listener says it may get traffic.
 func (n *node) ready() bool {
-	code, _ := get(n.t, "http://"+n.Admin+"/readyz")
+	code, _ := n.admin("/readyz")
 	return code == http.StatusOK
+}
+
+// admin fetches a page of the node's admin listener.
+func (n *node) admin(path string) (int, string) { return n.place.get(n.t, "http://"+n.Admin+path) }
+
+// run runs diarkisd beside the node to its end, as an operator does.
+func (n *node) run(args ...string) (code int, stdout, stderr string) {
+	n.t.Helper()
+	return n.place.exec(n.t, append(append([]string{}, n.env...), "DIARKIS_RUN_DIR="+n.runDir), args...)
 }
 
 // waitReady waits until the node has joined.
@@ -230,9 +280,17 @@ func (n *node) waitReady() *node {
 	return n
 }
 
-// eventually polls a condition of another process, which can't tell us itself.
-func eventually(t *testing.T, what string, ok func() bool) {
+// eventually polls a condition of another process, which can't tell us itself. It
+// returns how long that took.
+func eventually(t *testing.T, what string, ok func() bool) time.Duration {
 	t.Helper()
+	return within(t, patience, what, ok)
+}
+
+// within is eventually with patience of its own.
+func within(t *testing.T, patience time.Duration, what string, ok func() bool) time.Duration {
+	t.Helper()
+	began := time.Now()
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -244,10 +302,16 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		case <-tick.C:
 		}
 	}
+	return time.Since(began)
 }
 
 // get fetches a URL; code 0 means that nothing answered.
 func get(t *testing.T, url string) (int, string) {
+	t.Helper()
+	return beside.get(t, url)
+}
+
+func (p *place) get(t *testing.T, url string) (int, string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -255,7 +319,7 @@ func get(t *testing.T, url string) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := p.client().Do(req)
 	if err != nil {
 		return 0, err.Error()
 	}
@@ -267,15 +331,20 @@ func get(t *testing.T, url string) (int, string) {
 	return res.StatusCode, string(b)
 }
 
-// freePort returns a UDP port that was free a moment ago.
+// freePort returns a UDP port that was free a moment ago and that the system gives to
+// nobody who does not name it, so that a node can come back to it.
 func freePort(t *testing.T) int {
 	t.Helper()
-	c, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 20_000 + rand.IntN(10_000)})
+		if err != nil {
+			continue
+		}
+		defer func() { _ = c.Close() }()
+		return c.LocalAddr().(*net.UDPAddr).Port
 	}
-	defer func() { _ = c.Close() }()
-	return c.LocalAddr().(*net.UDPAddr).Port
+	t.Fatal("no UDP port is free")
+	return 0
 }
 
 // cluster is a set of nodes that know one MARS.
@@ -283,8 +352,12 @@ type cluster struct {
 	t        *testing.T
 	marsPort int
 	env      []string
+	place    *place // of the players
 	mars     *node
 	http     *node
+
+	mu    sync.Mutex
+	nodes []*node // all that were started, the oldest first
 }
 
 // newCluster starts a mars and an http node, and waits until they are ready.
@@ -300,15 +373,30 @@ func newCluster(t *testing.T, env ...string) *cluster {
 
 func (c *cluster) startMARS() *node {
 	c.t.Helper()
-	return start(c.t, "mars", nodeOptions{
+	return c.add(start(c.t, "mars", nodeOptions{
 		args: []string{"--role=mars", "--port", strconv.Itoa(c.marsPort)}, env: c.env,
-	}).waitStarted()
+	}).waitStarted())
+}
+
+// add counts a node in that listens.
+func (c *cluster) add(n *node) *node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nodes = append(c.nodes, n)
+	return n
+}
+
+// alive returns the nodes that run.
+func (c *cluster) alive() []*node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(c.nodes), func(n *node) bool { return !n.running() })
 }
 
 // start starts a node of a role with ports of its own and waits until it listens.
 func (c *cluster) start(role string, env ...string) *node {
 	c.t.Helper()
-	return c.startUnready(role, env...).waitStarted()
+	return c.add(c.startUnready(role, env...).waitStarted())
 }
 
 func (c *cluster) startUnready(role string, env ...string) *node {
@@ -324,7 +412,7 @@ func (c *cluster) url() string { return "http://" + c.http.Public }
 
 // handsOut tells whether the http node hands out places on nodes of a type.
 func (c *cluster) handsOut(typ string) bool {
-	code, _ := get(c.t, c.url()+"/endpoint/type/"+typ+"/user/probe-"+strconv.FormatInt(time.Now().UnixNano(), 36))
+	code, _ := c.place.get(c.t, c.url()+"/endpoint/type/"+typ+"/user/probe-"+strconv.FormatInt(time.Now().UnixNano(), 36))
 	return code == http.StatusOK
 }
 
@@ -336,7 +424,7 @@ func (c *cluster) waitHandsOut(typ string) {
 
 // members returns how many members the http node knows.
 func (c *cluster) members() int {
-	_, body := get(c.t, "http://"+c.http.Admin+"/metrics")
+	_, body := c.http.admin("/metrics")
 	total := 0.0
 	for l := range strings.SplitSeq(body, "\n") {
 		if strings.HasPrefix(l, "diarkis_mars_members{") {
@@ -352,6 +440,11 @@ func (c *cluster) members() int {
 // run runs diarkisd to its end and returns its exit code and what it printed.
 func run(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
+	return beside.exec(t, env, args...)
+}
+
+func (p *place) exec(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
@@ -361,7 +454,10 @@ func run(t *testing.T, env []string, args ...string) (code int, stdout, stderr s
 		"DIARKIS_CLUSTER_SECRET=" + secret}, env...)
 	var out, errOut strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errOut
-	err := cmd.Run()
+	err := p.run(cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
 		t.Fatalf("run %v: %v", args, err)
 	}

@@ -38,7 +38,7 @@ func (c *cluster) tryConnect(uid, typ, clientKey string) (*player, error) {
 	defer cancel()
 	var err error
 	p.Client, err = client.Connect(ctx, client.Options{
-		URL: c.url(), UID: uid, Type: typ, ClientKey: clientKey,
+		URL: c.url(), UID: uid, Type: typ, ClientKey: clientKey, HTTP: c.place.client(), Dial: c.place.dial,
 		OnPush: func(m client.Push) {
 			m.Payload = append([]byte(nil), m.Payload...)
 			p.pushes <- m
@@ -179,20 +179,26 @@ func TestJoinOnAnotherNodeMovesThePlayer(t *testing.T) {
 	}
 }
 
-// connectElsewhere connects a player to a node other than addr. Nodes are picked at
-// random, so it may take a few tries.
+// connectElsewhere connects a player to a node other than addr.
 func (c *cluster) connectElsewhere(uid, typ, addr string) *player {
+	c.t.Helper()
+	return c.connectWhere(uid, typ, func(a string) bool { return a != addr })
+}
+
+// connectWhere connects a player to a node whose address is fine. Nodes are picked at
+// random, so it may take a few tries.
+func (c *cluster) connectWhere(uid, typ string, fine func(addr string) bool) *player {
 	c.t.Helper()
 	for i := range 100 {
 		p := c.connect(fmt.Sprintf("%s-%d", uid, i), typ)
-		if p.Addr() != addr {
+		if fine(p.Addr()) {
 			return p
 		}
 		if err := p.Close(p.ctx()); err != nil {
 			c.t.Fatal(err)
 		}
 	}
-	c.t.Fatalf("100 players in a row went to %s", addr)
+	c.t.Fatalf("100 players in a row went to other %s nodes", typ)
 	return nil
 }
 
