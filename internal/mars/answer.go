@@ -1,7 +1,6 @@
 package mars
 
 import (
-	"slices"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
@@ -21,11 +20,34 @@ func (o *Observer) answered(now time.Time, in Answered, out *ObserverOutput) {
 		o.failed(now, "answer of an older authority, epoch "+a.Epoch.String(), out)
 		return
 	}
-	if a.Status == StatusNotAuthority {
+	switch a.Status {
+	case StatusNotAuthority:
 		o.redirect(now, a, out)
+		return
+	case StatusNoLease:
+		o.failed(now, a.From.String()+" has the office but no lease", out)
+		return
+	case StatusStay:
+		o.try, o.nextAt, o.failures = 0, now.Add(stayRetry), 0
+		o.revive(now, a, out)
+		return
+	}
+	if !a.Live {
+		o.failed(now, a.From.String()+" does not vouch for its answer", out)
 		return
 	}
 	o.try, o.epoch = 0, a.Epoch
+	if o.adopt(a.Council) {
+		o.learn(now, a.Around)
+	}
+	if a.HasShared {
+		for _, v := range a.Shared {
+			o.shared = o.shared.put(v)
+		}
+	}
+	if a.Status == StatusOK {
+		o.writes, o.carries = o.writes[min(o.carries, len(o.writes)):], 0
+	}
 	if a.Interval > 0 && a.TTL > 0 {
 		o.interval, o.ttl = a.Interval, a.TTL
 	}
@@ -48,7 +70,7 @@ func (o *Observer) answered(now time.Time, in Answered, out *ObserverOutput) {
 
 // accepted applies the ack of a heartbeat that the authority took.
 func (o *Observer) accepted(now time.Time, a Ack, out *ObserverOutput) {
-	o.failures, o.lastError = 0, ""
+	o.failures, o.redirects, o.lastError = 0, 0, ""
 	o.nextAt = now.Add(o.jitter(o.interval))
 	if o.registered.IsZero() {
 		kind := Joined
@@ -59,10 +81,8 @@ func (o *Observer) accepted(now time.Time, a Ack, out *ObserverOutput) {
 		out.event(Event{Kind: kind, Node: a.From, Incarnation: o.self.Incarnation, Epoch: a.Epoch})
 	}
 	o.registered = a.Epoch
-	if a.Live {
-		o.revive(now, a, out)
-	}
-	switch o.dir.apply(a, out) {
+	o.revive(now, a, out)
+	switch o.dir.apply(now, a) {
 	case more:
 		o.nextAt = now
 	case mismatch:
@@ -86,7 +106,7 @@ func (o *Observer) revive(now time.Time, a Ack, out *ObserverOutput) {
 // to be told who we are, spread out, for everybody else is a stranger as well.
 func (o *Observer) strange(now time.Time, a Ack, out *ObserverOutput) {
 	o.failures = 0
-	if !o.registered.IsZero() && sameFounding(o.registered, a.Epoch) {
+	if o.registered == a.Epoch {
 		o.evicted(now, a, out)
 		return
 	}
@@ -102,11 +122,9 @@ func (o *Observer) strange(now time.Time, a Ack, out *ObserverOutput) {
 
 func sameFounding(a, b Epoch) bool { return a.Generation == b.Generation && a.Founder == b.Founder }
 
-// spread is a random wait before registering again, longer in a larger cluster
-// so that the authority takes about a thousand registrations a second.
+// spread is a random wait before registering again.
 func (o *Observer) spread() time.Duration {
-	d := max(time.Duration(o.dir.size())*time.Millisecond, spreadMin)
-	return time.Duration(o.cfg.Rand() * float64(d))
+	return time.Duration(o.cfg.Rand() * float64(o.spreadFor()))
 }
 
 // evicted means this incarnation never returns: the node goes on as the next one.
@@ -148,16 +166,16 @@ func (o *Observer) refused(now time.Time, a Ack, out *ObserverOutput) {
 // redirect asks whom the answering node named, or the next address.
 func (o *Observer) redirect(now time.Time, a Ack, out *ObserverOutput) {
 	text := a.From.String() + " is not the authority"
-	if a.Authority == "" || a.Authority == o.to() || o.failures > 0 {
+	if a.Authority == "" || a.Authority == o.tryTo || a.Authority == o.self.Node || o.redirects > 0 {
+		o.redirects = 0
 		o.failed(now, text, out)
 		return
 	}
 	o.try = 0
-	o.failures++ // so that two nodes that name each other do not spin
+	o.redirects++ // so that two nodes that name each other do not spin
 	o.lastError = text
-	o.targets = slices.DeleteFunc(o.targets, func(n id.Node) bool { return n == a.Authority })
-	o.targets = slices.Insert(o.targets, 0, a.Authority)
-	o.target = 0
+	o.values = o.values || o.carried
+	o.aim(a.Authority)
 	o.nextAt = now
 }
 
@@ -167,8 +185,12 @@ func (o *Observer) failed(now time.Time, text string, out *ObserverOutput) {
 	o.failures++
 	o.lastError = text
 	o.values = o.values || o.carried // they may not have arrived
-	if len(o.targets) > 0 {
-		o.target = (o.target + 1) % len(o.targets)
+	if o.tryTo != o.to() && len(o.targets) > 0 {
+		o.nextAt = now // we turned to another one meanwhile
+		return
+	}
+	if o.target++; o.target >= len(o.targets) {
+		o.aim("") // whom to ask may have changed
 	}
 	wait := min(retryMin*time.Duration(min(max(o.failures-2, 1), 8)), retryMax)
 	if o.leaving {

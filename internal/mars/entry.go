@@ -1,8 +1,8 @@
 package mars
 
 import (
+	"bytes"
 	"encoding/binary"
-	"hash/fnv"
 	"math"
 
 	"github.com/Diarkis/diarkis/internal/id"
@@ -23,7 +23,8 @@ const (
 func (d Delta) appendTo(dst []byte) []byte {
 	dst = appendUint(dst, d.From)
 	dst = appendUint(dst, d.To)
-	dst = appendBool(dst, d.More)
+	dst = append(dst, flagsOf(d.More, d.Same, d.Ask, d.Parts != nil))
+	dst = append(dst, d.Parts...)
 	dst = binary.BigEndian.AppendUint64(dst, d.Digest)
 	dst = appendUint(dst, uint64(len(d.Upserts)))
 	for _, e := range d.Upserts {
@@ -41,7 +42,14 @@ func (d Delta) appendTo(dst []byte) []byte {
 func (r *reader) delta() (d Delta) {
 	d.From = r.uint(math.MaxUint64, "from version")
 	d.To = r.uint(math.MaxUint64, "to version")
-	d.More = r.bool("more")
+	flags := r.u8("delta flags")
+	if flags > 15 {
+		r.fail("delta flags")
+	}
+	d.More, d.Same, d.Ask = flags&1 != 0, flags&2 != 0, flags&4 != 0
+	if flags&8 != 0 {
+		d.Parts = bytes.Clone(r.take(Buckets/8, "parts"))
+	}
 	d.Digest = r.u64("digest")
 	for range r.count(entryMin, "upserts") {
 		if r.err != nil {
@@ -114,13 +122,40 @@ func (e Entry) brief() Entry {
 	return e
 }
 
+// size is about how many bytes appendTo appends, never fewer.
+func (e Entry) size() int {
+	return entryMin + len(e.Node) + len(e.Role) + len(e.Type) + len(e.Version) + len(e.Endpoint) + len(e.Values) + 24
+}
+
 // digest is a hash of one entry as sent. The digest of a directory is the XOR of
 // its entries' digests, so that both sides keep it up to date entry by entry. It
 // finds mistakes and losses, not forgers: the mesh keeps those out.
 func (e Entry) digest() uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write(e.appendTo(nil)) // never fails
-	return h.Sum64()
+	return hash64(e.appendTo(nil))
+}
+
+// hash64 is FNV-1a.
+func hash64(b []byte) uint64 {
+	h := uint64(14695981039346656037)
+	for _, c := range b {
+		h = (h ^ uint64(c)) * 1099511628211
+	}
+	return h
+}
+
+// bucketOf is the part of a directory that a node belongs to.
+func bucketOf(n id.Node) int {
+	h := hash64([]byte(n))
+	return int(byte(h ^ h>>32))
+}
+
+func flagsOf(bits ...bool) (b byte) {
+	for i, set := range bits {
+		if set {
+			b |= 1 << i
+		}
+	}
+	return b
 }
 
 // The readers of fields that both an entry and a heartbeat have.

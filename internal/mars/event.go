@@ -12,15 +12,15 @@ type Kind uint8
 
 // The events of a registry.
 const (
-	MemberJoined   Kind = iota + 1
-	MemberLeft          // said goodbye
-	MemberExpired       // evicted for its silence
-	MemberReplaced      // a newer process took its address
-	MemberSilent        // past its TTL, hidden but kept: see GuardOn
-	MemberReturned      // was silent and is heard again
-	MemberRefused       // Text says why
-	EpochRaised         // above one that Node had seen
-	GuardOn             // Count members fell silent together: they are kept for 3 TTL
+	MemberJoined    Kind = iota + 1
+	MemberLeft           // said goodbye
+	MemberExpired        // evicted for its silence
+	MemberReplaced       // a newer process took its address
+	MemberSilent         // past its TTL, hidden but kept: see GuardOn
+	MemberReturned       // was silent and is heard again
+	MemberRefused        // Text says why
+	MemberConfirmed      // was presumed alive and has registered with the new authority
+	GuardOn              // Count members fell silent together: they are kept for 3 TTL
 	GuardOff
 )
 
@@ -37,6 +37,25 @@ const (
 	MemberAppeared                      // in the directory
 	MemberVanished                      // from the directory
 	Gone                                // the authority acknowledged the leave
+)
+
+// The events of succession.
+const (
+	Campaigned      Kind = iota + 64 // asks for votes to reign in Epoch
+	VotedFor                         // Node, in Epoch
+	Elected                          // this node is the authority and has a lease; Text says how it came
+	LeaseLost                        // nothing is written until LeaseBack or SteppedDown
+	LeaseBack                        // after Silence
+	SteppedDown                      // Text says why
+	CouncilChanged                   // Count voters; Text says which came or went
+	Transferring                     // the office is handed to Node; Text says why
+	TransferRefused                  // Text says why
+	PollStarted                      // Count nodes are asked whether they have an authority
+	FoundingRefused                  // Text says why
+	Founded                          // a new generation: Epoch, with Count voters
+	EpochRaised                      // to Epoch, above one that Node had seen
+	MergeWon                         // Node yields its members to this authority
+	MergeYielded                     // this authority yields its members to Node
 )
 
 // Event is something to log and to count.
@@ -60,11 +79,15 @@ func (o *RegistryOutput) member(k Kind, rec *record, silence time.Duration) {
 var kinds = map[Kind]string{
 	MemberJoined: "member joined", MemberLeft: "member left", MemberExpired: "member expired",
 	MemberReplaced: "member replaced", MemberSilent: "member silent", MemberReturned: "member returned",
-	MemberRefused: "member refused", EpochRaised: "epoch raised", GuardOn: "guard on", GuardOff: "guard off",
+	MemberRefused: "member refused", MemberConfirmed: "member confirmed", GuardOn: "guard on", GuardOff: "guard off",
 	Joined: "joined", Rejoined: "rejoined", Refused: "refused", Evicted: "evicted",
 	AuthorityLost: "authority lost", AuthorityBack: "authority back", AuthoritySilent: "authority silent",
 	DirectoryRefetched: "directory refetched", MemberAppeared: "member appeared", MemberVanished: "member vanished",
-	Gone: "gone",
+	Gone:       "gone",
+	Campaigned: "campaigned", VotedFor: "voted for", Elected: "elected", LeaseLost: "lease lost", LeaseBack: "lease back",
+	SteppedDown: "stepped down", CouncilChanged: "council changed", Transferring: "transferring",
+	TransferRefused: "transfer refused", PollStarted: "poll started", FoundingRefused: "founding refused", Founded: "founded",
+	EpochRaised: "epoch raised", MergeWon: "merge won", MergeYielded: "merge yielded",
 }
 
 func (k Kind) String() string {

@@ -1,6 +1,7 @@
 package mars
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -17,16 +18,20 @@ const (
 	ReasonBytesMax   = 256
 	ValuesBytesMax   = 16 << 10 // all node values of one member, encoded
 	SuspectsMax      = 256      // suspects one heartbeat names
+	GhostsMax        = 64       // ghosts one heartbeat names
+	// Buckets is how many parts a directory is compared in.
+	Buckets = 256
 	// pageBytes is where the authority cuts a long delta: the rest follows with
 	// the next ack, well under what the mesh carries in one message.
 	pageBytes = 1 << 20
 )
 
-// A Message is one of [Heartbeat], [Leave] and [Ack].
+// A Message is a [Heartbeat], [Leave] or [Ack], or one of the one-way messages of
+// succession, which start with [Renew].
 //
 //	field        size      content
 //	protocol     1         Protocol
-//	kind         1         1 heartbeat, 2 ack, 3 leave; the others are free for succession
+//	kind         1         1 heartbeat, 2 ack, 3 leave, 4 and up succession, in the order of their declaration
 //	epoch        uv 16 uv  highest the sender has seen: generation, founder, term
 //	from         uv+n      sender's mesh address
 //	incarnation  16        sender's
@@ -58,11 +63,21 @@ func (h Header) header() Header { return h }
 type Heartbeat struct {
 	Header
 	Seq uint64 // grows with every heartbeat of an incarnation
-	// Have is the directory version held under Header.Epoch; zero asks for all of it.
-	Have     uint64
-	Status   Dynamic
-	Suspects []id.Node // members whose mesh link failed within SuspicionMax
-	Register *Instance // set to register, else nil
+	// Have is the directory version held under Header.Epoch; zero when none is. Then
+	// Held is the digest of what is held from before, for an authority that has the
+	// same; Parts, when it asked for them, the digests of its buckets; and Whole asks
+	// for everything.
+	Have        uint64
+	Held        uint64
+	Parts       []uint64 // Buckets of them, or none
+	Whole       bool
+	Status      Dynamic
+	Suspects    []id.Node        // members whose mesh link failed within SuspicionMax
+	Ghosts      []id.Incarnation // members in the directory that have ended, as the sender knows
+	CouncilMark uint64           // tells which council is held, zero for none
+	SharedMark  uint64           // tells which shared data is held, zero for none
+	Shared      []Shared         // to be written; stamps are zero
+	Register    *Instance        // set to register, else nil
 }
 
 // Dynamic is the part of a member that changes while it lives.
@@ -91,6 +106,8 @@ const (
 	StatusGone         Status = 3 // this incarnation left or was evicted: it never returns
 	StatusRefused      Status = 4 // not let in, Reason says why
 	StatusNotAuthority Status = 5 // ask Authority instead, when it is set
+	StatusNoLease      Status = 6 // has the office but may not write at the moment
+	StatusStay         Status = 7 // leave again soon: the council still counts on this voter
 )
 
 // Ack answers every Heartbeat and Leave.
@@ -104,12 +121,19 @@ type Ack struct {
 	Authority id.Node       // with StatusNotAuthority, may be empty
 	Reason    string
 	Delta     Delta
+	Council   Council  // unless the heartbeat's mark says it is held
+	Around    Around   // with Council
+	HasShared bool     // Shared is set
+	Shared    []Shared // unless the heartbeat's mark says it is held
 }
 
 // Delta is what changed in a directory since version From.
 type Delta struct {
-	From, To uint64 // From zero: all of it
+	From, To uint64 // From zero: all of it, unless one of Same, Ask and Parts is set
 	More     bool   // the rest follows from To; Digest is of the whole
+	Same     bool   // what the heartbeat Held is the directory at To
+	Ask      bool   // send the digests of the buckets: no directory in this ack
+	Parts    []byte // nil, or a bit for each bucket: Upserts has all of those, the others are the same
 	Digest   uint64 // of the directory at To, see entryDigest
 	Upserts  []Entry
 	Removed  []Removal
@@ -177,7 +201,11 @@ func ParseMessage(b []byte) (Message, error) {
 	case kindLeave:
 		m = Leave{Header: h, Namespace: r.namespace()}
 	default:
-		r.fail("kind")
+		if parse := parsers[kind]; parse != nil {
+			m = parse(r, h)
+		} else {
+			r.fail("kind")
+		}
 	}
 	if len(r.b) > 0 {
 		r.fail("trailing bytes")
@@ -203,6 +231,12 @@ func (m Heartbeat) AppendTo(dst []byte) []byte {
 	dst = m.Header.appendTo(dst, kindHeartbeat)
 	dst = appendUint(dst, m.Seq)
 	dst = appendUint(dst, m.Have)
+	dst = binary.BigEndian.AppendUint64(dst, m.Held)
+	dst = appendBool(dst, len(m.Parts) > 0)
+	for _, p := range m.Parts {
+		dst = binary.BigEndian.AppendUint64(dst, p)
+	}
+	dst = appendBool(dst, m.Whole)
 	s := m.Status
 	dst = appendString(dst, s.Endpoint)
 	dst = append(dst, byte(s.State))
@@ -212,10 +246,14 @@ func (m Heartbeat) AppendTo(dst []byte) []byte {
 	if s.HasValues {
 		dst = appendString(dst, s.Values)
 	}
-	dst = appendUint(dst, uint64(len(m.Suspects)))
-	for _, n := range m.Suspects {
-		dst = appendString(dst, n)
+	dst = appendNodes(dst, m.Suspects)
+	dst = appendUint(dst, uint64(len(m.Ghosts)))
+	for _, g := range m.Ghosts {
+		dst = append(dst, g[:]...)
 	}
+	dst = binary.BigEndian.AppendUint64(dst, m.CouncilMark)
+	dst = binary.BigEndian.AppendUint64(dst, m.SharedMark)
+	dst = appendShared(dst, m.Shared)
 	dst = appendBool(dst, m.Register != nil)
 	if i := m.Register; i != nil {
 		dst = appendUint(dst, uint64(i.Started))
@@ -228,6 +266,14 @@ func (m Heartbeat) AppendTo(dst []byte) []byte {
 
 func (r *reader) heartbeat(h Header) Heartbeat {
 	m := Heartbeat{Header: h, Seq: r.uint(math.MaxUint64, "seq"), Have: r.uint(math.MaxUint64, "have")}
+	m.Held = r.u64("held")
+	if r.bool("has parts") {
+		m.Parts = make([]uint64, Buckets)
+		for i := range m.Parts {
+			m.Parts[i] = r.u64("part")
+		}
+	}
+	m.Whole = r.bool("whole")
 	s := &m.Status
 	s.Endpoint = r.string(EndpointBytesMax, "endpoint")
 	s.State = r.state()
@@ -236,16 +282,10 @@ func (r *reader) heartbeat(h Header) Heartbeat {
 	if s.HasValues = r.bool("has values"); s.HasValues {
 		s.Values = r.values()
 	}
-	n := r.count(1, "suspects")
-	if n > SuspectsMax {
-		r.fail("suspects")
-	}
-	for range n {
-		if r.err != nil {
-			break
-		}
-		m.Suspects = append(m.Suspects, r.node("suspect"))
-	}
+	m.Suspects = r.nodes(SuspectsMax, "suspects")
+	m.Ghosts = r.incarnations(GhostsMax, "ghosts")
+	m.CouncilMark, m.SharedMark = r.u64("council mark"), r.u64("shared mark")
+	m.Shared = r.shared()
 	if r.bool("register") {
 		m.Register = &Instance{
 			Node: h.From, Incarnation: h.Incarnation,
@@ -278,12 +318,18 @@ func (m Ack) AppendTo(dst []byte) []byte {
 	dst = appendUint(dst, uint64(m.TTL.Milliseconds()))
 	dst = appendString(dst, m.Authority)
 	dst = appendString(dst, m.Reason)
-	return m.Delta.appendTo(dst)
+	dst = m.Delta.appendTo(dst)
+	dst = m.Around.appendTo(m.Council.appendTo(dst))
+	dst = appendBool(dst, m.HasShared)
+	if m.HasShared {
+		dst = appendShared(dst, m.Shared)
+	}
+	return dst
 }
 
 func (r *reader) ack(h Header) Ack {
 	m := Ack{Header: h, Status: Status(r.u8("status"))}
-	if m.Status < StatusOK || m.Status > StatusNotAuthority {
+	if m.Status < StatusOK || m.Status > StatusStay {
 		r.fail("status")
 	}
 	m.Live, m.Settling = r.bool("live"), r.bool("settling")
@@ -292,17 +338,12 @@ func (r *reader) ack(h Header) Ack {
 	m.Authority = r.node("authority")
 	m.Reason = r.string(ReasonBytesMax, "reason")
 	m.Delta = r.delta()
+	m.Council, m.Around = r.council(), r.around()
+	if m.HasShared = r.bool("has shared"); m.HasShared {
+		m.Shared = r.shared()
+	}
 	return m
 }
 
 // SenderOf returns in whose name a message speaks.
 func SenderOf(m Message) id.Node { return m.header().From }
-
-// NotAuthority is the answer of an instance that is not the authority: it names
-// whom it follows, if it knows anyone.
-func NotAuthority(self Instance, epoch Epoch, authority id.Node) Ack {
-	return Ack{
-		Header: Header{Epoch: epoch, From: self.Node, Incarnation: self.Incarnation},
-		Status: StatusNotAuthority, Authority: authority,
-	}
-}

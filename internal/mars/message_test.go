@@ -17,6 +17,10 @@ var testHeader = Header{
 	From:  "10.0.0.7:8000", Incarnation: id.Incarnation{9, 8, 7},
 }
 
+var simStart = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+const homeNode = id.Node("10.0.0.1:6779")
+
 func testMessages(t testing.TB) map[string]Message {
 	values, err := EncodeValues(map[string]any{"cpu": 0.5, "map": "desert", "list": []any{int64(1), "two", nil, true}})
 	if err != nil {
@@ -26,6 +30,14 @@ func testMessages(t testing.TB) map[string]Message {
 		Instance: Instance{Node: "[fd00::1]:8000", Incarnation: id.Incarnation{5}, Started: 1767323045000, Role: "udp", Type: "RANKED", Version: "1.2"},
 		Endpoint: "203.0.113.5:7100", State: Taken, Hidden: true,
 	}
+	epoch := Epoch{Generation: 1767323045, Founder: id.Incarnation{9}, Term: 3}
+	council := Council{Epoch: epoch, Version: 2, Seats: []Seat{{"10.0.0.1:6779", id.Incarnation{1}}, {"10.0.0.2:8000", id.Incarnation{2}}}}
+	shared := []Shared{{Key: "season", Value: -12, Stamp: 1767323045000}, {Key: "x", Value: 12}}
+	standing := Standing{Authority: "10.0.0.1:6779", Epoch: epoch, Live: true, Provisional: true, Home: true, Members: 12}
+	parts := make([]byte, Buckets/8)
+	parts[3] = 0x41
+	buckets := make([]uint64, Buckets)
+	buckets[200] = 77
 	full := Entry{Member: member, Full: true, Values: values}
 	full.Users, full.Load, full.Seq = 12, 0.75, 99
 	return map[string]Message{
@@ -47,7 +59,30 @@ func testMessages(t testing.TB) map[string]Message {
 			},
 		},
 		"refusal":  Ack{Header: testHeader, Status: StatusRefused, Live: true, Reason: "role or type is empty"},
-		"redirect": NotAuthority(Instance{Node: "10.0.0.2:8000"}, Epoch{}, "10.0.0.1:6779"),
+		"redirect": Ack{Header: testHeader, Status: StatusNotAuthority, Authority: "10.0.0.1:6779"},
+		"news": Ack{
+			Header: testHeader, Status: StatusOK, Live: true, Delta: Delta{To: 4, Digest: 9, Parts: parts},
+			Council: council, HasShared: true, Shared: shared,
+		},
+		"same": Ack{Header: testHeader, Status: StatusOK, Live: true, Delta: Delta{To: 4, Digest: 9, Same: true}, HasShared: true},
+		"ask":  Ack{Header: testHeader, Status: StatusStay, Live: true, Delta: Delta{Ask: true}},
+		"comparison": Heartbeat{
+			Header: testHeader, Seq: 5, Held: 7, Parts: buckets, Whole: true, Status: Dynamic{State: Online},
+			Ghosts: []id.Incarnation{{1}, {2}}, CouncilMark: 4, SharedMark: 5, Shared: []Shared{{Key: "k", Value: -3}},
+		},
+		"renew":       Renew{Header: testHeader, Clock: 5, Council: council, Around: Around{Homes: []id.Node{"10.0.0.1:6779"}, Elsewhere: []id.Node{"10.0.0.7:8000"}, Transferred: 9}},
+		"grant":       Grant{Header: testHeader, OK: true, Leaving: true, Of: epoch, Clock: 5, Held: 3},
+		"vote":        Vote{Header: testHeader, Pre: true, Force: true, Prior: council.Seats[0], For: epoch, Clock: 9, Council: council},
+		"vote reply":  VoteReply{Header: testHeader, OK: true, Pre: true, For: epoch, Clock: 9},
+		"transfer go": TransferGo{Header: testHeader, Council: council},
+		"announce":    Announce{Header: testHeader, Authority: "10.0.0.1:6779", Council: council},
+		"found poll":  FoundPoll{Header: testHeader, Round: 3},
+		"found reply": FoundReply{Header: testHeader, Round: 3, Live: true, Authority: "10.0.0.1:6779", Home: true, Council: council},
+		"probe":       Probe{Header: testHeader, Standing: standing},
+		"probe reply": ProbeReply{Header: testHeader, Standing: standing},
+		"yield":       Yield{Header: testHeader, Of: epoch, Shared: shared},
+		"yielded":     Yielded{Header: testHeader, Of: epoch, Council: council},
+		"transfer":    TransferAsk{Header: testHeader, To: "10.0.0.1:6779"},
 	}
 }
 
@@ -109,7 +144,7 @@ func TestParseRefuses(t *testing.T) {
 // A count that the message can't hold is refused before anything is allocated.
 func TestParseDoesNotBelieveCounts(t *testing.T) {
 	b := Ack{Header: testHeader, Status: StatusOK}.AppendTo(nil)
-	b = append(b[:len(b)-2], 0xff, 0xff, 0xff, 0x7f)
+	b = append(b[:len(b)-1-3-20-1], 0xff, 0xff, 0xff, 0x7f)
 	allocs := testing.AllocsPerRun(10, func() {
 		if _, err := ParseMessage(b); !errors.Is(err, ErrMalformed) {
 			t.Errorf("ParseMessage = %v", err)
@@ -147,7 +182,7 @@ func FuzzMachines(f *testing.F) {
 		}
 		r := NewRegistry(simStart, RegistryConfig{Node: homeNode, Incarnation: id.Incarnation{1}})
 		for range 3 { // the first raises the epoch
-			out := r.Step(simStart, Received{Message: m})
+			out := r.Step(simStart, Request{Message: m})
 			if h, ok := m.(Heartbeat); ok {
 				h.Epoch = r.Epoch()
 				m = h
@@ -160,6 +195,14 @@ func FuzzMachines(f *testing.F) {
 			}
 		}
 		r.Step(simStart.Add(time.Minute), RegistryTick{})
+		for _, home := range []bool{true, false} {
+			mc := New(simStart, Config{Self: Instance{Node: "10.0.0.2:8000", Role: "mars", Type: "MARS"}, Home: home, ColdBoot: -1, Rand: func() float64 { return 0.5 }})
+			mc.Step(simStart, Targets{Nodes: []id.Node{homeNode}})
+			for i := range 3 {
+				mc.Step(simStart.Add(time.Duration(i)*time.Second), Received{Message: m})
+				mc.Step(simStart.Add(time.Duration(i)*time.Second), Request{Message: m})
+			}
+		}
 		o := NewObserver(simStart, ObserverConfig{Self: Instance{Node: "10.0.0.2:8000"}, Rand: func() float64 { return 0.5 }})
 		out := o.Step(simStart, Targets{Nodes: []id.Node{homeNode}})
 		for range 3 {

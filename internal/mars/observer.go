@@ -1,6 +1,7 @@
 package mars
 
 import (
+	"slices"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
@@ -10,6 +11,7 @@ import (
 const (
 	// RequestTimeout is how long one heartbeat may take, dialing included.
 	RequestTimeout = time.Second
+	stayRetry      = 100 * time.Millisecond // a voter's leave, until the council can do without
 	retryMin       = 400 * time.Millisecond // after a failure, plus up to half
 	retryMax       = 2 * time.Second        // once the authority is silent for long
 	refusedRetry   = 2 * time.Second
@@ -31,18 +33,26 @@ type ObserverConfig struct {
 // Observer is every node's side: it keeps this node registered and the directory
 // up to date.
 type Observer struct {
-	cfg        ObserverConfig
-	self       Instance
-	status     Dynamic
-	seq        uint64
-	epoch      Epoch // highest seen
-	registered Epoch // where this incarnation was last acknowledged; zero while it is not
-	everJoined bool
-	dir        view
+	cfg         ObserverConfig
+	self        Instance
+	status      Dynamic
+	seq         uint64
+	epoch       Epoch   // highest seen
+	council     Council // newest held
+	shared      sharedData
+	writes      []Shared  // on their way into shared
+	around      Around    // as the authority said
+	transferred time.Time // when the office was last handed over, as far as we know
+	gone        graves
+	registered  Epoch // where this incarnation was last acknowledged; zero while it is not
+	everJoined  bool
+	dir         view
 
-	targets  []id.Node
+	homes    []id.Node // addresses at which the authority may be, as looked up
+	targets  []id.Node // whom to ask, in turn
 	target   int
 	try      uint64    // of the request under way, zero while there is none
+	tryTo    id.Node   // whom it asks
 	trySeq   uint64    // its heartbeat's seq, zero for a leave
 	lastTry  uint64    // the newest ever
 	nextAt   time.Time // of the next heartbeat
@@ -51,6 +61,7 @@ type Observer struct {
 	pushAt   time.Time // when to push load and values, zero while there is nothing to push
 	values   bool      // changed since the last heartbeat that carried them
 	carried  bool      // the request under way carries values
+	carries  int       // how many of writes it carries
 	interval time.Duration
 	ttl      time.Duration
 	suspects map[id.Node]time.Time
@@ -58,6 +69,7 @@ type Observer struct {
 	lastLive   time.Time // of the last live ack, or of the start
 	live       bool
 	failures   int // in a row
+	redirects  int // in a row
 	lastError  string
 	complainAt time.Time
 	leaving    bool
@@ -69,62 +81,14 @@ func NewObserver(now time.Time, cfg ObserverConfig) *Observer {
 	if cfg.State == 0 {
 		cfg.State = Online
 	}
-	return &Observer{
+	o := &Observer{
 		cfg: cfg, self: cfg.Self, status: Dynamic{Endpoint: cfg.Endpoint, State: cfg.State},
 		interval: HeartbeatMin, ttl: TTLMin, suspects: make(map[id.Node]time.Time),
 		lastLive: now, nextAt: now, complainAt: now.Add(complainEvery),
 	}
+	o.dir.gone = &o.gone
+	return o
 }
-
-// ObserverInput is one of [Tick], [Targets], [Answered], [Failed], [SetState],
-// [SetEndpoint], [SetLoad], [SetValues], [Suspect] and [Go].
-type ObserverInput interface{ observerInput() }
-
-type (
-	// Tick lets time pass.
-	Tick struct{}
-	// Targets are the addresses at which to ask for the authority, or why there are none.
-	Targets struct {
-		Nodes []id.Node
-		Text  string
-	}
-	// Answered is the reply to the [Send] with that Try.
-	Answered struct {
-		Try     uint64
-		Message Message
-	}
-	// Failed means that the [Send] with that Try brought no reply.
-	Failed struct {
-		Try  uint64
-		Text string
-	}
-	// SetState changes what this node says of itself, and tells the authority at once.
-	SetState struct{ State State }
-	// SetEndpoint does too.
-	SetEndpoint struct{ Endpoint string }
-	// SetLoad does too, but not more often than ten times a second.
-	SetLoad struct {
-		Users int
-		Load  float64
-	}
-	// SetValues replaces the node values, encoded by [EncodeValues].
-	SetValues struct{ Values []byte }
-	// Suspect reports that the mesh link to a member failed.
-	Suspect struct{ Node id.Node }
-	// Go leaves the cluster for good.
-	Go struct{}
-)
-
-func (Tick) observerInput()        {}
-func (Targets) observerInput()     {}
-func (Answered) observerInput()    {}
-func (Failed) observerInput()      {}
-func (SetState) observerInput()    {}
-func (SetEndpoint) observerInput() {}
-func (SetLoad) observerInput()     {}
-func (SetValues) observerInput()   {}
-func (Suspect) observerInput()     {}
-func (Go) observerInput()          {}
 
 // Send is a request to make. Its outcome comes back as [Answered] or [Failed].
 type Send struct {
@@ -144,7 +108,7 @@ type ObserverOutput struct {
 }
 
 // Step tells the observer what happened at now and returns what to do about it.
-func (o *Observer) Step(now time.Time, in ObserverInput) (out ObserverOutput) {
+func (o *Observer) Step(now time.Time, in Input) (out ObserverOutput) {
 	switch in := in.(type) {
 	case Targets:
 		o.setTargets(now, in)
@@ -162,8 +126,8 @@ func (o *Observer) Step(now time.Time, in ObserverInput) (out ObserverOutput) {
 	o.giveUp()
 	o.grieve(now, &out)
 	o.send(now, &out)
-	o.dir.publish(o, &out)
-	o.wake(now, &out)
+	o.dir.publish(now, o, &out)
+	out.WakeAt = o.wakeAt(now)
 	return out
 }
 
@@ -207,16 +171,63 @@ func (o *Observer) setTargets(now time.Time, in Targets) {
 		}
 		return
 	}
-	current := o.to()
-	o.targets, o.target = append([]id.Node(nil), nodes...), 0
-	for i, n := range nodes {
-		if n == current {
-			o.target = i
-		}
-	}
-	if current == "" {
+	o.homes = slices.Clone(nodes)
+	if o.aim(o.to()); o.try == 0 && o.failures == 0 && o.registered.IsZero() {
 		o.nextAt = now
 	}
+}
+
+// aim lists whom to ask for the authority: first, when it is not empty, then its
+// voters, where it was looked up, and one more member by chance.
+func (o *Observer) aim(first id.Node) {
+	o.targets, o.target = o.targets[:0], 0
+	add := func(n id.Node) {
+		if n != "" && !slices.Contains(o.targets, n) {
+			o.targets = append(o.targets, n)
+		}
+	}
+	add(first)
+	for _, s := range o.council.Seats {
+		if s.Node != o.self.Node {
+			add(s.Node)
+		}
+	}
+	for _, n := range o.homes {
+		add(n)
+	}
+	if n := len(o.dir.prev); n > 0 {
+		if p := o.dir.prev[min(int(o.cfg.Rand()*float64(n)), n-1)].Node; p != o.self.Node {
+			add(p)
+		}
+	}
+}
+
+// follow asks a node next, in a while of up to spread.
+func (o *Observer) follow(now time.Time, n id.Node, spread time.Duration) {
+	if n == "" || n == o.to() && o.live && o.failures == 0 {
+		return
+	}
+	o.aim(n)
+	o.failures = 0
+	o.nextAt = now.Add(time.Duration(o.cfg.Rand() * float64(spread)))
+}
+
+// learn keeps what the authority says for its successor.
+func (o *Observer) learn(now time.Time, a Around) {
+	o.around = a
+	ago := time.Duration(min(a.Transferred, 1<<40)) * time.Millisecond
+	if at := now.Add(-ago); ago > 0 && at.After(o.transferred) {
+		o.transferred = at
+	}
+}
+
+// adopt makes a later council the one held. It returns whether it was one.
+func (o *Observer) adopt(c Council) bool {
+	if c.IsZero() || c.Compare(o.council) <= 0 {
+		return false
+	}
+	o.council = c
+	return true
 }
 
 func (o *Observer) to() id.Node {
@@ -227,7 +238,7 @@ func (o *Observer) to() id.Node {
 }
 
 // set applies what the node says of itself.
-func (o *Observer) set(now time.Time, in ObserverInput) {
+func (o *Observer) set(now time.Time, in Input) {
 	switch in := in.(type) {
 	case SetState:
 		o.dirty = o.dirty || in.State != o.status.State
@@ -240,6 +251,12 @@ func (o *Observer) set(now time.Time, in ObserverInput) {
 			return
 		}
 		o.status.Users, o.status.Load = in.Users, in.Load
+		o.pushAt = o.sentAt.Add(pushGap)
+	case SetShared:
+		o.writes = slices.DeleteFunc(slices.Clone(o.writes), func(v Shared) bool { return v.Key == in.Key })
+		if len(o.writes) < SharedMax {
+			o.writes, o.carries = append(o.writes, Shared{Key: in.Key, Value: in.Value}), 0
+		}
 		o.pushAt = o.sentAt.Add(pushGap)
 	case SetValues:
 		if string(in.Values) == string(o.status.Values) {
@@ -293,7 +310,7 @@ func (o *Observer) send(now time.Time, out *ObserverOutput) {
 		return
 	}
 	o.lastTry++
-	o.try, o.trySeq, o.sentAt = o.lastTry, 0, now
+	o.try, o.tryTo, o.trySeq, o.sentAt = o.lastTry, o.to(), 0, now
 	o.dirty, o.pushAt = false, time.Time{}
 	h := Header{Epoch: o.epoch, From: o.self.Node, Incarnation: o.self.Incarnation}
 	var m Message
@@ -308,7 +325,17 @@ func (o *Observer) send(now time.Time, out *ObserverOutput) {
 func (o *Observer) heartbeat(now time.Time, h Header) Heartbeat {
 	o.seq++
 	o.trySeq = o.seq
-	m := Heartbeat{Header: h, Seq: o.seq, Have: o.dir.have(o.epoch), Status: o.status, Suspects: o.suspected(now)}
+	m := Heartbeat{
+		Header: h, Seq: o.seq, Have: o.dir.have(o.epoch), Whole: o.dir.whole,
+		Status: o.status, Suspects: o.suspected(now), Ghosts: o.dir.ghosts(now),
+		CouncilMark: o.council.mark(), SharedMark: o.shared.digest(), Shared: o.writes,
+	}
+	if o.carries = len(o.writes); m.Have == 0 && !m.Whole && o.dir.loading == nil && len(o.dir.members) > 0 {
+		m.Held = o.dir.digest
+		if o.dir.ask {
+			m.Parts = o.dir.parts()
+		}
+	}
 	register := o.registered.IsZero()
 	m.Status.HasValues = o.values || register
 	o.values, o.carried = false, m.Status.HasValues
@@ -334,26 +361,33 @@ func (o *Observer) suspected(now time.Time) []id.Node {
 	return sorted(ns)
 }
 
-// wake says until when nothing happens by itself.
-func (o *Observer) wake(now time.Time, out *ObserverOutput) {
+// wakeAt says until when nothing happens by itself; the zero time means ever.
+func (o *Observer) wakeAt(now time.Time) time.Time {
 	if o.left {
-		return
+		return time.Time{}
 	}
-	out.WakeAt = o.complainAt
+	at := o.complainAt
 	if o.live {
-		out.WakeAt = o.staleAt().Add(1)
+		at = o.staleAt().Add(1)
 	}
 	if o.try == 0 && len(o.targets) > 0 {
-		if o.nextAt.Before(out.WakeAt) {
-			out.WakeAt = o.nextAt
+		if o.nextAt.Before(at) {
+			at = o.nextAt
 		}
-		if o.failures == 0 && !o.pushAt.IsZero() && o.pushAt.Before(out.WakeAt) {
-			out.WakeAt = o.pushAt
+		if o.failures == 0 && !o.pushAt.IsZero() && o.pushAt.Before(at) {
+			at = o.pushAt
 		}
 	}
-	if out.WakeAt.Before(now) {
-		out.WakeAt = now
+	if at.Before(now) {
+		return now
 	}
+	return at
+}
+
+// spreadFor is over how long members turn to a new authority, longer in a larger
+// cluster so that it takes about a thousand registrations a second.
+func (o *Observer) spreadFor() time.Duration {
+	return max(time.Duration(o.dir.size())*time.Millisecond, spreadMin)
 }
 
 func (o *ObserverOutput) event(e Event) { o.Events = append(o.Events, e) }

@@ -14,12 +14,13 @@ const (
 	// goneMax is how many ended incarnations are remembered, goneTTL for how long.
 	goneMax = 1 << 16
 	goneTTL = 10 * time.Minute
+	// lostMax is how many evicted members are remembered as the other side of a
+	// partition.
+	lostMax = 1024
 	// tickMax is the longest the registry sleeps, stallMax the gap between two
 	// steps after which it was not the members who were silent.
 	tickMax  = 250 * time.Millisecond
 	stallMax = 2 * time.Second
-	// reepochMin is the shortest time between two raises above a foreign epoch.
-	reepochMin = time.Minute
 	// massMin and massShare are when silence counts as a fault of the network
 	// rather than of the members: at least so many, more than this share.
 	massMin   = 3
@@ -32,6 +33,16 @@ type RegistryConfig struct {
 	Incarnation id.Incarnation
 	// FullSyncRoles get the values and load of everybody. Nil means http.
 	FullSyncRoles []string
+	// Epoch is what it reigns in. Zero means one above every one that a clock which
+	// never jumped back gave out before.
+	Epoch Epoch
+	// Presumed are the members of namespace Of that the authority before this one had.
+	// They count as alive until they had time to register again.
+	Presumed []Entry
+	Of       Namespace
+	Gone     []id.Incarnation // are known to have ended
+	Shared   []Shared
+	Homes    []id.Node // where home was
 }
 
 // Registry is the authority's side: who is in the cluster, by namespace.
@@ -40,7 +51,6 @@ type Registry struct {
 	epoch     Epoch
 	started   time.Time
 	last      time.Time // of the last step
-	reepoched time.Time
 	spaces    map[Namespace]*space
 	order     []Namespace // keys of spaces, sorted: map order would make two replays differ
 	byNode    map[id.Node]*record
@@ -48,6 +58,9 @@ type Registry struct {
 	goneOrder []id.Incarnation             // oldest first
 	expired   []time.Time                  // silences within the last TTL, oldest first
 	guard     bool                         // self-preservation is on
+	lost      []id.Node                    // evicted for their silence, oldest first
+	homes     []id.Node                    // where members of the home role were
+	shared    sharedData
 }
 
 // record is what the registry holds of one member.
@@ -56,7 +69,9 @@ type record struct {
 	space        *space
 	seq          uint64 // of the last heartbeat
 	heard        time.Time
+	since        time.Time     // of the registration
 	ttl          time.Duration // as told in the last ack
+	presumed     bool          // of the authority before, not registered here yet
 	silent       bool          // expired, kept hidden by self-preservation
 	suspected    map[id.Node]time.Time
 	briefVersion uint64 // last change of what everybody sees
@@ -65,39 +80,66 @@ type record struct {
 	fullDigest   uint64
 }
 
-// NewRegistry founds an authority at now, in an epoch above every one that a
-// clock that never jumped back gave out before.
+// NewRegistry returns the registry of an authority that begins at now.
 func NewRegistry(now time.Time, cfg RegistryConfig) *Registry {
 	if cfg.FullSyncRoles == nil {
 		cfg.FullSyncRoles = []string{"http"}
 	}
-	return &Registry{
+	if cfg.Epoch.IsZero() {
+		cfg.Epoch = Epoch{Generation: uint64(max(now.Unix(), 1)), Founder: cfg.Incarnation, Term: 1}
+	}
+	r := &Registry{
 		cfg:     cfg,
-		epoch:   Epoch{Generation: uint64(max(now.Unix(), 1)), Founder: cfg.Incarnation, Term: 1},
+		epoch:   cfg.Epoch,
 		started: now,
 		last:    now,
 		spaces:  make(map[Namespace]*space),
 		byNode:  make(map[id.Node]*record),
 		gone:    make(map[id.Incarnation]time.Time),
+		shared:  cfg.Shared,
+		homes:   slices.Clone(cfg.Homes),
+	}
+	for _, inc := range cfg.Gone {
+		r.bury(now, inc)
+	}
+	r.presume(now)
+	return r
+}
+
+// presume takes the members of the authority before over.
+func (r *Registry) presume(now time.Time) {
+	ttl := TTL(HeartbeatInterval(len(r.cfg.Presumed))) + GraceExtra
+	for _, e := range r.cfg.Presumed {
+		if _, gone := r.gone[e.Incarnation]; gone || r.byNode[e.Node] != nil {
+			continue
+		}
+		sp := r.space(r.cfg.Of)
+		rec := &record{space: sp, suspected: make(map[id.Node]time.Time), presumed: true, heard: now, since: now.Add(-healthyVoter), ttl: ttl}
+		rec.Entry = e
+		rec.AppName, rec.AppVersion, rec.Full = r.cfg.Of.App, r.cfg.Of.Version, true
+		r.byNode[e.Node] = rec
+		r.noteHome(rec)
+		sp.insert(rec)
+		sp.change(rec, rec.Entry)
 	}
 }
+
+// SetEpoch raises the epoch; what members hold stays good.
+func (r *Registry) SetEpoch(e Epoch) { r.epoch = e }
 
 // RegistryInput is one of [Received] and [RegistryTick].
 type RegistryInput interface{ registryInput() }
 
-// Received is a [Heartbeat] or [Leave] that arrived.
-type Received struct{ Message Message }
-
 // RegistryTick lets time pass.
 type RegistryTick struct{}
 
-func (Received) registryInput()     {}
+func (Request) registryInput()      {}
 func (RegistryTick) registryInput() {}
 
 // RegistryOutput is what the caller does before the next Step, in field order.
 type RegistryOutput struct {
 	Events []Event   // what changed, oldest first
-	Reply  *Ack      // answer to Received, nil for a tick or a message of the wrong kind
+	Reply  *Ack      // answer to Request, nil for a tick or a message of the wrong kind
 	WakeAt time.Time // step a RegistryTick by then
 }
 
@@ -105,7 +147,7 @@ type RegistryOutput struct {
 func (r *Registry) Step(now time.Time, in RegistryInput) (out RegistryOutput) {
 	r.forgive(now)
 	switch in := in.(type) {
-	case Received:
+	case Request:
 		switch m := in.Message.(type) {
 		case Heartbeat:
 			out.Reply = r.heartbeat(now, m, &out)
@@ -126,13 +168,30 @@ func (r *Registry) Epoch() Epoch { return r.epoch }
 // Len returns the number of members in all namespaces, silent ones included.
 func (r *Registry) Len() int { return len(r.byNode) }
 
+// excuse forgets that nobody could be heard for a while.
+func (r *Registry) excuse(d time.Duration) {
+	for _, rec := range r.byNode {
+		rec.heard = rec.heard.Add(d)
+	}
+}
+
+// drain marks a member that wants to leave while its vote is still needed.
+func (r *Registry) drain(now time.Time, s Seat) {
+	rec := r.byNode[s.Node]
+	if rec == nil || SeatOf(rec.Node, rec.Incarnation) != s {
+		return
+	}
+	e := rec.Entry
+	e.State = Offline
+	rec.heard = now
+	rec.space.change(rec, e)
+}
+
 // forgive excuses everybody's silence while this process itself did not run, as
 // after a suspended machine: their heartbeats are waiting to be read.
 func (r *Registry) forgive(now time.Time) {
 	if gap := now.Sub(r.last); gap > stallMax {
-		for _, rec := range r.byNode {
-			rec.heard = rec.heard.Add(gap)
-		}
+		r.excuse(gap)
 	}
 	r.last = now
 }
@@ -161,28 +220,15 @@ func (r *Registry) refuse(now time.Time, h Header, reason string, out *RegistryO
 	return a
 }
 
-// outrank raises the epoch above a higher one that a member has seen, which
-// happens when this node's clock jumped back between two runs. Otherwise members
-// would ignore every ack.
-func (r *Registry) outrank(now time.Time, h Header, out *RegistryOutput) {
-	if h.Epoch.Compare(r.epoch) <= 0 || !r.reepoched.IsZero() && now.Sub(r.reepoched) < reepochMin {
-		return
-	}
-	if h.Epoch.Generation >= 1<<62 {
-		return // nobody honest gets there, and there is no room above it
-	}
-	r.reepoched = now
-	r.epoch = Epoch{Generation: max(h.Epoch.Generation+1, uint64(max(now.Unix(), 1))), Founder: r.cfg.Incarnation, Term: 1}
-	out.event(Event{Kind: EpochRaised, Node: h.From, Incarnation: h.Incarnation, Epoch: r.epoch})
-}
-
 func (r *Registry) heartbeat(now time.Time, m Heartbeat, out *RegistryOutput) *Ack {
-	r.outrank(now, m.Header, out)
 	if _, ok := r.gone[m.Incarnation]; ok {
 		return r.ack(now, StatusGone)
 	}
 	rec := r.byNode[m.From]
-	if rec == nil || rec.Incarnation != m.Incarnation {
+	if rec != nil && rec.presumed && rec.Incarnation == m.Incarnation {
+		rec.heard = now // alive, as was thought
+	}
+	if rec == nil || rec.Incarnation != m.Incarnation || rec.presumed {
 		// A registration is for the epoch it was written in, so that a late copy
 		// of one can't bring back a node that died under an earlier authority.
 		if m.Register == nil || m.Epoch != r.epoch {
@@ -191,19 +237,38 @@ func (r *Registry) heartbeat(now time.Time, m Heartbeat, out *RegistryOutput) *A
 		if reason := r.objection(m, rec); reason != "" {
 			return r.refuse(now, m.Header, reason, out)
 		}
-		if rec != nil {
-			r.remove(now, rec, Replaced, out)
-		}
-		rec = r.register(m, out)
+		rec = r.register(now, rec, m, out)
 	}
 	a := r.ack(now, StatusOK)
 	if m.Seq > rec.seq { // older ones are copies
 		r.renew(now, rec, m, out)
 		rec.ttl = a.TTL
 		r.suspect(now, rec, m.Suspects)
+		r.exorcise(now, m.Ghosts, out)
+		for _, v := range m.Shared {
+			v.Stamp = max(uint64(max(now.UnixMilli(), 0)), r.shared.newest()+1)
+			r.shared = r.shared.put(v)
+		}
 	}
-	a.Delta = rec.space.delta(m.Have, m.Epoch == r.epoch, a.Settling, r.full(rec.Role))
+	if r.shared.digest() != m.SharedMark {
+		a.HasShared, a.Shared = true, r.shared
+	}
+	a.Delta = rec.space.delta(m, m.Epoch == r.epoch, a.Settling, r.full(rec.Role))
 	return a
+}
+
+// exorcise ends incarnations that a member knows to have ended under an authority
+// before this one.
+func (r *Registry) exorcise(now time.Time, ghosts []id.Incarnation, out *RegistryOutput) {
+	for _, inc := range ghosts {
+		for _, ns := range r.order {
+			sp := r.spaces[ns]
+			i := slices.IndexFunc(sp.records, func(rec *record) bool { return rec.Incarnation == inc })
+			if i >= 0 {
+				r.remove(now, sp.records[i], Expired, out)
+			}
+		}
+	}
 }
 
 // objection says why a registration is refused, or "".
@@ -214,20 +279,47 @@ func (r *Registry) objection(m Heartbeat, old *record) string {
 	if m.Register.Role == "" || m.Register.Type == "" {
 		return "role or type is empty"
 	}
-	if old != nil && old.Started > m.Register.Started {
+	if old != nil && old.Incarnation != m.Incarnation && old.Started > m.Register.Started {
 		return fmt.Sprintf("a process started later is registered at %s", m.From)
 	}
 	return ""
 }
 
-func (r *Registry) register(m Heartbeat, out *RegistryOutput) *record {
+// register makes the record of a member. old is what stands at its address: nil,
+// itself presumed, or another incarnation, which it replaces.
+func (r *Registry) register(now time.Time, old *record, m Heartbeat, out *RegistryOutput) *record {
 	sp := r.space(m.Register.Namespace())
-	rec := &record{space: sp, suspected: make(map[id.Node]time.Time)}
+	switch {
+	case old == nil:
+	case old.Incarnation != m.Incarnation:
+		r.remove(now, old, Replaced, out)
+	case old.space == sp && old.Role == m.Register.Role && old.Type == m.Register.Type && old.Started == m.Register.Started && old.Version == m.Register.Version:
+		old.presumed, old.seq = false, 0
+		out.member(MemberConfirmed, old, 0)
+		return old
+	default: // what was presumed of it is wrong
+		delete(r.byNode, old.Node)
+		old.space.drop(old)
+		old.space.removed(Removal{Node: old.Node, Incarnation: old.Incarnation, Reason: Replaced})
+	}
+	rec := &record{space: sp, suspected: make(map[id.Node]time.Time), since: now}
 	rec.Instance, rec.Full = *m.Register, true
 	r.byNode[m.From] = rec
+	r.noteHome(rec)
 	sp.insert(rec)
 	out.member(MemberJoined, rec, 0)
 	return rec
+}
+
+// homesMax is how many addresses of home are remembered.
+const homesMax = 16
+
+// noteHome remembers where home is: it may come back without knowing anything.
+func (r *Registry) noteHome(rec *record) {
+	if strings.EqualFold(rec.Role, homeRole) && !slices.Contains(r.homes, rec.Node) {
+		r.homes = append(slices.Clone(r.homes), rec.Node) // messages hold the former
+		r.homes = r.homes[max(0, len(r.homes)-homesMax):]
+	}
 }
 
 // renew applies what a heartbeat says about its sender.
@@ -254,9 +346,10 @@ func (rec *record) hidden(now time.Time) bool {
 
 // suspect tells whether two peers on different hosts reported rec lately.
 func (rec *record) suspect(now time.Time) bool {
+	repeated := rec.ttl / 3 // more than a heartbeat: a peer repeats itself while a report counts
 	hosts := make(map[string]bool)
 	for n, at := range rec.suspected {
-		if now.Sub(at) >= SuspicionMax {
+		if now.Sub(at) >= repeated {
 			delete(rec.suspected, n)
 			continue
 		}
@@ -296,7 +389,6 @@ func (r *Registry) rehide(now time.Time, rec *record) {
 }
 
 func (r *Registry) leave(now time.Time, m Leave, out *RegistryOutput) *Ack {
-	r.outrank(now, m.Header, out)
 	if _, ok := r.gone[m.Incarnation]; ok {
 		return r.ack(now, StatusOK)
 	}
@@ -316,12 +408,20 @@ func (r *Registry) remove(now time.Time, rec *record, why Reason, out *RegistryO
 	rec.space.drop(rec)
 	rec.space.removed(Removal{Node: rec.Node, Incarnation: rec.Incarnation, Reason: why})
 	r.bury(now, rec.Incarnation)
+	if why == Expired {
+		if r.lost = append(r.lost, rec.Node); len(r.lost) > lostMax {
+			r.lost = r.lost[1:]
+		}
+	}
 	kind := map[Reason]Kind{Left: MemberLeft, Expired: MemberExpired, Replaced: MemberReplaced}[why]
 	out.member(kind, rec, now.Sub(rec.heard))
 }
 
 // bury remembers that an incarnation must not return.
 func (r *Registry) bury(now time.Time, inc id.Incarnation) {
+	if _, again := r.gone[inc]; again {
+		return
+	}
 	r.gone[inc] = now
 	r.goneOrder = append(r.goneOrder, inc)
 	if len(r.goneOrder) > goneMax {

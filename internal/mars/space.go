@@ -87,10 +87,16 @@ func (s *space) removed(g Removal) {
 	}
 }
 
-// delta returns what an observer that holds version have misses. Not valid, or
-// too old, it gets everything; with graves that includes who is gone, for
-// observers that keep members of the authority before this one.
-func (s *space) delta(have uint64, valid, graves, full bool) Delta {
+// askMin is how many members a directory has at least before its buckets are
+// compared: the digests of a smaller one are more than the directory.
+const askMin = 64
+
+// delta returns what an observer misses that holds version m.Have. When that is
+// not valid, as under a new authority, the digests of what it holds from before
+// tell what differs; else it gets everything, with graves including who is gone,
+// for observers that keep members of the authority before this one.
+func (s *space) delta(m Heartbeat, valid, graves, full bool) Delta {
+	have := m.Have
 	if !valid || have > s.version || have < s.forgot {
 		have = 0
 	}
@@ -99,11 +105,55 @@ func (s *space) delta(have uint64, valid, graves, full bool) Delta {
 	if full {
 		d.Digest, latest = s.fullDigest, s.version
 	}
-	if have >= latest {
-		return d
+	switch {
+	case have > 0 && have >= latest:
+	case have > 0 || m.Whole || m.Held == 0:
+		s.fill(&d, full, graves)
+	case m.Held == d.Digest:
+		d.Same = true
+	case len(m.Parts) == Buckets:
+		s.patch(&d, m.Parts, full)
+	case len(s.records) >= askMin:
+		d.Ask = true
+	default:
+		s.fill(&d, full, graves)
 	}
-	s.fill(&d, full, graves)
 	return d
+}
+
+// view is the entry of rec and its digest as an observer has them.
+func (rec *record) view(full bool) (Entry, uint64) {
+	if full {
+		return rec.Entry, rec.fullDigest
+	}
+	return rec.Entry.brief(), rec.briefDigest
+}
+
+// patch puts the buckets into d that differ from theirs.
+func (s *space) patch(d *Delta, theirs []uint64, full bool) {
+	var ours [Buckets]uint64
+	for _, rec := range s.records {
+		_, digest := rec.view(full)
+		ours[bucketOf(rec.Node)] ^= digest
+	}
+	size := 0
+	d.Parts = make([]byte, Buckets/8)
+	for i := range ours {
+		if ours[i] != theirs[i] {
+			d.Parts[i/8] |= 1 << (i % 8)
+		}
+	}
+	for _, rec := range s.records {
+		if i := bucketOf(rec.Node); d.Parts[i/8]&(1<<(i%8)) != 0 {
+			e, _ := rec.view(full)
+			d.Upserts = append(d.Upserts, e)
+			size += e.size()
+		}
+	}
+	if size > pageBytes { // too much for one message: what differs is most of it
+		d.Parts, d.Upserts = nil, nil
+		s.fill(d, full, true)
+	}
 }
 
 // fill collects changes in the order of their versions up to a page.
@@ -152,7 +202,7 @@ func (s *space) fill(d *Delta, full, graves bool) {
 			}
 			d.Upserts = append(d.Upserts, e)
 			d.To = version(changed[0])
-			size += entryMin + len(e.Node) + len(e.Role) + len(e.Type) + len(e.Version) + len(e.Endpoint) + len(e.Values) + 24
+			size += e.size()
 			changed = changed[1:]
 			continue
 		}

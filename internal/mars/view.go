@@ -1,9 +1,11 @@
 package mars
 
 import (
+	"bytes"
 	"cmp"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
 )
@@ -19,12 +21,15 @@ type view struct {
 	// the one before.
 	kept   map[id.Node]seen
 	digest uint64 // of members, or of loading
-	dirty  bool   // publish
+	whole  bool   // what we hold is of no use: ask for everything
+	ask    bool   // send the digests of the buckets
+	gone   *graves
+	dirty  bool // publish
 	prev   []Member
 }
 
 type seen struct {
-	Member
+	Entry  // with Member.Values decoded
 	digest uint64
 }
 
@@ -44,6 +49,42 @@ func (v *view) lookup(n id.Node) (Member, bool) {
 	return m.Member, ok
 }
 
+// parts are the digests of the buckets.
+func (v *view) parts() []uint64 {
+	p := make([]uint64, Buckets)
+	for n, m := range v.members {
+		p[bucketOf(n)] ^= m.digest
+	}
+	return p
+}
+
+// ghosts are members that have ended, as we know and the authority does not.
+func (v *view) ghosts(now time.Time) []id.Incarnation {
+	var found []id.Incarnation
+	for _, m := range v.members {
+		if v.gone.has(now, m.Incarnation) {
+			found = append(found, m.Incarnation)
+		}
+	}
+	slices.SortFunc(found, func(a, b id.Incarnation) int { return bytes.Compare(a[:], b[:]) })
+	return found[:min(len(found), GhostsMax)]
+}
+
+// entries are all members held, for who takes the office over, sorted by node.
+func (v *view) entries() []Entry {
+	var es []Entry
+	for _, m := range v.members {
+		es = append(es, m.Entry)
+	}
+	for n, m := range v.kept {
+		if _, again := v.members[n]; !again {
+			es = append(es, m.Entry)
+		}
+	}
+	slices.SortFunc(es, func(a, b Entry) int { return cmp.Compare(a.Node, b.Node) })
+	return es
+}
+
 func (v *view) size() int { return len(v.members) + len(v.kept) }
 
 type applied uint8
@@ -56,15 +97,22 @@ const (
 
 // apply brings the view to the version of an ack. What it already has, as in a
 // late copy, changes nothing: entries arrive whole.
-func (v *view) apply(a Ack, out *ObserverOutput) applied {
+func (v *view) apply(now time.Time, a Ack) applied {
 	d := a.Delta
 	v.authority = a.From
+	v.ask = d.Ask
 	switch {
+	case d.Ask:
+		return more
+	case d.Same:
+		return v.same(now, a)
+	case d.Parts != nil:
+		return v.patch(now, a)
 	case d.From == 0 && d.To == 0 && len(d.Upserts) == 0:
 		return done // no directory in this ack
 	case d.From == 0:
 		v.loading = make(map[id.Node]seen)
-		v.epoch, v.digest = a.Epoch, 0
+		v.epoch, v.digest, v.whole = a.Epoch, 0, false
 	case v.epoch != a.Epoch || d.From > v.version:
 		v.reset()
 		return mismatch
@@ -76,10 +124,10 @@ func (v *view) apply(a Ack, out *ObserverOutput) applied {
 		into = v.loading
 	}
 	for _, e := range d.Upserts {
-		v.put(into, e, out)
+		v.put(now, into, e)
 	}
 	for _, g := range d.Removed {
-		v.remove(into, g)
+		v.remove(now, into, g)
 	}
 	v.version = d.To
 	if d.More {
@@ -89,18 +137,61 @@ func (v *view) apply(a Ack, out *ObserverOutput) applied {
 		v.reset()
 		return mismatch
 	}
-	v.settle(a.Settling)
+	v.settle(now, a.Settling)
 	v.dirty = v.dirty || len(d.Upserts)+len(d.Removed) > 0 || d.From == 0
+	return done
+}
+
+// same means that what is held from before is what the new authority has.
+func (v *view) same(now time.Time, a Ack) applied {
+	if v.digest != a.Delta.Digest || v.loading != nil {
+		v.reset()
+		return mismatch
+	}
+	v.epoch, v.version, v.dirty = a.Epoch, a.Delta.To, true
+	v.settle(now, a.Settling)
+	return done
+}
+
+// patch replaces the buckets that differ from those of the new authority.
+func (v *view) patch(now time.Time, a Ack) applied {
+	d := a.Delta
+	if len(d.Parts) != Buckets/8 || v.loading != nil {
+		v.reset()
+		return mismatch
+	}
+	if v.kept == nil {
+		v.kept = make(map[id.Node]seen)
+	}
+	for n, m := range v.members {
+		if i := bucketOf(n); d.Parts[i/8]&(1<<(i%8)) != 0 {
+			v.kept[n] = m // back in members at once, or the authority has not heard it
+			v.digest ^= m.digest
+			delete(v.members, n)
+		}
+	}
+	if v.members == nil {
+		v.members = make(map[id.Node]seen)
+	}
+	for _, e := range d.Upserts {
+		v.put(now, v.members, e)
+	}
+	v.epoch, v.version, v.dirty = a.Epoch, d.To, true
+	if v.digest != d.Digest {
+		v.reset()
+		return mismatch
+	}
+	v.settle(now, a.Settling)
 	return done
 }
 
 // reset makes the next request ask for everything. What is published stays.
 func (v *view) reset() {
-	v.version, v.loading, v.digest = 0, nil, 0
+	v.version, v.loading, v.whole = 0, nil, true
 }
 
-func (v *view) put(into map[id.Node]seen, e Entry, out *ObserverOutput) {
-	m := seen{Member: e.Member, digest: e.digest()}
+func (v *view) put(now time.Time, into map[id.Node]seen, e Entry) {
+	m := seen{Entry: e, digest: e.digest()}
 	if len(e.Values) > 0 {
 		values, err := DecodeValues(e.Values)
 		if err != nil {
@@ -108,11 +199,28 @@ func (v *view) put(into map[id.Node]seen, e Entry, out *ObserverOutput) {
 		}
 		m.Member.Values = values
 	}
+	v.supersede(now, m)
 	v.digest ^= into[e.Node].digest ^ m.digest
 	into[e.Node] = m
 }
 
-func (v *view) remove(from map[id.Node]seen, g Removal) {
+// supersede notes that of two incarnations at one address the one started first has
+// ended: the authority may know less than we do.
+func (v *view) supersede(now time.Time, m seen) {
+	for _, known := range [...]map[id.Node]seen{v.members, v.kept} {
+		old, ok := known[m.Node]
+		switch {
+		case !ok || old.Incarnation == m.Incarnation:
+		case old.Started > m.Started:
+			v.gone.add(now, m.Incarnation)
+		default:
+			v.gone.add(now, old.Incarnation)
+		}
+	}
+}
+
+func (v *view) remove(now time.Time, from map[id.Node]seen, g Removal) {
+	v.gone.add(now, g.Incarnation)
 	if m, ok := from[g.Node]; ok && m.Incarnation == g.Incarnation {
 		v.digest ^= m.digest
 		delete(from, g.Node)
@@ -130,7 +238,7 @@ func (v *view) remove(from map[id.Node]seen, g Removal) {
 
 // settle makes a loaded directory the current one. While the authority is
 // settling, members it has not heard are kept; afterwards it knows better.
-func (v *view) settle(settling bool) {
+func (v *view) settle(now time.Time, settling bool) {
 	if v.loading != nil {
 		if v.kept == nil {
 			v.kept = make(map[id.Node]seen)
@@ -138,17 +246,30 @@ func (v *view) settle(settling bool) {
 		maps.Copy(v.kept, v.members)
 		v.members, v.loading = v.loading, nil
 	}
+	if len(v.kept) == 0 {
+		return
+	}
+	if !settling { // who has not come by now has ended
+		for _, n := range slices.Sorted(maps.Keys(v.kept)) {
+			if _, ok := v.members[n]; !ok {
+				v.gone.add(now, v.kept[n].Incarnation)
+			}
+		}
+	}
 	before := len(v.kept)
 	if !settling {
 		v.kept = nil
 	}
-	maps.DeleteFunc(v.kept, func(n id.Node, _ seen) bool { _, ok := v.members[n]; return ok })
+	maps.DeleteFunc(v.kept, func(n id.Node, _ seen) bool {
+		m, ok := v.members[n]
+		return ok && !v.gone.has(now, m.Incarnation)
+	})
 	v.dirty = v.dirty || len(v.kept) != before
 }
 
 // publish makes a new Directory when something in it changed, and tells who
 // appeared and vanished.
-func (v *view) publish(o *Observer, out *ObserverOutput) {
+func (v *view) publish(now time.Time, o *Observer, out *ObserverOutput) {
 	if !v.dirty || v.loading != nil && o.live {
 		return // pages are missing: what is published stands until then
 	}
@@ -157,14 +278,26 @@ func (v *view) publish(o *Observer, out *ObserverOutput) {
 	d.Members = make([]Member, 0, v.size())
 	for _, from := range []map[id.Node]seen{v.kept, v.members} {
 		for _, m := range from {
+			if v.gone.has(now, m.Incarnation) {
+				continue
+			}
 			m.AppName, m.AppVersion = o.self.AppName, o.self.AppVersion
 			d.Members = append(d.Members, m.Member)
 		}
 	}
+	d.addSelf(o)
 	d.index()
 	diff(v.prev, d.Members, out)
 	v.prev = d.Members
 	out.Directory = d
+}
+
+// addSelf makes sure that a node is in its own directory, also while it is told to
+// go on as another incarnation.
+func (d *Directory) addSelf(o *Observer) {
+	if o.everJoined && !o.left && !slices.ContainsFunc(d.Members, func(m Member) bool { return m.Node == o.self.Node }) {
+		d.Members = append(d.Members, o.Self())
+	}
 }
 
 // diff reports incarnations that appeared and vanished; both are sorted by node.

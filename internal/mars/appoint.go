@@ -1,0 +1,361 @@
+package mars
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/Diarkis/diarkis/internal/id"
+)
+
+// How the authority chooses voters and who follows it.
+const (
+	councilMax       = 5
+	councilMaxBig    = 7 // above bigCluster members
+	bigCluster       = 500
+	voterSilence     = 5 * time.Second  // after which another is appointed
+	healthyVoter     = 10 * time.Second // registered, before it becomes a voter
+	healthyHome      = 30 * time.Second // registered, before it gets the office back
+	transferGap      = time.Minute      // between two transfers
+	flapsMax         = 3                // hand-backs in flapWindow before home has to wait
+	flapWindow       = 10 * time.Minute
+	wishFor          = 20 * time.Second
+	freshGrant       = time.Second     // of who gets the office
+	currentDirectory = 3 * time.Second // since its last heartbeat, unless those are rarer
+	homeRole         = "mars"
+	foundProvision   = 10 * time.Minute
+)
+
+// fitness is how a member stands as a voter.
+type fitness struct {
+	rec  *record
+	seat Seat
+	ripe bool // long enough here to be appointed
+}
+
+// appoint takes the next step towards the best council: one voter in or out, when
+// the last step is committed.
+func (m *Machine) appoint(now time.Time) {
+	r := m.reign
+	if !r.committed() || now.Before(r.appointAt) || r.yield != nil {
+		return
+	}
+	r.appointAt = now.Add(tickMax)
+	fit := m.fit(now)
+	settling := m.registry.settling(now)
+	good := 0
+	var bad, dead []Seat
+	for _, s := range r.council.Seats {
+		switch {
+		case m.goodSeat(now, s, fit, settling):
+			good++
+		case s == m.seat():
+		case m.silentSeat(now, s) || m.replaced(s):
+			dead = append(dead, s)
+		default:
+			bad = append(bad, s)
+		}
+	}
+	bad = append(dead, bad...)
+	want := m.wanted(len(fit))
+	if settling { // not everybody had time to register
+		want = max(want, good-1+good%2)
+	}
+	wish := m.wishFor(now)
+	urgent := good < r.council.Majority() // a few more, and nobody can be appointed
+	if next, ok := m.nextVoter(fit, wish, urgent); ok && (good < want || wish(next.seat) || next.home() && (want > 1 || m.homeDue(now, next))) && len(r.council.Seats) < seatsMax {
+		if len(dead) > 0 && len(r.council.Seats) >= want { // it would only make the next majority larger
+			m.change(now, r.council.without(dead[0]), "removed "+dead[0].Node.String())
+			return
+		}
+		m.learn(now, next.seat)
+		return
+	}
+	r.learner = Seat{}
+	switch {
+	case len(r.council.Seats) <= max(want, 1):
+	case len(bad) > 0:
+		m.change(now, r.council.without(bad[0]), "removed "+bad[0].Node.String())
+	default:
+		if s, ok := m.leastNeeded(now, fit, wish); ok {
+			m.change(now, r.council.without(s), "removed "+s.Node.String())
+		}
+	}
+}
+
+// learn makes sure that a voter to be answers before the lease depends on it, then
+// appoints it.
+func (m *Machine) learn(now time.Time, s Seat) {
+	r := m.reign
+	if r.learner != s {
+		r.learner, r.renewAt = s, now
+		r.backer(s).at = time.Time{}
+		return
+	}
+	next := r.council.with(s)
+	fresh := 0
+	for _, v := range next.Seats {
+		if v == m.seat() || now.Sub(r.backer(v).at) <= freshGrant {
+			fresh++
+		}
+	}
+	if now.Sub(r.backer(s).at) <= freshGrant && fresh >= next.Majority() {
+		m.change(now, next, "added "+s.Node.String())
+	}
+}
+
+// fit are the members that could be voters, sorted by node: this node, and those
+// that are heard and not about to leave.
+func (m *Machine) fit(now time.Time) []fitness {
+	var fs []fitness
+	for _, ns := range m.registry.order {
+		for _, rec := range m.registry.spaces[ns].records {
+			if rec.State == Offline || rec.silent || now.Sub(rec.heard) >= voterSilence && !rec.presumed {
+				continue
+			}
+			ripe := !rec.presumed && (now.Sub(rec.since) >= healthyVoter || m.leaving)
+			fs = append(fs, fitness{rec: rec, seat: SeatOf(rec.Node, rec.Incarnation), ripe: ripe})
+		}
+	}
+	return fs
+}
+
+func (f fitness) home() bool { return strings.EqualFold(f.rec.Role, homeRole) }
+
+// silentSeat tells whether a voter has not answered for long.
+func (m *Machine) silentSeat(now time.Time, s Seat) bool {
+	return now.Sub(cmpTime(m.reign.backer(s).at, m.reign.since)) >= voterSilence
+}
+
+// replaced tells whether another run is registered at the address of a voter.
+func (m *Machine) replaced(s Seat) bool {
+	rec := m.registry.byNode[s.Node]
+	return rec != nil && SeatOf(rec.Node, rec.Incarnation) != s
+}
+
+// wanted is how many voters there should be for so many fit members: an odd number.
+func (m *Machine) wanted(fit int) int {
+	most := councilMax
+	if m.registry.Len() > bigCluster {
+		most = councilMaxBig
+	}
+	n := min(most, fit)
+	return max(n-1+n%2, 1)
+}
+
+// goodSeat tells whether a voter is fit for it. A registry that is settling may not
+// know it yet, but knows who is about to leave.
+func (m *Machine) goodSeat(now time.Time, s Seat, fit []fitness, settling bool) bool {
+	if s == m.seat() {
+		return !m.leaving
+	}
+	fine := slices.ContainsFunc(fit, func(f fitness) bool { return f.seat == s }) || settling && m.registry.byNode[s.Node] == nil
+	return fine && !m.reign.backer(s).leaving && !m.silentSeat(now, s)
+}
+
+// nextVoter is who should be appointed: whom an operator wishes, home, then who is
+// alone on its host, has been here longest and is least loaded.
+func (m *Machine) nextVoter(fit []fitness, wish func(Seat) bool, urgent bool) (next fitness, ok bool) {
+	rank := m.rank(wish)
+	for _, f := range fit {
+		if m.reign.council.Has(f.seat) || !f.ripe && !wish(f.seat) && (!urgent || f.rec.presumed) {
+			continue
+		}
+		if !ok || rank(f, next) < 0 {
+			next, ok = f, true
+		}
+	}
+	return next, ok
+}
+
+// rank orders members by how much they should be voters.
+func (m *Machine) rank(wish func(Seat) bool) func(a, b fitness) int {
+	shared := func(f fitness) int {
+		n := 0
+		for _, s := range m.reign.council.Seats {
+			if s != f.seat && host(s.Node) == host(f.seat.Node) {
+				n++
+			}
+		}
+		return n
+	}
+	return func(a, b fitness) int {
+		return cmp.Or(
+			-compareBool(wish(a.seat), wish(b.seat)),
+			-compareBool(a.home(), b.home()),
+			cmp.Compare(shared(a), shared(b)),
+			cmp.Compare(a.rec.Started, b.rec.Started),
+			cmp.Compare(a.rec.Load, b.rec.Load),
+			a.seat.Compare(b.seat),
+		)
+	}
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+// leastNeeded is the voter to go when there is one too many.
+func (m *Machine) leastNeeded(now time.Time, fit []fitness, wish func(Seat) bool) (Seat, bool) {
+	rank := m.rank(wish)
+	var worst fitness
+	found := false
+	for _, f := range fit {
+		if f.seat == m.seat() || !m.reign.council.Has(f.seat) || wish(f.seat) || m.homeDue(now, f) {
+			continue
+		}
+		if !found || rank(f, worst) > 0 {
+			worst, found = f, true
+		}
+	}
+	return worst.seat, found
+}
+
+// wishFor tells whether a seat is the one an operator wants to have the office.
+func (m *Machine) wishFor(now time.Time) func(Seat) bool {
+	r := m.reign
+	if r.wish == "" || !now.Before(r.wishUntil) {
+		return func(Seat) bool { return false }
+	}
+	return func(s Seat) bool { return s.Node == r.wish }
+}
+
+// heirs tells whether there is any member that could have the office after us.
+func (m *Machine) heirs() bool {
+	for _, ns := range m.registry.order {
+		for _, rec := range m.registry.spaces[ns].records {
+			if rec.Node != m.seat().Node && rec.State != Offline && !rec.silent && !m.reign.isLeaving(SeatOf(rec.Node, rec.Incarnation)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// heir is the best voter to have the office after us.
+func (m *Machine) heir(now time.Time) (Seat, bool) {
+	fit := m.fit(now)
+	fit = slices.DeleteFunc(fit, func(f fitness) bool { return f.seat == m.seat() || !m.ready(now, f.seat) })
+	if len(fit) == 0 {
+		return Seat{}, false
+	}
+	rank := m.rank(func(Seat) bool { return false })
+	return slices.MinFunc(fit, rank).seat, true
+}
+
+// ready tells whether a voter could take over at once.
+func (m *Machine) ready(now time.Time, s Seat) bool {
+	r := m.reign
+	b := r.backer(s)
+	rec := m.registry.byNode[s.Node] // its directory is what it will begin with
+	if rec == nil || now.Sub(rec.heard) > max(currentDirectory, 2*m.registry.interval()) {
+		return false
+	}
+	return r.committed() && r.council.Has(s) && !b.leaving && b.held >= r.council.Version && now.Sub(b.at) < freshGrant
+}
+
+// handBack gives the office to a healthy home, or to whom an operator wishes.
+func (m *Machine) handBack(now time.Time) {
+	r := m.reign
+	if m.leaving || r.yield != nil {
+		return
+	}
+	m.handBacks = slices.DeleteFunc(m.handBacks, func(at time.Time) bool { return now.Sub(at) > flapWindow })
+	wish := m.wishFor(now)
+	for _, f := range m.fit(now) {
+		if f.seat == m.seat() || !m.ready(now, f.seat) {
+			continue
+		}
+		if wish(f.seat) {
+			m.transfer(now, f.seat, "asked for by an operator")
+			return
+		}
+		if m.homeDue(now, f) {
+			m.transfer(now, f.seat, "home is healthy")
+			return
+		}
+	}
+}
+
+// homeDue tells whether a member is home and has been healthy for long enough to
+// get the office back.
+func (m *Machine) homeDue(now time.Time, f fitness) bool {
+	return !m.cfg.Home && f.home() && f.rec.State == Online && !f.rec.presumed && now.Sub(f.rec.since) >= healthyHome &&
+		len(m.handBacks) < flapsMax && (m.observer.transferred.IsZero() || now.Sub(m.observer.transferred) >= transferGap)
+}
+
+// noteTransfer remembers a transfer, whoever made it: they are rare.
+func (m *Machine) noteTransfer(now time.Time, to Seat) {
+	m.observer.transferred = now
+	if mem, ok := m.observer.dir.lookup(to.Node); ok && strings.EqualFold(mem.Role, homeRole) {
+		m.handBacks = append(m.handBacks, now)
+	}
+}
+
+// transfer hands the office over. The lease is given up before anything is said.
+func (m *Machine) transfer(now time.Time, to Seat, why string) {
+	council := m.reign.council
+	m.event(Event{Kind: Transferring, Node: to.Node, Incarnation: to.Incarnation, Epoch: council.Epoch, Text: why})
+	m.noteTransfer(now, to)
+	m.stepDown(now, "handed over to "+to.Node.String())
+	m.electAt = now.Add(promiseFor + m.turn())
+	m.handover = &handover{to: to, council: council, next: now, until: now.Add(promiseFor / 2)}
+	m.handOver(now)
+	o := m.observer
+	o.aim(to.Node)
+	o.nextAt = now.Add(stayRetry)
+}
+
+// handover is an office on its way to another voter.
+type handover struct {
+	to          Seat
+	council     Council
+	next, until time.Time
+}
+
+// handOver tells the new authority of its luck until there is one.
+func (m *Machine) handOver(now time.Time) {
+	h := m.handover
+	switch {
+	case h == nil:
+	case m.promise.to != (Seat{}) || !now.Before(h.until):
+		m.handover = nil
+	case !now.Before(h.next):
+		h.next = now.Add(stayRetry)
+		m.send(h.to.Node, TransferGo{Header: m.header(), Council: h.council})
+	}
+}
+
+// askTransfer takes an operator's wish, or passes it on to the authority.
+func (m *Machine) askTransfer(now time.Time, to id.Node) {
+	r := m.reign
+	switch {
+	case r == nil && m.leader(now) == "":
+		m.event(Event{Kind: TransferRefused, Node: to, Text: "no authority is known"})
+	case r == nil:
+		m.send(m.leader(now), TransferAsk{Header: m.header(), To: to})
+	case to == m.seat().Node:
+		m.event(Event{Kind: TransferRefused, Node: to, Text: "it has the office already"})
+	case m.registry == nil || m.registry.byNode[to] == nil:
+		m.event(Event{Kind: TransferRefused, Node: to, Text: "no such member"})
+	default:
+		r.wish, r.wishUntil, r.appointAt = to, now.Add(wishFor), now
+	}
+}
+
+// isLeaving tells what a voter said of itself.
+func (r *reign) isLeaving(s Seat) bool {
+	for _, b := range r.backers {
+		if b.seat == s {
+			return b.leaving
+		}
+	}
+	return false
+}
