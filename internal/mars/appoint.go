@@ -293,7 +293,11 @@ func (m *Machine) homeDue(now time.Time, f fitness) bool {
 
 // noteTransfer remembers a transfer, whoever made it: they are rare.
 func (m *Machine) noteTransfer(now time.Time, to Seat) {
+	again := now.Sub(m.observer.transferred) < promiseFor // the same one: who gave it away votes as well
 	m.observer.transferred = now
+	if again {
+		return
+	}
 	if mem, ok := m.observer.dir.lookup(to.Node); ok && strings.EqualFold(mem.Role, homeRole) {
 		m.handBacks = append(m.handBacks, now)
 	}

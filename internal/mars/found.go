@@ -1,6 +1,7 @@
 package mars
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -218,6 +219,6 @@ func (m *Machine) foundNow(now time.Time, above Epoch) {
 	m.observer.epoch, m.observer.council = e, r.council
 	m.promise = promise{to: m.seat(), until: now.Add(promiseFor)}
 	m.campaign, m.reign = nil, r
-	m.event(Event{Kind: Founded, Epoch: e, Count: len(seats)})
+	m.event(Event{Kind: Founded, Epoch: e, Count: len(seats), Text: fmt.Sprintf("no authority for %v, %d nodes answered", now.Sub(m.heard).Round(100*time.Millisecond), len(replies))})
 	m.rule(now)
 }

@@ -296,7 +296,11 @@ func (m *Machine) received(now time.Time, msg Message) {
 // onAnnounce follows the hint that there is a new authority, when we need one.
 func (m *Machine) onAnnounce(now time.Time, msg Announce) {
 	o := m.observer
-	if m.reign != nil || msg.Epoch.Compare(o.epoch) < 0 || o.live && msg.Epoch == o.epoch {
+	if m.reign != nil {
+		m.meet(now, msg.Authority)
+		return
+	}
+	if msg.Epoch.Compare(o.epoch) < 0 || o.live && msg.Epoch == o.epoch {
 		return
 	}
 	o.follow(now, msg.Authority, o.spreadFor())

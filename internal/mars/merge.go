@@ -147,16 +147,22 @@ func (m *Machine) onStanding(now time.Time, from Seat, theirs Standing) {
 		}
 	case m.reign.yield != nil || m.registry == nil || m.Lease(now) <= 0:
 	case theirs.Authority != from.Node: // who may not know better than we do
-		if now.Before(m.reign.hintAt) {
-			return
-		}
-		m.reign.hintAt = now.Add(hintEvery)
-		m.send(theirs.Authority, Probe{Header: m.header(), Standing: m.standing(now)})
+		m.meet(now, theirs.Authority)
 	case theirs.Epoch == m.reign.council.Epoch:
 	case compareStanding(m.standing(now), m.seat(), theirs, from) < 0:
 		m.reign.yield = &yield{to: from, next: now, until: now.Add(yieldFor)}
 		m.event(Event{Kind: MergeYielded, Node: from.Node, Incarnation: from.Incarnation, Epoch: theirs.Epoch, Count: int(theirs.Members)})
 	}
+}
+
+// meet asks a node that may be, or know, another authority how it stands.
+func (m *Machine) meet(now time.Time, n id.Node) {
+	r := m.reign
+	if r == nil || m.registry == nil || n == m.seat().Node || now.Before(r.hintAt) {
+		return
+	}
+	r.hintAt = now.Add(hintEvery)
+	m.send(n, Probe{Header: m.header(), Standing: m.standing(now)})
 }
 
 // compareStanding tells which of two authorities stays: who heard everybody, has

@@ -1,6 +1,7 @@
 package mars
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -19,7 +20,7 @@ type reign struct {
 
 	renewAt, tickAt, probeAt time.Time
 	appointAt                time.Time
-	reepoched                time.Time
+	raised                   []time.Time // when the epoch was raised above a foreign one, within raiseWindow
 	probes                   int
 	hintAt                   time.Time // when a hint at another authority may be followed
 	provisional              time.Time // founded without having heard everybody: until then
@@ -109,7 +110,10 @@ func (m *Machine) rule(now time.Time) {
 	case !leased && r.crowned && r.lostAt.IsZero():
 		r.lostAt = now
 		if r.yield == nil {
-			m.event(Event{Kind: LeaseLost, Epoch: r.council.Epoch, Count: len(r.council.Seats)})
+			m.event(Event{
+				Kind: LeaseLost, Epoch: r.council.Epoch, Count: len(r.council.Seats),
+				Text: fmt.Sprintf("a majority of %d voters did not answer", len(r.council.Seats)),
+			})
 		}
 	}
 	if leased {
@@ -262,6 +266,7 @@ func (m *Machine) onGrant(now time.Time, from Seat, msg Grant) {
 		return
 	}
 	if !msg.OK {
+		m.meet(now, from.Node)
 		m.outrank(now, msg.Header)
 		return
 	}
@@ -310,10 +315,12 @@ func (m *Machine) change(now time.Time, c Council, text string) {
 	m.commit()
 }
 
-// reepochMin is the shortest time between two raises above a foreign epoch, and
-// generationMax how high an honest generation, a number of seconds, can be.
+// raisesMax is how often within raiseWindow the epoch is raised above a foreign one:
+// everybody has to hear of it. generationMax is how high an honest generation, a
+// number of seconds, can be.
 const (
-	reepochMin    = time.Minute
+	raisesMax     = 3
+	raiseWindow   = time.Minute
 	generationMax = 1 << 40
 )
 
@@ -321,11 +328,12 @@ const (
 // attempt to found. Otherwise that node would ignore us for good.
 func (m *Machine) outrank(now time.Time, h Header) {
 	r := m.reign
+	r.raised = slices.DeleteFunc(r.raised, func(at time.Time) bool { return now.Sub(at) >= raiseWindow })
 	if h.Epoch.Compare(m.observer.epoch) <= 0 || h.Epoch.Generation >= generationMax ||
-		!r.reepoched.IsZero() && now.Sub(r.reepoched) < reepochMin || m.registry == nil || m.Lease(now) <= 0 || !r.committed() {
+		len(r.raised) >= raisesMax || m.registry == nil || m.Lease(now) <= 0 || !r.committed() {
 		return
 	}
-	r.reepoched = now
+	r.raised = append(r.raised, now)
 	m.reepoch(now, h.Epoch)
 	m.event(Event{Kind: EpochRaised, Node: h.From, Incarnation: h.Incarnation, Epoch: r.council.Epoch})
 }

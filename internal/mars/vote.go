@@ -194,7 +194,7 @@ func (m *Machine) onTransferGo(now time.Time, from Seat, msg TransferGo) {
 	if c := m.campaign; c != nil && c.prior == from {
 		return // it says so until it sees that we do
 	}
-	if m.reign != nil || o.left || m.promise.to != from || msg.Epoch.Compare(o.epoch) < 0 {
+	if m.reign != nil || o.left || m.promise.to != from || !now.Before(m.promise.until) || msg.Epoch.Compare(o.epoch) < 0 {
 		return
 	}
 	o.adopt(msg.Council)
@@ -205,7 +205,9 @@ func (m *Machine) onTransferGo(now time.Time, from Seat, msg TransferGo) {
 // onRenew backs an authority.
 func (m *Machine) onRenew(now time.Time, from Seat, msg Renew) {
 	o := m.observer
-	ok := msg.Epoch.Compare(o.epoch) >= 0 && !m.promise.bound(now, from) && msg.Council.Epoch == msg.Epoch
+	ours := m.reign != nil && m.reign.council.Epoch == msg.Epoch // nobody else can have it
+	ok := msg.Epoch.Compare(o.epoch) >= 0 && !m.promise.bound(now, from) && msg.Council.Epoch == msg.Epoch &&
+		msg.Council.Has(from) && !ours
 	if ok {
 		if msg.Epoch != o.epoch {
 			o.epoch = msg.Epoch
@@ -218,6 +220,9 @@ func (m *Machine) onRenew(now time.Time, from Seat, msg Renew) {
 		if o.to() != from.Node || o.failures > 0 {
 			o.follow(now, from.Node, o.spreadFor())
 		}
+	}
+	if !ok {
+		m.meet(now, from.Node)
 	}
 	g := Grant{Header: m.header(), OK: ok, Leaving: m.leaving, Of: msg.Epoch, Clock: msg.Clock}
 	if o.council.Epoch == msg.Epoch {
