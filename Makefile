@@ -41,7 +41,7 @@ e2e:
 SEEDS ?= 5000
 sim:
 	DIARKIS_SIM_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 30m -run 'Sim' ./internal/reliable/...
-	$(GO) test -count=1 -timeout 30m -run 'Simulation' ./internal/mars -args -seeds $(SEEDS)
+	$(GO) run ./internal/mars/marstest/marssim --from 1 --seeds $(SEEDS) --nodes 0
 
 # fuzz gives every fuzz test in the tree FUZZTIME.
 fuzz:

@@ -124,6 +124,7 @@ func start(t *testing.T, name string, o nodeOptions) *node {
 	n.cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + o.runDir, "DIARKIS_RUN_DIR=" + o.runDir, "DIARKIS_JSON_LOG=TRUE",
 		"DIARKIS_CLUSTER_SECRET=" + secret, "DIARKIS_MESH_PORT=0", "DIARKIS_METRICS_PORT=0", "DIARKIS_SHUTDOWN_TIMEOUT=5",
+		"DIARKIS_HTTP_EXPOSE_DEBUG_API=true", // hands out places on the node a test wants
 	}, o.env...)
 	out, err := n.cmd.StderrPipe()
 	if err != nil {

@@ -316,22 +316,15 @@ type pair struct {
 // newcomers counts players, whose names have to differ.
 var newcomers atomic.Int64
 
-// newPair puts two players on a node that is fine.
-func (c *cluster) newPair(typ string, fine func(addr string) bool) *pair {
+// pairOn puts two players on a node.
+func (c *cluster) pairOn(n *node) *pair {
 	c.t.Helper()
-	k := newcomers.Add(1)
-	p := &pair{ann: c.connectWhere(fmt.Sprint("ann-", k), typ, fine)}
-	p.bob = c.connectWhere(fmt.Sprint("bob-", k), typ, func(a string) bool { return a == p.ann.Addr() })
+	k, typ := newcomers.Add(1), strings.ToUpper(n.name)
+	p := &pair{ann: c.connectTo(fmt.Sprint("ann-", k), typ, n), bob: c.connectTo(fmt.Sprint("bob-", k), typ, n)}
 	p.room = p.ann.createRoom()
 	p.bob.join(p.room, "hi")
 	p.ann.wantPush(client.CmdRoomJoin, "hi")
 	return p
-}
-
-// on is newPair on one node.
-func (c *cluster) pairOn(n *node) *pair {
-	c.t.Helper()
-	return c.newPair(strings.ToUpper(n.name), func(a string) bool { return a == n.Public })
 }
 
 // talk lets both say something that the other has to hear next.

@@ -33,28 +33,39 @@ func (c *cluster) connect(uid, typ string) *player {
 
 func (c *cluster) tryConnect(uid, typ, clientKey string) (*player, error) {
 	c.t.Helper()
-	p := &player{t: c.t, pushes: make(chan client.Push, 1024), again: make(chan bool, 64), moved: make(chan string, 8)}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
+	p := newPlayer(c.t)
+	o := c.options(p, uid, typ)
+	o.ClientKey = clientKey
 	var err error
-	p.Client, err = client.Connect(ctx, client.Options{
-		URL: c.url(), UID: uid, Type: typ, ClientKey: clientKey, HTTP: c.place.client(), Dial: c.place.dial,
+	if p.Client, err = client.Connect(p.ctx(), o); err != nil {
+		return nil, err
+	}
+	p.closeAtEnd()
+	return p, nil
+}
+
+func newPlayer(t *testing.T) *player {
+	return &player{t: t, pushes: make(chan client.Push, 1024), again: make(chan bool, 64), moved: make(chan string, 8)}
+}
+
+func (c *cluster) options(p *player, uid, typ string) client.Options {
+	return client.Options{
+		URL: c.url(), UID: uid, Type: typ, HTTP: c.place.client(), Dial: c.place.dial,
 		OnPush: func(m client.Push) {
 			m.Payload = append([]byte(nil), m.Payload...)
 			p.pushes <- m
 		},
 		OnReconnect: func(gap bool) { p.again <- gap },
 		OnMove:      func(addr string) { p.moved <- addr },
-	})
-	if err != nil {
-		return nil, err
 	}
-	c.t.Cleanup(func() {
+}
+
+func (p *player) closeAtEnd() {
+	p.t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel() // no wait for acknowledgements: the node may be gone
 		_ = p.Close(ctx)
 	})
-	return p, nil
 }
 
 func (p *player) ctx() context.Context {
@@ -179,27 +190,33 @@ func TestJoinOnAnotherNodeMovesThePlayer(t *testing.T) {
 	}
 }
 
-// connectElsewhere connects a player to a node other than addr.
+// connectElsewhere connects a player to a node other than the one at addr.
 func (c *cluster) connectElsewhere(uid, typ, addr string) *player {
 	c.t.Helper()
-	return c.connectWhere(uid, typ, func(a string) bool { return a != addr })
-}
-
-// connectWhere connects a player to a node whose address is fine. Nodes are picked at
-// random, so it may take a few tries.
-func (c *cluster) connectWhere(uid, typ string, fine func(addr string) bool) *player {
-	c.t.Helper()
-	for i := range 100 {
-		p := c.connect(fmt.Sprintf("%s-%d", uid, i), typ)
-		if fine(p.Addr()) {
-			return p
-		}
-		if err := p.Close(p.ctx()); err != nil {
-			c.t.Fatal(err)
+	for _, n := range c.alive() {
+		if strings.EqualFold(n.name, typ) && n.Public != addr {
+			return c.connectTo(uid, typ, n)
 		}
 	}
-	c.t.Fatalf("100 players in a row went to other %s nodes", typ)
+	c.t.Fatalf("no other %s node than %s", typ, addr)
 	return nil
+}
+
+// connectTo connects a player to one node.
+func (c *cluster) connectTo(uid, typ string, n *node) *player {
+	c.t.Helper()
+	var e client.Endpoint
+	eventually(c.t, "a place on "+n.Public, func() bool {
+		code, body := c.place.get(c.t, c.url()+"/debug/endpoint/type/"+typ+"/user/"+uid+"/address/"+n.Public)
+		return code == http.StatusOK && json.Unmarshal([]byte(body), &e) == nil
+	})
+	p := newPlayer(c.t)
+	var err error
+	if p.Client, err = client.Dial(p.ctx(), e, c.options(p, uid, typ)); err != nil {
+		c.t.Fatalf("connect %s to %s: %v", uid, n.Public, err)
+	}
+	p.closeAtEnd()
+	return p
 }
 
 func TestWrongClientKeyIsRefused(t *testing.T) {

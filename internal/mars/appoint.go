@@ -287,6 +287,9 @@ func (m *Machine) handBack(now time.Time) {
 // homeDue tells whether a member is home and has been healthy for long enough to
 // get the office back.
 func (m *Machine) homeDue(now time.Time, f fitness) bool {
+	if f.rec.inherited && now.Sub(m.reign.since) < transferGap {
+		return false // it may just have had the office and lost it
+	}
 	return !m.cfg.Home && f.home() && f.rec.State == Online && !f.rec.presumed && now.Sub(f.rec.since) >= healthyHome &&
 		len(m.handBacks) < flapsMax && (m.observer.transferred.IsZero() || now.Sub(m.observer.transferred) >= transferGap)
 }

@@ -72,6 +72,7 @@ type record struct {
 	since        time.Time     // of the registration
 	ttl          time.Duration // as told in the last ack
 	presumed     bool          // of the authority before, not registered here yet
+	inherited    bool          // was presumed
 	silent       bool          // expired, kept hidden by self-preservation
 	suspected    map[id.Node]time.Time
 	briefVersion uint64 // last change of what everybody sees
@@ -114,7 +115,7 @@ func (r *Registry) presume(now time.Time) {
 			continue
 		}
 		sp := r.space(r.cfg.Of)
-		rec := &record{space: sp, suspected: make(map[id.Node]time.Time), presumed: true, heard: now, since: now.Add(-healthyVoter), ttl: ttl}
+		rec := &record{space: sp, suspected: make(map[id.Node]time.Time), presumed: true, inherited: true, heard: now, since: now.Add(-healthyVoter), ttl: ttl}
 		rec.Entry = e
 		rec.AppName, rec.AppVersion, rec.Full = r.cfg.Of.App, r.cfg.Of.Version, true
 		r.byNode[e.Node] = rec
