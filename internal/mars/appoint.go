@@ -171,10 +171,16 @@ func (m *Machine) nextVoter(fit []fitness, wish func(Seat) bool, urgent bool) (n
 
 // rank orders members by how much they should be voters.
 func (m *Machine) rank(wish func(Seat) bool) func(a, b fitness) int {
+	var hosts [seatsMax]string
+	for i, s := range m.reign.council.Seats {
+		if rec := m.registry.byNode[s.Node]; rec != nil {
+			hosts[i] = rec.host
+		}
+	}
 	shared := func(f fitness) int {
 		n := 0
-		for _, s := range m.reign.council.Seats {
-			if s != f.seat && host(s.Node) == host(f.seat.Node) {
+		for i, s := range m.reign.council.Seats {
+			if s != f.seat && hosts[i] == f.rec.host {
 				n++
 			}
 		}

@@ -77,7 +77,12 @@ func (c Council) mark() uint64 {
 	if c.IsZero() {
 		return 0
 	}
-	return hash64(c.appendTo(nil))
+	e := c.Epoch
+	h := hash64(e.Founder[:])
+	for _, v := range [...]uint64{e.Generation, e.Term, c.Version} {
+		h = (h ^ v) * 1099511628211
+	}
+	return h
 }
 
 // The timers of the council.

@@ -67,6 +67,7 @@ type Registry struct {
 type record struct {
 	Entry        // always Full
 	space        *space
+	host         string // part of Node
 	seq          uint64 // of the last heartbeat
 	heard        time.Time
 	since        time.Time     // of the registration

@@ -37,6 +37,7 @@ func (s *space) find(n id.Node) (int, bool) {
 
 // insert adds a record that change has yet to give a version.
 func (s *space) insert(rec *record) {
+	rec.host = host(rec.Node)
 	i, _ := s.find(rec.Node)
 	s.records = slices.Insert(s.records, i, rec)
 }

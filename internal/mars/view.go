@@ -61,6 +61,9 @@ func (v *view) parts() []uint64 {
 // ghosts are members that have ended, as we know and the authority does not.
 func (v *view) ghosts(now time.Time) []id.Incarnation {
 	var found []id.Incarnation
+	if len(v.gone.at) == 0 {
+		return nil
+	}
 	for _, m := range v.members {
 		if v.gone.has(now, m.Incarnation) {
 			found = append(found, m.Incarnation)
