@@ -149,7 +149,23 @@ func (m *Machine) onVote(now time.Time, from Seat, msg Vote) {
 		}
 		m.event(Event{Kind: VotedFor, Node: from.Node, Incarnation: from.Incarnation, Epoch: msg.For})
 	}
+	if ok && msg.Pre {
+		m.giveWay(now, from)
+	}
 	m.send(from.Node, VoteReply{Header: m.header(), OK: ok, Pre: msg.Pre, For: msg.For, Clock: msg.Clock})
+}
+
+// giveWay holds a campaign of our own back in favour of one whose turn is before
+// ours, so that two who ask at the same time do not take each other's votes.
+func (m *Machine) giveWay(now time.Time, to Seat) {
+	seats := m.observer.council.Seats
+	if m.cfg.Home || slices.Index(seats, to) > slices.Index(seats, m.seat()) || m.campaign != nil && !m.campaign.pre {
+		return
+	}
+	m.campaign = nil
+	if at := now.Add(campaignFor); m.electAt.Before(at) {
+		m.electAt = at
+	}
 }
 
 func (m *Machine) onVoteReply(now time.Time, from Seat, msg VoteReply) {
