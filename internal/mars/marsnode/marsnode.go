@@ -133,6 +133,7 @@ type Node struct {
 
 	directory atomic.Pointer[mars.Directory]
 	standing  atomic.Pointer[standing]
+	shared    atomic.Pointer[[]mars.Shared]
 	leaseEnd  atomic.Int64 // Unix nanoseconds by cfg.now; 0 without a lease
 
 	mu       sync.Mutex // guards the fields below
@@ -172,6 +173,7 @@ type notes struct {
 	endpoint *string
 	load     *mars.SetLoad
 	values   *mars.SetValues
+	shared   []mars.SetShared
 	suspects []id.Node
 	transfer *id.Node
 	recover  bool
@@ -294,6 +296,32 @@ func (n *Node) SetLoad(users int, load float64) {
 		l.Load = min(load, 1)
 	}
 	n.note(func() { n.notes.load, n.self.Users, n.self.Load = &l, l.Users, l.Load })
+}
+
+// SetShared writes a value that all nodes of the cluster see; the last writer wins.
+// It returns an error that wraps [mars.ErrShared] when the key is empty or longer
+// than [mars.SharedKeyBytesMax]. A key beyond [mars.SharedMax] of them is dropped by
+// the authority; [Node.Shared] tells what there is.
+func (n *Node) SetShared(key string, v int16) error {
+	if key == "" || len(key) > mars.SharedKeyBytesMax {
+		return fmt.Errorf("set shared %q: %w", key, mars.ErrShared)
+	}
+	n.note(func() {
+		n.notes.shared = slices.DeleteFunc(n.notes.shared, func(s mars.SetShared) bool { return s.Key == key })
+		if len(n.notes.shared) < mars.SharedMax {
+			n.notes.shared = append(n.notes.shared, mars.SetShared{Key: key, Value: v})
+		}
+	})
+	return nil
+}
+
+// Shared returns what all nodes see, as far as this one has heard of it, sorted by
+// key. It must not be changed.
+func (n *Node) Shared() []mars.Shared {
+	if s := n.shared.Load(); s != nil {
+		return *s
+	}
+	return nil
 }
 
 // SetValue announces a node value; nil takes it back. It returns an error that

@@ -144,6 +144,9 @@ func (l *loop) takeNotes() {
 	if note.load != nil {
 		l.step(*note.load)
 	}
+	for _, s := range note.shared {
+		l.step(s)
+	}
 	if note.values != nil {
 		l.step(*note.values)
 	}
@@ -183,6 +186,7 @@ func (l *loop) step(in mars.Input) mars.Message {
 	if out.Directory != nil {
 		l.publish(out.Directory)
 	}
+	n.publishShared()
 	if out.Reply != nil {
 		name, _ := open(out.Reply)
 		n.metrics.message(name, sent)
@@ -204,6 +208,14 @@ func (l *loop) step(in mars.Input) mars.Message {
 	}
 	l.wakeAt = out.WakeAt
 	return out.Reply
+}
+
+// publishShared lets other goroutines read what the machine has.
+func (n *Node) publishShared() {
+	s := n.machine.Shared()
+	if old := n.Shared(); len(old) != len(s) || len(s) > 0 && &old[0] != &s[0] { // it is never changed in place
+		n.shared.Store(&s)
+	}
 }
 
 // send makes a request on a goroutine of its own and brings its outcome back.

@@ -390,3 +390,26 @@ func TestHomeIsLookedUpAgain(t *testing.T) {
 		kill(m, h, u)
 	})
 }
+
+// What a node wrote for all outlives the authority it told.
+func TestSharedDataSurvivesTheAuthority(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, m, h, u, x := settled(t)
+		if err := u.SetShared("season", 7); err != nil {
+			t.Error(err)
+		}
+		if err := u.SetShared("", 7); !errors.Is(err, mars.ErrShared) {
+			t.Errorf("empty key: %v", err)
+		}
+		pass(3 * time.Second)
+		m.kill()
+		ruler(t, 5*time.Second, h, u, x)
+		pass(3 * time.Second)
+		for _, p := range []*process{h, u, x} {
+			if s := p.Shared(); len(s) != 1 || s[0].Key != "season" || s[0].Value != 7 {
+				t.Errorf("%s has %+v", p.cfg.Self.Node, s)
+			}
+		}
+		kill(h, u, x)
+	})
+}

@@ -54,7 +54,7 @@ func (c *Cluster) checkSuccession(p *process, now time.Time, was, k mars.Council
 	if w.backed(p.seat(), was, now) <= 0 {
 		c.fail("I5", "%s changed the council without a lease, to %s", p.name, c.council(k))
 	}
-	if n := c.holders(was); n < was.Majority() {
+	if n := c.holders(was); n < majority(was) {
 		c.fail("I5", "%s went on to %s while %d only hold %s", p.name, c.council(k), n, c.council(was))
 	}
 }
@@ -147,7 +147,7 @@ func (c *Cluster) checkFounding(p *process, e *mars.Event) {
 			}
 		}
 	}
-	if n >= k.Majority() && (next.Version == k.Version && next.Epoch == k.Epoch || c.upright(next) >= next.Majority()) {
+	if n >= majority(k) && (next.Version == k.Version && next.Epoch == k.Epoch || c.upright(next) >= next.Majority()) {
 		c.fail("I10", "%s founded %s while %d of %s were up and connected", p.name, c.epoch(e.Epoch), n, c.council(k))
 	}
 }

@@ -151,11 +151,11 @@ func (w *watch) backed(self mars.Seat, k mars.Council, now time.Time) time.Durat
 			}
 		}
 	}
-	if len(lasts) < k.Majority() {
+	if len(lasts) < majority(k) {
 		return 0
 	}
 	slices.Sort(lasts)
-	return lasts[len(lasts)-k.Majority()]
+	return lasts[len(lasts)-majority(k)]
 }
 
 // confirmed tells whether a majority of a council said that it holds it.
@@ -172,7 +172,7 @@ func (w *watch) confirmed(self mars.Seat, k mars.Council) bool {
 			}
 		}
 	}
-	return n >= k.Majority()
+	return n >= majority(k)
 }
 
 // hold notes that p may write until an instant, and checks I2.
