@@ -147,7 +147,7 @@ func (c *Cluster) checkFounding(p *process, e *mars.Event) {
 			}
 		}
 	}
-	if n >= majority(k) && (next.Version == k.Version && next.Epoch == k.Epoch || c.upright(next) >= next.Majority()) {
+	if n >= majority(k) && (next.Version == k.Version && next.Epoch == k.Epoch || c.upright(next) >= majority(next)) {
 		c.fail("I10", "%s founded %s while %d of %s were up and connected", p.name, c.epoch(e.Epoch), n, c.council(k))
 	}
 }

@@ -129,6 +129,9 @@ func (c *Cluster) checkCampaign(p *process, m mars.Vote) {
 	if !m.Council.Has(p.seat()) {
 		c.fail("I7", "%s asks for votes without a seat", p.name)
 	}
+	if k := p.machine.Council(); !p.machine.Reigns() && k.Compare(m.Council) != 0 {
+		c.fail("I8", "%s asks for votes of %s and holds %s", p.name, c.council(m.Council), c.council(k))
+	}
 	c.castVote(p, m.For, p.seat())
 	if m.Force {
 		if m.Prior == w.promise.to {
