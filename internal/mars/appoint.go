@@ -58,7 +58,7 @@ func (m *Machine) appoint(now time.Time) {
 		}
 	}
 	bad = append(dead, bad...)
-	want := m.wanted(len(fit))
+	want := m.wanted(m.heardOf(fit))
 	if settling { // not everybody had time to register
 		want = max(want, good-1+good%2)
 	}
@@ -103,6 +103,17 @@ func (m *Machine) learn(now time.Time, s Seat) {
 	if now.Sub(r.backer(s).at) <= freshGrant && fresh >= next.Majority() {
 		m.change(now, next, "added "+s.Node.String())
 	}
+}
+
+// heardOf counts those that registered or vote: who is only presumed alive is no
+// reason to want more voters.
+func (m *Machine) heardOf(fit []fitness) (n int) {
+	for _, f := range fit {
+		if !f.rec.presumed || m.reign.council.Has(f.seat) {
+			n++
+		}
+	}
+	return n
 }
 
 // fit are the members that could be voters, sorted by node: this node, and those

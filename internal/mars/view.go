@@ -127,7 +127,7 @@ func (v *view) apply(now time.Time, a Ack) applied {
 		into = v.loading
 	}
 	for _, e := range d.Upserts {
-		v.put(now, into, e)
+		v.put(now, into, e, v.loading != nil)
 	}
 	for _, g := range d.Removed {
 		v.remove(now, into, g)
@@ -177,7 +177,7 @@ func (v *view) patch(now time.Time, a Ack) applied {
 		v.members = make(map[id.Node]seen)
 	}
 	for _, e := range d.Upserts {
-		v.put(now, v.members, e)
+		v.put(now, v.members, e, true)
 	}
 	v.epoch, v.version, v.dirty = a.Epoch, d.To, true
 	if v.digest != d.Digest {
@@ -193,7 +193,7 @@ func (v *view) reset() {
 	v.version, v.loading, v.whole = 0, nil, true
 }
 
-func (v *view) put(now time.Time, into map[id.Node]seen, e Entry) {
+func (v *view) put(now time.Time, into map[id.Node]seen, e Entry, foreign bool) {
 	m := seen{Entry: e, digest: e.digest()}
 	if len(e.Values) > 0 {
 		values, err := DecodeValues(e.Values)
@@ -202,24 +202,31 @@ func (v *view) put(now time.Time, into map[id.Node]seen, e Entry) {
 		}
 		m.Member.Values = values
 	}
-	v.supersede(now, m)
+	v.supersede(now, m, foreign)
 	v.digest ^= into[e.Node].digest ^ m.digest
 	into[e.Node] = m
 }
 
-// supersede notes that of two incarnations at one address the one started first has
-// ended: the authority may know less than we do.
-func (v *view) supersede(now time.Time, m seen) {
+// supersede notes which of two incarnations at one address has ended: of one run the
+// earlier, of two the one known before, unless that is contested.
+func (v *view) supersede(now time.Time, m seen, foreign bool) {
 	for _, known := range [...]map[id.Node]seen{v.members, v.kept} {
 		old, ok := known[m.Node]
 		switch {
 		case !ok || old.Incarnation == m.Incarnation:
-		case old.Started > m.Started:
+		case Run(old.Incarnation) == Run(m.Incarnation) && bytes.Compare(old.Incarnation[:], m.Incarnation[:]) > 0:
 			v.gone.add(now, m.Incarnation)
-		default:
+		case !foreign || !contests(old, m):
 			v.gone.add(now, old.Incarnation)
 		}
 	}
+}
+
+// contests tells whether a member we know may be newer than what an authority that
+// just began has at its address: that one may know less than we do. Which of two runs
+// is later can only be guessed, for a clock may jump back between them.
+func contests(held, m seen) bool {
+	return Run(held.Incarnation) != Run(m.Incarnation) && held.Started > m.Started
 }
 
 func (v *view) remove(now time.Time, from map[id.Node]seen, g Removal) {
@@ -254,7 +261,7 @@ func (v *view) settle(now time.Time, settling bool) {
 	}
 	if !settling { // who has not come by now has ended
 		for _, n := range slices.Sorted(maps.Keys(v.kept)) {
-			if _, ok := v.members[n]; !ok {
+			if m, ok := v.members[n]; !ok || m.Incarnation != v.kept[n].Incarnation {
 				v.gone.add(now, v.kept[n].Incarnation)
 			}
 		}
@@ -263,9 +270,9 @@ func (v *view) settle(now time.Time, settling bool) {
 	if !settling {
 		v.kept = nil
 	}
-	maps.DeleteFunc(v.kept, func(n id.Node, _ seen) bool {
+	maps.DeleteFunc(v.kept, func(n id.Node, held seen) bool {
 		m, ok := v.members[n]
-		return ok && !v.gone.has(now, m.Incarnation)
+		return ok && !v.gone.has(now, m.Incarnation) && !contests(held, m)
 	})
 	v.dirty = v.dirty || len(v.kept) != before
 }
@@ -279,9 +286,10 @@ func (v *view) publish(now time.Time, o *Observer, out *ObserverOutput) {
 	v.dirty = false
 	d := &Directory{Epoch: v.epoch, Version: v.version, Live: o.live, Authority: v.authority}
 	d.Members = make([]Member, 0, v.size())
+	shown := func(m seen) bool { return !v.gone.has(now, m.Incarnation) }
 	for _, from := range []map[id.Node]seen{v.kept, v.members} {
-		for _, m := range from {
-			if v.gone.has(now, m.Incarnation) {
+		for n, m := range from {
+			if held, ok := v.kept[n]; !shown(m) || ok && held.Incarnation != m.Incarnation && shown(held) {
 				continue
 			}
 			m.AppName, m.AppVersion = o.self.AppName, o.self.AppVersion

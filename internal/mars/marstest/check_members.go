@@ -43,6 +43,9 @@ func (c *Cluster) checkVanished(p *process, e *mars.Event) {
 	if l.evicted || !p.watch.joined || p.leaving {
 		return
 	}
+	if len(c.net.cut) > 0 || c.net.mended != 0 && c.now.since(c.net.mended) < undisturbedFor {
+		return // two authorities that can't hear each other keep their members apart
+	}
 	if c.undisturbed(p, undisturbedFor) && c.undisturbed(l.place, undisturbedFor) {
 		c.fail("I13", "%s lost %s, which is alive and was never silent", p.name, l.place.name)
 	}

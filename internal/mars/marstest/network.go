@@ -32,8 +32,9 @@ type network struct {
 	link Link
 	// side is the part of a partition each process is in, cut the links that
 	// carry nothing in one direction; nil while there is no such fault.
-	side []uint8
-	cut  map[[2]int]bool
+	side   []uint8
+	cut    map[[2]int]bool
+	mended instant // when a cut was last healed
 }
 
 // whole tells whether every link carries messages.
@@ -126,6 +127,9 @@ func (c *Cluster) Heal() {
 		return
 	}
 	c.disturbCut()
+	if len(c.net.cut) > 0 {
+		c.net.mended = c.now
+	}
 	c.net.side, c.net.cut = nil, nil
 	c.note(nil, "healed")
 }
