@@ -12,6 +12,7 @@ const (
 	// RequestTimeout is how long one heartbeat may take, dialing included.
 	RequestTimeout = time.Second
 	stayRetry      = 100 * time.Millisecond // a voter's leave, until the council can do without
+	retrySoon      = 50 * time.Millisecond  // once, after the first failure
 	retryMin       = 400 * time.Millisecond // after a failure, plus up to half
 	retryMax       = 2 * time.Second        // once the authority is silent for long
 	refusedRetry   = 2 * time.Second
@@ -116,7 +117,12 @@ func (o *Observer) Step(now time.Time, in Input) (out ObserverOutput) {
 		o.answered(now, in, &out)
 	case Failed:
 		if in.Try == o.try {
+			again := o.live && o.failures == 0 && o.tryTo == o.to() // most likely one message got lost
 			o.failed(now, in.Text, &out)
+			if again {
+				o.aim(o.tryTo)
+				o.nextAt = now.Add(retrySoon)
+			}
 		}
 	case Go:
 		o.leaving, o.dirty, o.nextAt = true, true, now

@@ -133,9 +133,14 @@ func (c *Cluster) deliver(e *event) {
 	p := e.to
 	switch e.kind {
 	case looked:
-		p.looking = false
+		if p.lookAt != e.at {
+			return // another one came first
+		}
+		p.lookAt = 0
 		t := c.addresses(p)
-		if len(t.Nodes) == 0 {
+		if len(t.Nodes) > 0 {
+			c.lookUp(p, lookEvery)
+		} else {
 			c.lookUp(p, lookAgain)
 		}
 		c.step(p, t)

@@ -36,7 +36,7 @@ type process struct {
 	queued  instant // of the earliest wake in the queue, 0: none
 	wakeAt  instant // when the machine wants to be woken
 	asked   uint64  // the request under way, 0: none
-	looking bool    // a look-up is under way
+	lookAt  instant // of the next look-up, 0: none
 	spins   int     // wakes in a row without anything to do
 	// disturbed is when the process last was paused, cut off or started: before
 	// then it may have missed something without anybody's fault.
@@ -78,7 +78,7 @@ func (c *Cluster) Start(i int) {
 		return
 	}
 	now := p.clock.at(c.now)
-	p.up, p.paused, p.leaving, p.looking = true, false, false, false
+	p.up, p.paused, p.leaving, p.lookAt = true, false, false, 0
 	p.run++
 	p.held, p.asked, p.queued, p.wakeAt = nil, 0, 0, 0
 	p.started, p.disturbed = c.now, c.now
@@ -181,17 +181,21 @@ func (c *Cluster) Term(i int) {
 	c.step(p, mars.Go{})
 }
 
-// lookAgain is how long a process waits after a look-up that found nothing.
-const lookAgain = time.Second
+// Between two look-ups of a process: after one that found nothing, and in general.
+const (
+	lookAgain = time.Second
+	lookEvery = 10 * time.Second
+)
 
-// lookUp resolves the addresses of home and the seeds after a while, one look-up at a time.
+// lookUp resolves the addresses of home and the seeds after a while, unless that
+// happens sooner anyway.
 func (c *Cluster) lookUp(p *process, wait time.Duration) {
-	if p.looking {
+	at := c.now.after(wait + time.Millisecond)
+	if p.lookAt != 0 && p.lookAt <= at+instant(20*time.Millisecond) {
 		return
 	}
-	p.looking = true
-	d := wait + time.Millisecond + time.Duration(c.rnd.Int64N(int64(20*time.Millisecond)))
-	c.queue.push(event{at: c.now.after(d), kind: looked, to: p, run: p.run})
+	p.lookAt = at.after(time.Duration(c.rnd.Int64N(int64(20 * time.Millisecond))))
+	c.queue.push(event{at: p.lookAt, kind: looked, to: p, run: p.run})
 }
 
 // addresses is what a look-up finds: home and a few seeds, or a reason.
