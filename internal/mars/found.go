@@ -160,6 +160,10 @@ func (m *Machine) refound(now time.Time, why string) {
 // decide founds, unless somebody else should or a council could still elect.
 func (m *Machine) decide(now time.Time) {
 	p := m.poll
+	if now.Sub(p.until) > pollFor { // this process stood still: much may have happened
+		m.refound(now, "the answers are too old")
+		return
+	}
 	newest, highest := m.observer.council, m.observer.epoch
 	home := m.cfg.Home
 	for _, a := range p.replies {

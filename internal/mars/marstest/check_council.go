@@ -142,7 +142,7 @@ func (c *Cluster) checkFounding(p *process, e *mars.Event) {
 	for _, s := range k.Seats {
 		if o := c.at[s.Node]; o != nil && o.seat() == s && c.undisturbed(o, undisturbedFor) {
 			n++
-			if held := o.machine.Council(); held.Compare(next) > 0 && founding(held.Epoch) == founding(k.Epoch) {
+			if held := o.watch.council; held.Compare(next) > 0 && founding(held.Epoch) == founding(k.Epoch) {
 				next = held
 			}
 		}
