@@ -120,14 +120,12 @@ func (m *Machine) heardOf(fit []fitness) (n int) {
 // that are heard and not about to leave.
 func (m *Machine) fit(now time.Time) []fitness {
 	var fs []fitness
-	for _, ns := range m.registry.order {
-		for _, rec := range m.registry.spaces[ns].records {
-			if rec.State == Offline || rec.silent || now.Sub(rec.heard) >= voterSilence && !rec.presumed {
-				continue
-			}
-			ripe := !rec.presumed && (now.Sub(rec.since) >= healthyVoter || m.leaving)
-			fs = append(fs, fitness{rec: rec, seat: SeatOf(rec.Node, rec.Incarnation), ripe: ripe})
+	for rec := range m.registry.all() {
+		if rec.State == Offline || rec.silent || now.Sub(rec.heard) >= voterSilence && !rec.presumed {
+			continue
 		}
+		ripe := !rec.presumed && (now.Sub(rec.since) >= healthyVoter || m.leaving)
+		fs = append(fs, fitness{rec: rec, seat: SeatOf(rec.Node, rec.Incarnation), ripe: ripe})
 	}
 	return fs
 }
@@ -136,7 +134,7 @@ func (f fitness) home() bool { return strings.EqualFold(f.rec.Role, homeRole) }
 
 // silentSeat tells whether a voter has not answered for long.
 func (m *Machine) silentSeat(now time.Time, s Seat) bool {
-	return now.Sub(cmpTime(m.reign.backer(s).at, m.reign.since)) >= voterSilence
+	return now.Sub(timeOr(m.reign.backer(s).at, m.reign.since)) >= voterSilence
 }
 
 // replaced tells whether another run is registered at the address of a voter.
@@ -246,11 +244,9 @@ func (m *Machine) wishFor(now time.Time) func(Seat) bool {
 
 // heirs tells whether there is any member that could have the office after us.
 func (m *Machine) heirs() bool {
-	for _, ns := range m.registry.order {
-		for _, rec := range m.registry.spaces[ns].records {
-			if rec.Node != m.seat().Node && rec.State != Offline && !rec.silent && !m.reign.isLeaving(SeatOf(rec.Node, rec.Incarnation)) {
-				return true
-			}
+	for rec := range m.registry.all() {
+		if rec.Node != m.seat().Node && rec.State != Offline && !rec.silent && !m.reign.isLeaving(SeatOf(rec.Node, rec.Incarnation)) {
+			return true
 		}
 	}
 	return false

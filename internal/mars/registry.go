@@ -2,6 +2,7 @@ package mars
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -167,6 +168,19 @@ func (r *Registry) Step(now time.Time, in RegistryInput) (out RegistryOutput) {
 // Epoch returns the epoch the registry gives out.
 func (r *Registry) Epoch() Epoch { return r.epoch }
 
+// all yields the members of every namespace, in a fixed order.
+func (r *Registry) all() iter.Seq[*record] {
+	return func(yield func(*record) bool) {
+		for _, ns := range r.order {
+			for _, rec := range r.spaces[ns].records {
+				if !yield(rec) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // Len returns the number of members in all namespaces, silent ones included.
 func (r *Registry) Len() int { return len(r.byNode) }
 
@@ -263,11 +277,10 @@ func (r *Registry) heartbeat(now time.Time, m Heartbeat, out *RegistryOutput) *A
 // before this one.
 func (r *Registry) exorcise(now time.Time, ghosts []id.Incarnation, out *RegistryOutput) {
 	for _, inc := range ghosts {
-		for _, ns := range r.order {
-			sp := r.spaces[ns]
-			i := slices.IndexFunc(sp.records, func(rec *record) bool { return rec.Incarnation == inc })
-			if i >= 0 {
-				r.remove(now, sp.records[i], Expired, out)
+		for rec := range r.all() {
+			if rec.Incarnation == inc {
+				r.remove(now, rec, Expired, out)
+				break
 			}
 		}
 	}
@@ -344,50 +357,6 @@ func (r *Registry) renew(now time.Time, rec *record, m Heartbeat, out *RegistryO
 
 func (rec *record) hidden(now time.Time) bool {
 	return rec.silent || rec.suspect(now)
-}
-
-// suspect tells whether two peers on different hosts reported rec lately.
-func (rec *record) suspect(now time.Time) bool {
-	repeated := rec.ttl / 3 // more than a heartbeat: a peer repeats itself while a report counts
-	hosts := make(map[string]bool)
-	for n, at := range rec.suspected {
-		if now.Sub(at) >= repeated {
-			delete(rec.suspected, n)
-			continue
-		}
-		hosts[host(n)] = true
-	}
-	return len(hosts) >= 2
-}
-
-func host(n id.Node) string {
-	a, err := n.AddrPort()
-	if err != nil {
-		return string(n)
-	}
-	return a.Addr().String()
-}
-
-// suspect notes which members the peer by can't reach. A peer that fails to
-// reach more than a fifth of its namespace is likely the one with the problem.
-func (r *Registry) suspect(now time.Time, by *record, suspects []id.Node) {
-	if len(suspects) > max(1, len(by.space.records)/5) {
-		return
-	}
-	for _, n := range suspects {
-		rec := r.byNode[n]
-		if rec == nil || rec == by || rec.space != by.space {
-			continue
-		}
-		rec.suspected[by.Node] = now
-		r.rehide(now, rec)
-	}
-}
-
-func (r *Registry) rehide(now time.Time, rec *record) {
-	e := rec.Entry
-	e.Hidden = rec.hidden(now)
-	rec.space.change(rec, e)
 }
 
 func (r *Registry) leave(now time.Time, m Leave, out *RegistryOutput) *Ack {

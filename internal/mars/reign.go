@@ -99,7 +99,22 @@ func (m *Machine) Lease(now time.Time) time.Duration {
 // rule does what is due in office.
 func (m *Machine) rule(now time.Time) {
 	r := m.reign
-	leased := m.Lease(now) > 0
+	if m.mindLease(now) {
+		m.govern(now)
+	}
+	if m.reign == r {
+		m.yielding(now)
+	}
+	if m.reign == r && !now.Before(r.renewAt) {
+		m.renew(now)
+	}
+}
+
+// mindLease notices a lease that came, went or came back, and gives the office up
+// when it stays away. It returns whether there is one.
+func (m *Machine) mindLease(now time.Time) (leased bool) {
+	r := m.reign
+	leased = m.Lease(now) > 0
 	switch {
 	case leased && !r.crowned:
 		m.crown(now)
@@ -119,37 +134,37 @@ func (m *Machine) rule(now time.Time) {
 	if leased {
 		m.promise = promise{to: m.seat(), until: now.Add(promiseFor)}
 		m.hear(now)
-	} else if since := cmpTime(r.lostAt, r.since); now.Sub(since) >= abdicateAfter && r.yield == nil {
+		return true
+	}
+	if now.Sub(timeOr(r.lostAt, r.since)) >= abdicateAfter && r.yield == nil {
 		m.stepDown(now, "no lease for "+abdicateAfter.String())
-		return
+		return false
 	}
-	if !leased { // nothing of what follows is due before it is back
-		r.tickAt, r.probeAt = now.Add(tickMax), now.Add(tickMax)
-	}
-	if o := m.observer; leased && r.crowned && o.to() != m.seat().Node && o.try == 0 {
+	r.tickAt, r.probeAt = now.Add(tickMax), now.Add(tickMax) // nothing of that is due before it is back
+	return false
+}
+
+// govern is what an authority with a lease does.
+func (m *Machine) govern(now time.Time) {
+	r, o := m.reign, m.observer
+	if o.to() != m.seat().Node && o.try == 0 {
 		o.aim(m.seat().Node) // whom else it asked while there was no lease
 		o.failures, o.nextAt = 0, now
 	}
-	if leased && r.crowned && !now.Before(r.tickAt) {
+	if !now.Before(r.tickAt) {
 		r.tickAt = now.Add(tickMax)
 		out := m.registry.Step(now, RegistryTick{})
 		m.out.Events = append(m.out.Events, out.Events...)
-		m.handBack(now)
+		if m.handBack(now); m.reign != r {
+			return
+		}
 	}
-	if m.reign == r && leased && r.crowned {
-		m.appoint(now)
-		m.probe(now)
-	}
-	if m.reign == r {
-		m.yielding(now)
-	}
-	if m.reign == r && !now.Before(r.renewAt) {
-		m.renew(now)
-	}
+	m.appoint(now)
+	m.probe(now)
 }
 
-// cmpTime returns a unless it is zero.
-func cmpTime(a, b time.Time) time.Time {
+// timeOr returns a unless it is zero.
+func timeOr(a, b time.Time) time.Time {
 	if a.IsZero() {
 		return b
 	}
@@ -196,10 +211,8 @@ func (m *Machine) announce(authority id.Node, e Epoch, c Council) {
 func (m *Machine) known() []id.Node {
 	var ns []id.Node
 	if m.registry != nil {
-		for _, ns2 := range m.registry.order {
-			for _, rec := range m.registry.spaces[ns2].records {
-				ns = append(ns, rec.Node)
-			}
+		for rec := range m.registry.all() {
+			ns = append(ns, rec.Node)
 		}
 	}
 	for _, e := range m.observer.dir.entries() {
@@ -364,7 +377,7 @@ func (m *Machine) stepDown(now time.Time, why string) {
 	if m.promise.to == m.seat() {
 		m.promise = promise{} // it was for this reign
 	}
-	m.electAt = cmpTime(m.electAt, now)
+	m.electAt = timeOr(m.electAt, now)
 	if at := now.Add(retryCampaign + m.turn()); m.electAt.Before(at) {
 		m.electAt = at
 	}

@@ -39,10 +39,8 @@ func (m *Machine) Status(now time.Time) Report {
 		s.Provisional = now.Before(m.reign.provisional)
 	}
 	if m.registry != nil {
-		for _, ns := range m.registry.order {
-			for _, rec := range m.registry.spaces[ns].records {
-				s.Members = append(s.Members, MemberStatus{rec.Member, now.Sub(rec.heard)})
-			}
+		for rec := range m.registry.all() {
+			s.Members = append(s.Members, MemberStatus{rec.Member, now.Sub(rec.heard)})
 		}
 	} else {
 		for _, mem := range m.dir.Members {
