@@ -47,7 +47,7 @@ var limits = map[string]time.Duration{
 	"shutdown gap":       time.Second,
 	"massterm gap":       time.Second,
 	"vanish":             20 * time.Second,
-	"vanish with home":   40 * time.Second,
+	"vanish with home":   20 * time.Second,
 	"hand-back":          35 * time.Second,
 	"recovery of a mess": recoveryMax,
 }
