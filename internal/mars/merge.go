@@ -124,6 +124,9 @@ func (m *Machine) probe(now time.Time) {
 	if r.probes++; r.probes%probeLostGap != 0 {
 		return
 	}
+	for _, n := range m.observer.around.Elsewhere { // other namespaces may have founded by themselves
+		ask(n)
+	}
 	if lost := m.registry.lost; len(lost) > 0 {
 		for range probeLost {
 			ask(lost[min(int(m.cfg.Rand()*float64(len(lost))), len(lost)-1)])

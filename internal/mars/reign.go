@@ -225,8 +225,8 @@ func (m *Machine) known() []id.Node {
 // elsewhereMax bounds, and elsewhereEach is, how many members of each namespace a
 // successor gets to know.
 const (
-	elsewhereMax  = 32
-	elsewhereEach = 4
+	elsewhereMax  = 48
+	elsewhereEach = 8
 )
 
 // around is what a successor would not know by itself.
