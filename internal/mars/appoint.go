@@ -77,6 +77,7 @@ func (m *Machine) appoint(now time.Time) {
 	case len(r.council.Seats) <= max(want, 1):
 	case len(bad) > 0:
 		m.change(now, r.council.without(bad[0]), "removed "+bad[0].Node.String())
+	case m.leaving: // whoever has a seat may be the heir
 	default:
 		if s, ok := m.leastNeeded(now, fit, wish); ok {
 			m.change(now, r.council.without(s), "removed "+s.Node.String())

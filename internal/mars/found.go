@@ -139,13 +139,12 @@ func (m *Machine) onFoundReply(now time.Time, from Seat, msg FoundReply) {
 	if p == nil || msg.Round != p.round {
 		return
 	}
-	if slices.ContainsFunc(p.replies, func(o FoundReply) bool { return o.From == msg.From }) {
-		return
-	}
-	p.replies = append(p.replies, msg)
-	if msg.Live {
+	switch {
+	case msg.Live:
 		m.refound(now, "there is an authority, says "+msg.From.String())
 		m.observer.follow(now, msg.Authority, 0)
+	case !slices.ContainsFunc(p.replies, func(o FoundReply) bool { return o.From == msg.From }):
+		p.replies = append(p.replies, msg)
 	}
 }
 
