@@ -37,7 +37,7 @@ func (o *Observer) answered(now time.Time, in Answered, out *ObserverOutput) {
 		return
 	}
 	o.try, o.epoch = 0, a.Epoch
-	if o.adopt(a.Council) {
+	if o.adopt(a.Council); !a.Council.IsZero() && a.Council.Compare(o.council) == 0 {
 		o.learn(now, a.Around)
 	}
 	if a.HasShared {

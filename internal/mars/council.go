@@ -72,8 +72,9 @@ func (c Council) without(s Seat) Council {
 	return Council{Epoch: c.Epoch, Version: c.Version + 1, Seats: seats}
 }
 
-// mark tells two councils apart in a heartbeat, for a few bytes.
-func (c Council) mark() uint64 {
+// mark tells two councils, with what goes with them, apart in a heartbeat, for a few
+// bytes.
+func (c Council) mark(a Around) uint64 {
 	if c.IsZero() {
 		return 0
 	}
@@ -81,6 +82,11 @@ func (c Council) mark() uint64 {
 	h := hash64(e.Founder[:])
 	for _, v := range [...]uint64{e.Generation, e.Term, c.Version} {
 		h = (h ^ v) * 1099511628211
+	}
+	for _, ns := range [...][]id.Node{a.Homes, a.Elsewhere} {
+		for _, n := range ns {
+			h = (h ^ hash64([]byte(n))) * 1099511628211
+		}
 	}
 	return h
 }

@@ -247,7 +247,7 @@ func (m *Machine) request(now time.Time, msg Message) {
 	out := m.registry.Step(now, Request{msg})
 	m.out.Events = append(m.out.Events, out.Events...)
 	a := *out.Reply
-	if isBeat && beat.CouncilMark != m.observer.council.mark() {
+	if isBeat && beat.CouncilMark != m.reign.mark {
 		a.Council, a.Around = m.observer.council, m.around(now)
 	}
 	m.out.Reply = a

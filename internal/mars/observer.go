@@ -334,7 +334,7 @@ func (o *Observer) heartbeat(now time.Time, h Header) Heartbeat {
 	m := Heartbeat{
 		Header: h, Seq: o.seq, Have: o.dir.have(o.epoch), Whole: o.dir.whole,
 		Status: o.status, Suspects: o.suspected(now), Ghosts: o.dir.ghosts(now),
-		CouncilMark: o.council.mark(), SharedMark: o.shared.digest(), Shared: o.writes,
+		CouncilMark: o.council.mark(o.around), SharedMark: o.shared.digest(), Shared: o.writes,
 	}
 	if o.carries = len(o.writes); m.Have == 0 && !m.Whole && o.dir.loading == nil && len(o.dir.members) > 0 {
 		m.Held = o.dir.digest

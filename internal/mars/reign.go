@@ -15,6 +15,7 @@ type reign struct {
 	council  Council
 	previous Council  // before the last change, until that is committed; then zero
 	backers  []backer // who answered, in order of appearance
+	mark     uint64   // of the council and what goes with it, as of the last tick
 	crowned  bool     // it had a lease, so there is a registry
 	lostAt   time.Time
 
@@ -155,6 +156,7 @@ func (m *Machine) govern(now time.Time) {
 		r.tickAt = now.Add(tickMax)
 		out := m.registry.Step(now, RegistryTick{})
 		m.out.Events = append(m.out.Events, out.Events...)
+		r.mark = r.council.mark(m.around(now))
 		if m.handBack(now); m.reign != r {
 			return
 		}
