@@ -1,5 +1,6 @@
-// Package e2e starts the real binary as separate processes on loopback, each with a
-// run directory of its own, plays on the cluster and breaks it. It has tests only.
+// Package e2e starts the real binary as separate processes, each with a run directory
+// of its own, plays on the cluster and breaks it. Most clusters are on loopback; where
+// the network is to break, each node has a network namespace (see lan). It has tests only.
 //
 // A test waits for conditions (a log line, a state that a node reports, a message
 // that arrives), never for a time; how long it waits at most is generous, so that a

@@ -5,8 +5,10 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +35,28 @@ type host struct {
 
 func newLAN() *lan {
 	return &lan{hosts: make(map[netip.Addr]*host), cuts: make(map[[2]netip.Addr]bool)}
+}
+
+// privileged tells whether this process may make a lan. When it is not root it runs
+// the test again as root of a user namespace, which may, and reports false: what came
+// of that is the result.
+func privileged(t *testing.T) bool {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return true
+	}
+	cmd := exec.Command(os.Args[0], "-test.v", "-test.run", "^"+t.Name()+"$")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
+	}
+	out, err := cmd.CombinedOutput()
+	t.Logf("as root of a user namespace:\n%s", out)
+	if err != nil {
+		t.Errorf("run as root of a user namespace: %v (run the tests as root where these are not allowed)", err)
+	}
+	return false
 }
 
 // host adds a host with the next address.

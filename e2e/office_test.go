@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -60,6 +59,16 @@ func (v view) directory() string {
 	}
 	slices.Sort(lines)
 	return fmt.Sprintf("authority %s, epoch %s, live %v\n%s", v.Authority, v.Epoch, v.Live, strings.Join(lines, "\n"))
+}
+
+// hides tells whether none of the nodes is handed out.
+func (v view) hides(nodes ...*node) bool {
+	for _, m := range v.Members {
+		if !m.Hidden && slices.ContainsFunc(nodes, func(n *node) bool { return n.Mesh == m.Node }) {
+			return false
+		}
+	}
+	return true
 }
 
 // rules tells whether the node says that it may write.
@@ -126,10 +135,8 @@ func (c *cluster) waitAgreement() time.Duration {
 	})
 }
 
-// leases notes who says that it may write, and fails the test when one does so after
-// a successor in the same generation did, or when two do in one term.
+// leases remembers who said that it may write.
 type leases struct {
-	t  *testing.T
 	mu sync.Mutex
 	by map[string]map[int]reign // generation, term
 }
@@ -140,47 +147,11 @@ type reign struct {
 	seen time.Time
 }
 
-// watchLeases asks all nodes of the cluster, again and again, until the test ends.
-func (c *cluster) watchLeases() *leases {
-	l := &leases{t: c.t, by: make(map[string]map[int]reign)}
-	ctx, cancel := context.WithCancel(context.Background())
-	var asking sync.WaitGroup
-	ask := func(n *node) {
-		for tick := time.NewTicker(100 * time.Millisecond); ctx.Err() == nil && n.running(); {
-			began := time.Now()
-			if v, ok := n.view(); ok && v.rules() {
-				l.note(v, began, time.Now())
-			}
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-			}
-		}
-	}
-	asking.Go(func() {
-		asked := make(map[*node]bool)
-		for tick := time.NewTicker(100 * time.Millisecond); ctx.Err() == nil; {
-			for _, n := range c.alive() {
-				if !asked[n] {
-					asked[n] = true
-					asking.Go(func() { ask(n) })
-				}
-			}
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-			}
-		}
-	})
-	c.t.Cleanup(func() {
-		cancel()
-		asking.Wait()
-	})
-	return l
-}
-
-// note takes in that somebody had a lease at some time between began and ended.
-func (l *leases) note(v view, began, ended time.Time) {
+// note takes in that somebody had a lease at some time between began and ended. It
+// returns what is wrong with that: two had one in the same term, or one had a lease
+// after a successor of the same generation did. Nothing is wrong in one that was asked
+// before the successor answered: the answers may have overtaken each other.
+func (l *leases) note(v view, began, ended time.Time) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	generation, term := v.term()
@@ -191,25 +162,84 @@ func (l *leases) note(v view, began, ended time.Time) {
 	}
 	for later, r := range terms {
 		if later > term && r.seen.Before(began) {
-			l.t.Errorf("%s had a lease in %s after %s had one in term %d", v.Node, v.Epoch, r.node, later)
+			return fmt.Errorf("%s had a lease in %s after %s had one in term %d", v.Node, v.Epoch, r.node, later)
 		}
 	}
-	if r, ok := terms[term]; !ok {
+	r, ok := terms[term]
+	if !ok {
 		terms[term] = reign{v.Node, ended}
 	} else if r.node != v.Node {
-		l.t.Errorf("%s and %s both had a lease in %s", r.node, v.Node, v.Epoch)
+		return fmt.Errorf("%s and %s both had a lease in %s", r.node, v.Node, v.Epoch)
 	}
+	return nil
 }
 
-// count returns how many reigns there were.
-func (l *leases) count() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n := 0
-	for _, terms := range l.by {
-		n += len(terms)
+// watchLeases asks all nodes of the cluster again and again until the test ends, and
+// fails it when two of them could write at once.
+func (c *cluster) watchLeases() {
+	l := &leases{by: make(map[string]map[int]reign)}
+	ctx, cancel := context.WithCancel(context.Background())
+	var asking sync.WaitGroup
+	repeat := func(f func() bool) {
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for f() {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
 	}
-	return n
+	ask := func(n *node) bool {
+		began := time.Now()
+		if v, ok := n.view(); ok && v.rules() {
+			if err := l.note(v, began, time.Now()); err != nil {
+				c.t.Error(err)
+			}
+		}
+		return n.running()
+	}
+	asked := make(map[*node]bool)
+	asking.Go(func() {
+		repeat(func() bool {
+			for _, n := range c.alive() {
+				if !asked[n] {
+					asked[n] = true
+					asking.Go(func() { repeat(func() bool { return ask(n) }) })
+				}
+			}
+			return true
+		})
+	})
+	c.t.Cleanup(func() {
+		cancel()
+		asking.Wait()
+	})
+}
+
+func TestLeasesOfTwoAreNoticed(t *testing.T) {
+	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
+	say := func(node, epoch string) view { return view{Node: node, Epoch: epoch, Reigns: true, LeaseMS: 1} }
+	l := &leases{by: make(map[string]map[int]reign)}
+	for _, q := range []struct {
+		what         string
+		v            view
+		began, ended int
+		fine         bool
+	}{
+		{"the first", say("a", "7.1/f"), 0, 2, true},
+		{"a successor", say("b", "7.2/f"), 3, 5, true},
+		{"an answer that was overtaken", say("a", "7.1/f"), 4, 6, true},
+		{"the first again", say("a", "7.1/f"), 6, 7, false},
+		{"another in the same term", say("c", "7.2/f"), 6, 7, false},
+		{"another founder", say("c", "7.1/g"), 6, 7, true},
+		{"another generation", say("a", "8.1/f"), 6, 7, true},
+	} {
+		if err := l.note(q.v, at(q.began), at(q.ended)); (err == nil) != q.fine {
+			t.Errorf("%s: %v, want fine %v", q.what, err, q.fine)
+		}
+	}
 }
 
 // count returns how many log lines hold every part.
@@ -223,6 +253,27 @@ func (n *node) count(parts ...string) int {
 		}
 	}
 	return k
+}
+
+// changes returns how often the office changed hands since before, as n knows it.
+func (n *node) changes(before view) int {
+	n.t.Helper()
+	now, _ := n.view()
+	g1, t1 := before.term()
+	g2, t2 := now.term()
+	if g1 != g2 || t2 < t1 {
+		n.t.Errorf("the epoch went from %s to %s, want another term of the same generation", before.Epoch, now.Epoch)
+	}
+	return t2 - t1
+}
+
+// waitView waits until a node says something of who leads.
+func waitView(n *node, what string, ok func(view) bool) time.Duration {
+	n.t.Helper()
+	return within(n.t, 2*patience, n.name+" "+n.Mesh+": "+what, func() bool {
+		v, there := n.view()
+		return there && ok(v)
+	})
 }
 
 // wantNoStorm fails the test when a node registered again more often than the office
@@ -378,7 +429,7 @@ func wantSoon(t *testing.T, what string, took, promised time.Duration) {
 func byAddress(nodes []*node) map[string]*node {
 	m := make(map[string]*node)
 	for _, n := range nodes {
-		m[cmp.Or(n.Mesh, n.name)] = n
+		m[n.Mesh] = n
 	}
 	return m
 }
