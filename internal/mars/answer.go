@@ -36,7 +36,7 @@ func (o *Observer) answered(now time.Time, in Answered, out *ObserverOutput) {
 		o.failed(now, a.From.String()+" does not vouch for its answer", out)
 		return
 	}
-	o.try, o.epoch = 0, a.Epoch
+	o.try, o.epoch, o.spoken = 0, a.Epoch, now
 	if o.adopt(a.Council); !a.Council.IsZero() && a.Council.Compare(o.council) == 0 {
 		o.learn(now, a.Around)
 	}

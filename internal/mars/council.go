@@ -109,6 +109,7 @@ const (
 // promise is a voter's word to grant nobody else until then.
 type promise struct {
 	to    Seat
+	epoch Epoch // in which that one reigns, or wants to
 	until time.Time
 }
 

@@ -161,8 +161,8 @@ func (m *Machine) observe(now time.Time, in Input) {
 		m.out.Send = out.Send
 	}
 	m.out.Resolve = m.out.Resolve || out.Resolve
-	if o.lastLive.After(m.heard) {
-		m.hear(o.lastLive)
+	if o.spoken.After(m.heard) {
+		m.hear(o.spoken)
 	}
 	if o.epoch != epoch {
 		m.outranked(now, "an authority in epoch "+o.epoch.String()+" is live")
@@ -213,7 +213,7 @@ func (m *Machine) leader(now time.Time) id.Node {
 		if m.Lease(now) > 0 {
 			return m.seat().Node
 		}
-	case now.Before(m.promise.until) && m.promise.to != m.seat():
+	case now.Before(m.promise.until) && m.promise.to != m.seat() && !(m.observer.live && m.observer.dir.epoch.Compare(m.promise.epoch) > 0):
 		return m.promise.to.Node
 	case m.observer.live:
 		return m.observer.dir.authority

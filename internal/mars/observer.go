@@ -68,6 +68,7 @@ type Observer struct {
 	suspects map[id.Node]time.Time
 
 	lastLive   time.Time // of the last live ack, or of the start
+	spoken     time.Time // when a live authority last said anything, a refusal too
 	live       bool
 	failures   int // in a row
 	redirects  int // in a row

@@ -294,7 +294,7 @@ func (r *Registry) objection(m Heartbeat, old *record) string {
 	if m.Register.Role == "" || m.Register.Type == "" {
 		return "role or type is empty"
 	}
-	if old != nil && old.Incarnation != m.Incarnation && old.Started > m.Register.Started {
+	if old != nil && !old.presumed && old.Incarnation != m.Incarnation && old.Started > m.Register.Started {
 		return fmt.Sprintf("a process started later is registered at %s", m.From)
 	}
 	return ""

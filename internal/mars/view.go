@@ -19,13 +19,15 @@ type view struct {
 	loading   map[id.Node]seen // a whole directory of which pages are still missing
 	// kept are members that a settling authority has not heard yet, known from
 	// the one before.
-	kept   map[id.Node]seen
-	digest uint64 // of members, or of loading
-	whole  bool   // what we hold is of no use: ask for everything
-	ask    bool   // send the digests of the buckets
-	gone   *graves
-	dirty  bool // publish
-	prev   []Member
+	kept      map[id.Node]seen
+	digest    uint64    // of members, or of loading
+	keepUntil time.Time // whom another founding does not know yet is kept until then
+	kin       Epoch     // of that founding
+	whole     bool      // what we hold is of no use: ask for everything
+	ask       bool      // send the digests of the buckets
+	gone      *graves
+	dirty     bool // publish
+	prev      []Member
 }
 
 type seen struct {
@@ -249,9 +251,20 @@ func (v *view) remove(now time.Time, from map[id.Node]seen, g Removal) {
 // settle makes a loaded directory the current one. While the authority is
 // settling, members it has not heard are kept; afterwards it knows better.
 func (v *view) settle(now time.Time, settling bool) {
+	if !sameFounding(v.kin, v.epoch) {
+		// The authority may have heard all of its own long ago, but those who followed
+		// the same one as we did are on their way to it as we were.
+		v.kin, v.keepUntil = v.epoch, now.Add(TTLMin+GraceExtra)
+	}
+	settling = settling || now.Before(v.keepUntil)
 	if v.loading != nil {
 		if v.kept == nil {
 			v.kept = make(map[id.Node]seen)
+		}
+		for _, n := range slices.Sorted(maps.Keys(v.kept)) {
+			if m, ok := v.members[n]; ok && m.Incarnation != v.kept[n].Incarnation {
+				v.gone.add(now, v.kept[n].Incarnation) // the contest is over
+			}
 		}
 		maps.Copy(v.kept, v.members)
 		v.members, v.loading = v.loading, nil

@@ -42,7 +42,7 @@ func (m *Machine) turn() time.Duration {
 
 // owe promises a seat not to grant anybody else for a while.
 func (m *Machine) owe(now time.Time, to Seat) {
-	m.promise = promise{to: to, until: now.Add(promiseFor)}
+	m.promise = promise{to: to, epoch: m.observer.epoch, until: now.Add(promiseFor)}
 	m.electAt = m.promise.until.Add(m.turn())
 	m.hear(now)
 }
