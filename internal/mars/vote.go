@@ -170,7 +170,7 @@ func (m *Machine) giveWay(now time.Time, to Seat) {
 
 func (m *Machine) onVoteReply(now time.Time, from Seat, msg VoteReply) {
 	c := m.campaign
-	if c == nil || msg.Pre != c.pre || msg.For != c.epoch || msg.Clock != m.clock(c.sent) || !c.council.Has(from) || slices.Contains(c.votes, from) {
+	if c == nil || !now.Before(c.until) || msg.Pre != c.pre || msg.For != c.epoch || msg.Clock != m.clock(c.sent) || !c.council.Has(from) || slices.Contains(c.votes, from) {
 		return
 	}
 	if !msg.OK {
