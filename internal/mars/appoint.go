@@ -64,6 +64,10 @@ func (m *Machine) appoint(now time.Time) {
 	}
 	wish := m.wishFor(now)
 	urgent := good < r.council.Majority() // a few more, and nobody can be appointed
+	if !urgent && !m.leaving && len(bad) == 0 && good < want && r.wish == "" && m.mature(fit) < 2 && good%2 == 1 {
+		r.learner = Seat{}
+		return // two together: an even number of voters survives no more losses than one less
+	}
 	if next, ok := m.nextVoter(fit, wish, urgent); ok && (good < want || wish(next.seat) || next.home() && (want > 1 || m.homeDue(now, next))) && len(r.council.Seats) < seatsMax {
 		if len(dead) > 0 && len(r.council.Seats) >= want { // it would only make the next majority larger
 			m.change(now, r.council.without(dead[0]), "removed "+dead[0].Node.String())
@@ -104,6 +108,16 @@ func (m *Machine) learn(now time.Time, s Seat) {
 	if now.Sub(r.backer(s).at) <= freshGrant && fresh >= next.Majority() {
 		m.change(now, next, "added "+s.Node.String())
 	}
+}
+
+// mature counts the members that may be appointed now.
+func (m *Machine) mature(fit []fitness) (n int) {
+	for _, f := range fit {
+		if f.ripe && !m.reign.council.Has(f.seat) {
+			n++
+		}
+	}
+	return n
 }
 
 // heardOf counts those that registered or vote: who is only presumed alive is no
