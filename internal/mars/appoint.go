@@ -42,50 +42,79 @@ func (m *Machine) appoint(now time.Time) {
 		return
 	}
 	r.appointAt = now.Add(tickMax)
-	fit := m.fit(now)
+	c, wish := m.census(now), m.wishFor(now)
+	next, ok := m.addition(now, c, wish)
+	switch {
+	case ok && len(c.dead) > 0 && len(r.council.Seats) >= c.want:
+		// First the dead one: it would only make the next majority larger.
+		m.change(now, r.council.without(c.dead[0]), "removed "+c.dead[0].Node.String())
+	case ok:
+		m.learn(now, next.seat)
+	default:
+		r.learner = Seat{}
+		m.shrink(now, c, wish)
+	}
+}
+
+// census is how the council stands.
+type census struct {
+	fit   []fitness // who could be a voter
+	want  int       // how many voters there should be
+	good  int       // how many of those there are do
+	dead  []Seat    // voters that are gone
+	going []Seat    // voters that are about to
+}
+
+func (m *Machine) census(now time.Time) census {
+	c := census{fit: m.fit(now)}
 	settling := m.registry.settling(now)
-	good := 0
-	var bad, dead []Seat
-	for _, s := range r.council.Seats {
+	for _, s := range m.reign.council.Seats {
 		switch {
-		case m.goodSeat(now, s, fit, settling):
-			good++
+		case m.goodSeat(now, s, c.fit, settling):
+			c.good++
 		case s == m.seat():
 		case m.silentSeat(now, s) || m.replaced(s):
-			dead = append(dead, s)
+			c.dead = append(c.dead, s)
 		default:
-			bad = append(bad, s)
+			c.going = append(c.going, s)
 		}
 	}
-	bad = append(dead, bad...)
-	want := m.wanted(m.heardOf(fit))
+	c.want = m.wanted(m.heardOf(c.fit))
 	if settling { // not everybody had time to register
-		want = max(want, good-1+good%2)
+		c.want = max(c.want, c.good-1+c.good%2)
 	}
-	wish := m.wishFor(now)
-	urgent := good < r.council.Majority() // a few more, and nobody can be appointed
-	if !urgent && !m.leaving && len(bad) == 0 && good < want && r.wish == "" && m.mature(fit) < 2 && good%2 == 1 {
-		r.learner = Seat{}
-		return // two together: an even number of voters survives no more losses than one less
+	return c
+}
+
+// addition is who should become a voter now, if anybody should.
+func (m *Machine) addition(now time.Time, c census, wish func(Seat) bool) (next fitness, ok bool) {
+	r := m.reign
+	urgent := c.good < r.council.Majority() // a few more, and nobody can be appointed
+	if !urgent && !m.leaving && len(c.dead)+len(c.going) == 0 && c.good%2 == 1 && c.good < c.want && r.wish == "" && m.mature(c.fit) < 2 {
+		return next, false // two together: an even number of voters survives no more losses than one less
 	}
-	if next, ok := m.nextVoter(fit, wish, urgent); ok && (good < want || wish(next.seat) || next.home() && (want > 1 || m.homeDue(now, next))) && len(r.council.Seats) < seatsMax {
-		if len(dead) > 0 && len(r.council.Seats) >= want { // it would only make the next majority larger
-			m.change(now, r.council.without(dead[0]), "removed "+dead[0].Node.String())
-			return
-		}
-		m.learn(now, next.seat)
+	next, ok = m.nextVoter(c.fit, wish, urgent)
+	if !ok || len(r.council.Seats) >= seatsMax {
+		return next, false
+	}
+	return next, c.good < c.want || wish(next.seat) || next.home() && (c.want > 1 || m.homeDue(now, next))
+}
+
+// shrink takes a voter out when there is one too many.
+func (m *Machine) shrink(now time.Time, c census, wish func(Seat) bool) {
+	r := m.reign
+	if len(r.council.Seats) <= max(c.want, 1) {
 		return
 	}
-	r.learner = Seat{}
-	switch {
-	case len(r.council.Seats) <= max(want, 1):
-	case len(bad) > 0:
-		m.change(now, r.council.without(bad[0]), "removed "+bad[0].Node.String())
-	case m.leaving: // whoever has a seat may be the heir
-	default:
-		if s, ok := m.leastNeeded(now, fit, wish); ok {
-			m.change(now, r.council.without(s), "removed "+s.Node.String())
-		}
+	out, ok := m.leastNeeded(now, c.fit, wish)
+	if m.leaving {
+		ok = false // whoever has a seat may be the heir
+	}
+	if bad := append(c.dead, c.going...); len(bad) > 0 {
+		out, ok = bad[0], true
+	}
+	if ok {
+		m.change(now, r.council.without(out), "removed "+out.Node.String())
 	}
 }
 
