@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 )
 
 // developmentSecret returns the secret that this user's nodes on this machine
@@ -52,18 +51,17 @@ func checkOwned(st fs.FileInfo, want fs.FileMode) error {
 	if st.Mode().Type() != want {
 		return fmt.Errorf("has type %v, want %v", st.Mode().Type(), want)
 	}
-	if sys, ok := st.Sys().(*syscall.Stat_t); !ok || int(sys.Uid) != os.Geteuid() {
+	if !ownedByUs(st) {
 		return errors.New("belongs to another user")
 	}
-	if st.Mode().Perm()&0o077 != 0 {
+	if openToOthers(st) {
 		return fmt.Errorf("has mode %v, want no access for others", st.Mode().Perm())
 	}
 	return nil
 }
 
 func readOwned(path string) (string, error) {
-	// O_NONBLOCK: a named pipe at this place must not hang the start.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|guarded, 0)
 	if err != nil {
 		return "", err
 	}

@@ -13,7 +13,6 @@ import (
 	"runtime/debug"
 	"runtime/pprof"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/mars/marstest"
@@ -131,15 +130,6 @@ func play(s settings, w io.Writer) *marstest.Report {
 	return &report
 }
 
-// cpuTime is the time this process has been running on any core.
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // summary is what --json writes.
 type summary struct {
 	Scenario     string                  `json:"scenario"`
@@ -157,6 +147,9 @@ type summary struct {
 }
 
 func sum(w io.Writer, s settings, r *marstest.Report, took, cpu time.Duration) {
+	if cpu == 0 { // not known here: as if all cores had been ours
+		cpu = took * time.Duration(s.workers)
+	}
 	out := summary{
 		Scenario: s.scenario, From: s.from, Seeds: r.Seeds, Violations: r.Broken(), Rules: r.Rules, First: r.First,
 		Hours: r.Simulated.Hours(), Steps: r.Steps, Messages: r.Messages, Seconds: took.Seconds(),
@@ -169,13 +162,12 @@ func sum(w io.Writer, s settings, r *marstest.Report, took, cpu time.Duration) {
 		fmt.Fprintf(w, "%s: broken %d times, first by seed %d\n", rule, n, out.First[rule])
 	}
 	fmt.Fprintf(w, "%.0f simulated hours per core-hour, %d steps in %.1f s\n", out.HoursPerCore, out.Steps, out.Seconds)
-	fmt.Fprintf(w, "%d seeds, %d violations, %.1f simulated hours\n", out.Seeds, out.Violations, out.Hours)
 	if s.json {
 		b, err := json.Marshal(out)
 		if err != nil {
-			fmt.Fprintln(w, err)
-			return
+			b = []byte(err.Error())
 		}
 		fmt.Fprintf(w, "%s\n", b)
 	}
+	fmt.Fprintf(w, "%d seeds, %d violations, %.1f simulated hours\n", out.Seeds, out.Violations, out.Hours)
 }

@@ -1,0 +1,19 @@
+//go:build unix
+
+package mesh
+
+import (
+	"io/fs"
+	"os"
+	"syscall"
+)
+
+// guarded opens no link, and a named pipe at this place must not hang the start.
+const guarded = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+
+func ownedByUs(st fs.FileInfo) bool {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	return ok && int(sys.Uid) == os.Geteuid()
+}
+
+func openToOthers(st fs.FileInfo) bool { return st.Mode().Perm()&0o077 != 0 }
