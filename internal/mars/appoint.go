@@ -369,7 +369,7 @@ func (m *Machine) transfer(now time.Time, to Seat, why string) {
 	m.event(Event{Kind: Transferring, Node: to.Node, Incarnation: to.Incarnation, Epoch: council.Epoch, Text: why})
 	m.noteTransfer(now, to)
 	m.stepDown(now, "handed over to "+to.Node.String())
-	m.electAt = now.Add(promiseFor + m.turn())
+	m.electAt = now.Add(freshGrant + m.turn()) // should it not get there: promises to us don't bind against us
 	m.handover = &handover{to: to, council: council, next: now, until: now.Add(promiseFor / 2)}
 	m.handOver(now)
 	o := m.observer

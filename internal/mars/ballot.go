@@ -101,6 +101,7 @@ type Standing struct {
 type Probe struct {
 	Header
 	Standing Standing
+	Council  Council // for a home without memory, to know whom else to ask
 }
 
 // ProbeReply answers Probe.
@@ -172,7 +173,9 @@ var parsers = map[uint8]func(*reader, Header) Message{
 			Authority: r.node("authority"), Home: r.bool("home"), Council: r.council(),
 		}
 	},
-	kindProbe:      func(r *reader, h Header) Message { return Probe{Header: h, Standing: r.standing()} },
+	kindProbe: func(r *reader, h Header) Message {
+		return Probe{Header: h, Standing: r.standing(), Council: r.council()}
+	},
 	kindProbeReply: func(r *reader, h Header) Message { return ProbeReply{Header: h, Standing: r.standing()} },
 	kindYield: func(r *reader, h Header) Message {
 		return Yield{Header: h, Of: r.epoch(), Around: r.around(), Shared: r.shared()}
@@ -281,7 +284,7 @@ func (m FoundReply) AppendTo(dst []byte) []byte {
 
 // AppendTo implements [Message].
 func (m Probe) AppendTo(dst []byte) []byte {
-	return m.Standing.appendTo(m.Header.appendTo(dst, kindProbe))
+	return m.Council.appendTo(m.Standing.appendTo(m.Header.appendTo(dst, kindProbe)))
 }
 
 // AppendTo implements [Message].

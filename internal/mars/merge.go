@@ -61,7 +61,7 @@ func (m *Machine) search(now time.Time) {
 		pause *= 2
 	}
 	m.searchAt = now.Add(pause + time.Duration(m.cfg.Rand()*float64(pause)/2))
-	msg := Probe{Header: m.header(), Standing: m.standing(now)}
+	msg := Probe{Header: m.header(), Standing: m.standing(now), Council: m.observer.council}
 	asked := make([]id.Node, 0, 8)
 	ask := func(n id.Node) {
 		if n != "" && n != m.seat().Node && !slices.Contains(asked, n) {
@@ -106,7 +106,7 @@ func (m *Machine) probe(now time.Time) {
 		return
 	}
 	r.probeAt = now.Add(probeEvery)
-	msg := Probe{Header: m.header(), Standing: m.standing(now)}
+	msg := Probe{Header: m.header(), Standing: m.standing(now), Council: m.observer.council}
 	asked := make(map[id.Node]bool, 8)
 	ask := func(n id.Node) {
 		rec := m.registry.byNode[n]
@@ -135,6 +135,9 @@ func (m *Machine) probe(now time.Time) {
 }
 
 func (m *Machine) onProbe(now time.Time, from Seat, msg Probe) {
+	for _, s := range msg.Council.Seats {
+		m.contact(Header{Epoch: msg.Epoch, From: s.Node})
+	}
 	m.send(from.Node, ProbeReply{Header: m.header(), Standing: m.standing(now)})
 	m.onStanding(now, from, msg.Standing)
 }
@@ -165,7 +168,7 @@ func (m *Machine) meet(now time.Time, n id.Node) {
 		return
 	}
 	r.hintAt = now.Add(hintEvery)
-	m.send(n, Probe{Header: m.header(), Standing: m.standing(now)})
+	m.send(n, Probe{Header: m.header(), Standing: m.standing(now), Council: m.observer.council})
 }
 
 // compareStanding tells which of two authorities stays: who heard everybody, has

@@ -78,7 +78,7 @@ func testMessages(t testing.TB) map[string]Message {
 		"announce":    Announce{Header: testHeader, Authority: "10.0.0.1:6779", Council: council},
 		"found poll":  FoundPoll{Header: testHeader, Round: 3},
 		"found reply": FoundReply{Header: testHeader, Round: 3, Live: true, Authority: "10.0.0.1:6779", Home: true, Council: council},
-		"probe":       Probe{Header: testHeader, Standing: standing},
+		"probe":       Probe{Header: testHeader, Standing: standing, Council: council},
 		"probe reply": ProbeReply{Header: testHeader, Standing: standing},
 		"yield":       Yield{Header: testHeader, Of: epoch, Shared: shared},
 		"yielded":     Yielded{Header: testHeader, Of: epoch, Council: council},

@@ -112,6 +112,7 @@ const doubtMax = 20 * time.Second
 
 // quiet is the end of a history: for a while everything stays as it is.
 func (c *Cluster) quiet() {
+	c.Run(5 * time.Second) // what the last fault set going, such as a transfer to who just died, comes to its end
 	c.recover(doubtMax)
 	elected := c.check.elected
 	c.Run(10 * time.Second)
