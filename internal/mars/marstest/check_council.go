@@ -29,7 +29,7 @@ func (c *Cluster) checkCouncil(p *process, now time.Time, k mars.Council, office
 	if !slices.Contains(h.by, p.seat()) {
 		h.by = append(h.by, p.seat())
 	}
-	if !office && k.Epoch != w.campaign.epoch {
+	if asked := w.campaign.council; !office && k.Epoch != w.campaign.epoch && (k.Epoch != asked.Epoch || k.Version != asked.Version) {
 		w.campaign.broken = true
 	}
 	if !w.reign.IsZero() && p.machine.Reigns() {
