@@ -20,11 +20,10 @@ const (
 	transferGap      = time.Minute      // between two transfers
 	flapsMax         = 3                // hand-backs in flapWindow before home has to wait
 	flapWindow       = 10 * time.Minute
-	wishFor          = 20 * time.Second
+	wishLasts        = 20 * time.Second
 	freshGrant       = time.Second     // of who gets the office
 	currentDirectory = 3 * time.Second // since its last heartbeat, unless those are rarer
 	homeRole         = "mars"
-	foundProvision   = 10 * time.Minute
 )
 
 // fitness is how a member stands as a voter.
@@ -178,7 +177,7 @@ func (f fitness) home() bool { return strings.EqualFold(f.rec.Role, homeRole) }
 
 // silentSeat tells whether a voter has not answered for long.
 func (m *Machine) silentSeat(now time.Time, s Seat) bool {
-	return now.Sub(timeOr(m.reign.backer(s).at, m.reign.since)) >= voterSilence
+	return now.Sub(cmp.Or(m.reign.backer(s).at, m.reign.since)) >= voterSilence
 }
 
 // replaced tells whether another run is registered at the address of a voter.
@@ -410,7 +409,7 @@ func (m *Machine) askTransfer(now time.Time, to id.Node) {
 	case m.registry == nil || m.registry.byNode[to] == nil:
 		m.event(Event{Kind: TransferRefused, Node: to, Text: "no such member"})
 	default:
-		r.wish, r.wishUntil, r.appointAt = to, now.Add(wishFor), now
+		r.wish, r.wishUntil, r.appointAt = to, now.Add(wishLasts), now
 	}
 }
 

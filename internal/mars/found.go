@@ -11,15 +11,18 @@ import (
 
 // When a new generation is founded, counted from the last sign of an authority.
 const (
-	foundHome  = 10 * time.Second
-	foundOther = 14 * time.Second // plus up to foundSpread
+	foundHome   = 10 * time.Second
+	foundOther  = 14 * time.Second
+	foundSpread = 3 * time.Second // further, by chance, for who is not home
 	// foundAnyway is how much later it happens although a majority of the council
 	// answers: voters of sibling generations can't elect anyone.
-	foundSpread = 3 * time.Second
 	foundAnyway = 12 * time.Second
 	pollFor     = 1500 * time.Millisecond
 	foundRetry  = 3 * time.Second
 	foundVoters = 5
+	// foundProvision is how long an authority that did not hear everybody yields to
+	// any that did.
+	foundProvision = 10 * time.Minute
 )
 
 // contactsMax is how many nodes of a cluster that it does not know a home remembers.

@@ -48,7 +48,7 @@ type Machine struct {
 	mandate   mandate     // of an authority that handed its office over
 	termSeen  Epoch       // the highest that a denial named
 	reign     *reign      // nil without the office
-	handBacks []time.Time // of those, to home
+	handBacks []time.Time // when an office was handed to home, within flapWindow
 	handover  *handover   // nil unless we just gave the office away
 
 	// The founder.

@@ -1,6 +1,7 @@
 package mars
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -137,7 +138,7 @@ func (m *Machine) mindLease(now time.Time) (leased bool) {
 		m.hear(now)
 		return true
 	}
-	if now.Sub(timeOr(r.lostAt, r.since)) >= abdicateAfter && r.yield == nil {
+	if now.Sub(cmp.Or(r.lostAt, r.since)) >= abdicateAfter && r.yield == nil {
 		m.stepDown(now, "no lease for "+abdicateAfter.String())
 		return false
 	}
@@ -163,14 +164,6 @@ func (m *Machine) govern(now time.Time) {
 	}
 	m.appoint(now)
 	m.probe(now)
-}
-
-// timeOr returns a unless it is zero.
-func timeOr(a, b time.Time) time.Time {
-	if a.IsZero() {
-		return b
-	}
-	return a
 }
 
 // crown begins to keep the registry.
@@ -379,7 +372,7 @@ func (m *Machine) stepDown(now time.Time, why string) {
 	if m.promise.to == m.seat() {
 		m.promise = promise{} // it was for this reign
 	}
-	m.electAt = timeOr(m.electAt, now)
+	m.electAt = cmp.Or(m.electAt, now)
 	if at := now.Add(retryCampaign + m.turn()); m.electAt.Before(at) {
 		m.electAt = at
 	}
