@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/transport/limit"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -24,10 +26,10 @@ func (ps *Places) byCID0Of(cid wire.CID) *Place {
 // chargeHello charges a Hello whose mac is good.
 func (k *core) chargeHello(now time.Time, src netip.AddrPort, cid0 wire.CID) error {
 	n := k.nanos(now)
-	if !k.cids.take(n, cidKey(cid0)) {
+	if !k.cids.Take(n, binary.BigEndian.Uint64(cid0[:])) {
 		return dropCID
 	}
-	if !k.addresses.take(n, addressKey(src.Addr())) {
+	if !k.addresses.Take(n, limit.AddressKey(src.Addr())) {
 		return dropAddress
 	}
 	return nil
@@ -100,7 +102,7 @@ func (ps *Places) askRelease(ctx context.Context, p *Place, release func(context
 	defer cancel()
 	err := release(ctx)
 	ps.mu.Lock()
-	defer ps.core.wakeNow()
+	defer ps.core.alarm.wake()
 	defer ps.mu.Unlock()
 	if p.state != placeReleasing {
 		return errors.Join(dropGone, err)
@@ -124,6 +126,7 @@ type arrival struct {
 	place    *Place
 	accepted *secure.Accepted
 	peer     netip.AddrPort
+	shard    *shard  // whose reader it came to
 	stream   *stream // nil on UDP
 	rtt      time.Duration
 	claimed  bool // its old node has let go, for this arrival
@@ -152,9 +155,7 @@ func (k *core) admit(now time.Time, a arrival, b *Batch, rx *reliable.Received) 
 	if c.over.Load() && c.ending == nil {
 		return c, nil
 	}
-	k.mu.Lock()
-	k.conns[c.scid] = c
-	k.mu.Unlock()
+	c.shard.add(c)
 	switch {
 	case !c.over.Load():
 		c.rearmLocked()
@@ -206,7 +207,7 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 	if err := ps.mayOpenLocked(p, a.accepted.CookieTime, a.claimed); err != nil {
 		return nil, false, err
 	}
-	scid, err := ps.core.newSCID()
+	scid, err := a.shard.newSCID()
 	if err != nil {
 		return nil, false, err
 	}
@@ -231,7 +232,7 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 
 // newConn makes a connection and queues its Accept.
 func (k *core) newConn(now time.Time, a arrival, scid wire.CID, st *reliable.State, b *Batch) *Conn {
-	c := &Conn{core: k, place: a.place, stream: a.stream, scid: scid, peer: a.peer}
+	c := &Conn{core: k, shard: a.shard, place: a.place, stream: a.stream, scid: scid, peer: a.peer}
 	c.active = k.nanos(now)
 	c.flow.since = c.active
 	body := wire.Accept{
@@ -259,13 +260,13 @@ func (k *core) newConn(now time.Time, a arrival, scid wire.CID, st *reliable.Sta
 // clampU16 is a rate as Accept tells it: 0 means unlimited.
 func clampU16(n int) uint16 { return uint16(min(max(n, 0), 1<<16-1)) }
 
-// newSCID returns a connection id that is in use nowhere.
-func (k *core) newSCID() (scid wire.CID, err error) {
+// newSCID returns a connection id of this shard that is not in use.
+func (s *shard) newSCID() (scid wire.CID, err error) {
 	for {
-		if _, err := io.ReadFull(k.cfg.Rand, scid[:]); err != nil {
+		if _, err := io.ReadFull(s.core.cfg.Rand, scid[:]); err != nil {
 			return scid, fmt.Errorf("read random bytes for connection id: %w", err)
 		}
-		if k.lookup(scid) == nil {
+		if scid = s.own(scid); s.lookup(scid) == nil {
 			return scid, nil
 		}
 	}

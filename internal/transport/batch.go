@@ -4,12 +4,14 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/Diarkis/diarkis/internal/transport/datagram"
+	"github.com/Diarkis/diarkis/internal/transport/record"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
 const (
-	// batchPackets is how many datagrams go to the system at once.
-	batchPackets = 64
+	// batchPackets is how many datagrams are collected before they are sent.
+	batchPackets = datagram.BatchMax
 	// batchBytes is the memory for them. A TCP connection writes up to that at once.
 	batchBytes = 80 << 10
 )
@@ -18,24 +20,24 @@ const (
 // goes out in few system calls. It belongs to one goroutine.
 type Batch struct {
 	core   *core
+	shard  *shard
 	reader bool // Flush ends a reader's batch: the Handler is not called any more
 
 	conns []*Conn // to be asked for packets
 	slab  []byte
-	out   []outgoing // packets in slab
+	out   []datagram.Packet // in slab
 
-	datagrams datagramWriter
-	pipe      streamWriter
-}
-
-// outgoing is a packet that waits in the slab.
-type outgoing struct {
-	from, to int // in the slab
-	addr     netip.AddrPort
+	datagrams *datagram.Writer // made at first use
+	pipe      record.Writer
 }
 
 // NewBatch returns an empty batch.
-func (k *core) NewBatch() *Batch { return &Batch{core: k} }
+func (k *core) NewBatch() *Batch {
+	return k.shards[int(k.turn.Add(1))%len(k.shards)].newBatch()
+}
+
+// newBatch returns an empty batch that sends with the shard's socket.
+func (s *shard) newBatch() *Batch { return &Batch{core: s.core, shard: s} }
 
 // addLocked puts c on the list, or has the keeper send for it later when output is
 // collected over an interval. The caller holds c.mu.
@@ -62,7 +64,7 @@ func (b *Batch) addNowLocked(c *Conn) {
 func (b *Batch) raw(pkt []byte, to netip.AddrPort) {
 	from := len(b.slab)
 	b.slab = append(b.slab, pkt...)
-	b.out = append(b.out, outgoing{from, len(b.slab), to})
+	b.out = append(b.out, datagram.Packet{From: from, To: len(b.slab), Addr: to})
 }
 
 // Flush sends what is queued on the connections that were added since the last
@@ -94,12 +96,25 @@ func (b *Batch) full() bool {
 // write hands the collected datagrams to the system.
 func (b *Batch) write() {
 	if len(b.out) > 0 {
-		b.datagrams.write(b)
+		b.send()
 		b.core.m.packetsOut.Add(float64(len(b.out)))
 		b.core.m.bytesOut.Add(float64(len(b.slab)))
 	}
 	b.out = b.out[:0]
 	b.slab = b.slab[:0]
+}
+
+func (b *Batch) send() {
+	if b.datagrams == nil {
+		s := b.shard
+		if s.socket == nil { // Listen found that it can't have as many
+			s = b.core.shards[0]
+		}
+		b.datagrams = datagram.NewWriter(s.socket)
+	}
+	if refused := b.datagrams.Write(b.slab, b.out); refused > 0 {
+		b.core.m.dropped.WithLabelValues(string(dropSend)).Add(float64(refused))
+	}
 }
 
 // collect builds and seals what c has to send now. It returns true when there is
@@ -136,7 +151,7 @@ func (b *Batch) packetsLocked(c *Conn, now time.Time) (all bool) {
 			return true
 		}
 		b.slab = slab
-		b.out = append(b.out, outgoing{from, len(slab), c.peer})
+		b.out = append(b.out, datagram.Packet{From: from, To: len(slab), Addr: c.peer})
 	}
 	return false
 }
@@ -188,5 +203,5 @@ func (c *Conn) roomBytes() int {
 	if c.stream == nil {
 		return 0
 	}
-	return recordPrefix
+	return record.PrefixBytes
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/transport/record"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -29,7 +30,7 @@ type client struct {
 	tries   int                 // handshake packets are sent that often, 0: until patience ends
 
 	socket  net.Conn
-	records recordReader
+	records record.Reader
 	hello   []byte
 	confirm []byte
 	accept  wire.Accept
@@ -67,7 +68,7 @@ func (c *client) dial(addr netip.AddrPort) {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(func() { _ = s.Close() })
-	c.socket, c.records, c.eof = s, recordReader{src: s}, false
+	c.socket, c.records, c.eof = s, record.NewReader(s), false
 }
 
 // write sends one packet as it is.
@@ -76,9 +77,9 @@ func (c *client) write(pkt []byte) {
 		return
 	}
 	if c.proto == "TCP" {
-		record := append(make([]byte, recordPrefix), pkt...)
-		putLength(record)
-		pkt = record
+		rec := append(make([]byte, record.PrefixBytes), pkt...)
+		record.PutLength(rec)
+		pkt = rec
 	}
 	_, _ = c.socket.Write(pkt) // a server that is gone shows when reading
 }
@@ -90,7 +91,7 @@ func (c *client) read(until time.Time) []byte {
 		var pkt []byte
 		var err error
 		if c.proto == "TCP" {
-			pkt, err = c.records.next(1 << 20)
+			pkt, err = c.records.Next(1 << 20)
 		} else {
 			buf := make([]byte, 2048)
 			var n int
@@ -190,7 +191,7 @@ func (c *client) open(addr netip.AddrPort, resume bool, early ...[]byte) {
 func (c *client) flush() {
 	room := wire.DatagramBytesMin
 	if c.proto == "TCP" {
-		room = int(c.accept.MaxDatagram) - recordPrefix
+		room = int(c.accept.MaxDatagram) - record.PrefixBytes
 	}
 	for c.closed == nil {
 		pkt := c.sealer.Begin(nil)

@@ -20,7 +20,7 @@ func TestEndDuringOpened(t *testing.T) {
 			r := startHandler(t, proto, nil, h)
 			h.opened = func(c *Conn) {
 				r.srv.Places().End(c.Place().SID(), wire.CloseKicked, "")
-				r.core.wakeNow()
+				r.core.alarm.wake()
 				h.add("in opened")
 			}
 			c := r.join("u")

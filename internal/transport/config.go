@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"time"
 
+	"github.com/Diarkis/diarkis/internal/transport/record"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -20,6 +22,10 @@ type Config struct {
 	Port int
 	// PortSearch is how many ports above Port are tried when it is taken.
 	PortSearch int
+	// Sockets is how many sockets, and goroutines that read them, share the UDP port,
+	// where the system can deal datagrams out by connection; elsewhere there is one.
+	// Zero means one for every two processors.
+	Sockets int
 	// ClientKey is the key that every client of the game was built with, or "".
 	ClientKey string
 
@@ -64,15 +70,15 @@ type Config struct {
 
 // Bounds of Config, and the sizes that follow from the protocol.
 const (
-	datagramMax     = 1452  // an Ethernet frame over IPv6 and UDP
-	recordMin       = 1220  // a TCP record that holds what reliable wants to put into one
-	recordMax       = 65535 // Accept tells it as u16
-	recordPrefix    = 3
+	datagramMax     = 1452    // an Ethernet frame over IPv6 and UDP
+	recordMin       = 1220    // a TCP record that holds what reliable wants to put into one
+	recordMax       = 65535   // Accept tells it as u16
 	handshakeMax    = 2 << 10 // Hello and Confirm on TCP together, prefixes included
-	handshakeRecord = handshakeMax - wire.HelloBytes - 2*recordPrefix
+	handshakeRecord = handshakeMax - wire.HelloBytes - 2*record.PrefixBytes
 )
 
 func (c Config) withDefaults() Config {
+	c.Sockets = cmp.Or(c.Sockets, min(max(1, runtime.GOMAXPROCS(0)/2), shardsMax))
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, 10*time.Second)
 	c.ResumeTTL = cmp.Or(c.ResumeTTL, 30*time.Second)
 	c.ReserveTTL = cmp.Or(c.ReserveTTL, time.Minute)
@@ -102,6 +108,7 @@ func (c Config) validate() error {
 		}
 	}
 	check(c.Port >= 0 && c.Port <= 65535, "port %d is not between 0 and 65535", c.Port)
+	check(c.Sockets > 0 && c.Sockets <= shardsMax, "%d sockets is not between 1 and %d", c.Sockets, shardsMax)
 	check(c.PortSearch >= 0, "port search %d is negative", c.PortSearch)
 	for _, d := range []struct {
 		name string

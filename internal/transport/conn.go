@@ -9,6 +9,8 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/transport/limit"
+	"github.com/Diarkis/diarkis/internal/transport/wheel"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -17,6 +19,7 @@ import (
 type Conn struct {
 	// Set by newConn, then constant.
 	core   *core
+	shard  *shard
 	place  *Place
 	stream *stream // nil on UDP
 	scid   wire.CID
@@ -46,14 +49,15 @@ type Conn struct {
 	frozen     bool // for a move
 	yielding   bool // to a newer connection of the place, on TCP
 
-	links links[Conn] // guarded by the wheel
+	links wheel.Links[Conn] // guarded by the wheel
 }
 
-func (c *Conn) timer() *links[Conn] { return &c.links }
+// Timer is for the wheel.
+func (c *Conn) Timer() *wheel.Links[Conn] { return &c.links }
 
 // flow is the rate limit of what a client sends.
 type flow struct {
-	packets, bytes bucket
+	packets, bytes limit.Bucket
 	since          int64 // start of the span below
 	got, dropped   uint32
 }
@@ -63,18 +67,18 @@ const flowSpan = 10 * time.Second
 
 // take charges one packet of n bytes. Abuse means that more than half of a whole
 // span was dropped.
-func (f *flow) take(now int64, packets, bytes rate, n int) (ok, abuse bool) {
+func (f *flow) take(now int64, packets, bytes limit.Rate, n int) (ok, abuse bool) {
 	if now-f.since > int64(flowSpan) {
 		abuse = f.dropped*2 > f.got
 		f.since, f.got, f.dropped = now, 0, 0
 	}
 	f.got++
-	ok = f.packets.wait(now, packets, 1) == 0 && f.bytes.take(now, bytes, n)
+	ok = f.packets.Wait(now, packets, 1) == 0 && f.bytes.Take(now, bytes, n)
 	if !ok {
 		f.dropped++
 		return false, abuse
 	}
-	f.packets.take(now, packets, 1)
+	f.packets.Take(now, packets, 1)
 	return true, abuse
 }
 
@@ -244,7 +248,7 @@ func (c *Conn) gone(code wire.CloseCode) {
 	c.over.Store(true)
 	c.settleLocked(code)
 	c.mu.Unlock()
-	c.core.remove(c)
+	c.shard.remove(c)
 	if c.stream != nil {
 		c.stream.abort()
 	}
@@ -258,7 +262,7 @@ func (c *Conn) vanish() {
 		c.settleLocked(wire.CloseNormal)
 	}
 	c.mu.Unlock()
-	c.core.remove(c)
+	c.shard.remove(c)
 	if c.stream != nil {
 		c.stream.abort()
 	}
@@ -299,8 +303,7 @@ func (c *Conn) armLocked(at time.Time) {
 		return
 	}
 	c.armed = n
-	c.core.timers.arm(c, at)
-	c.core.wakeBy(at)
+	c.shard.arm(c, at)
 }
 
 // rearmLocked follows the machine's next deadline.
@@ -318,7 +321,7 @@ func (c *Conn) tick(now time.Time, b *Batch) {
 	c.mu.Unlock()
 	switch {
 	case over:
-		c.core.remove(c)
+		c.shard.remove(c)
 	case tell:
 		c.core.places.connEnded(c, code, now)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +13,8 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/transport/limit"
+	"github.com/Diarkis/diarkis/internal/transport/record"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -29,25 +30,23 @@ type core struct {
 	epoch     time.Time // of every int64 time in this package
 	gate      *secure.Gate
 	places    *Places
-	timers    *wheel[Conn, *Conn]
-	cids      *table
-	addresses *table
-	anyone    rate
-	packets   rate
-	bytes     rate
+	shards    []*shard // Listen may drop some, never the first
+	alarm     alarm    // of keep
+	cids      *limit.Table
+	addresses *limit.Table
+	anyone    limit.Rate
+	packets   limit.Rate
+	bytes     limit.Rate
 	releases  chan struct{} // a token for each Release that runs
-	poke      chan struct{} // wakes the keeper
 	housekeep func()        // called once a second by the keeper
 	batches   sync.Pool
-	raw       *rawSocket // of UDP; set by Listen
 
 	state   atomic.Uint32
-	asleep  atomic.Int64 // when the keeper wakes by itself
-	unauth  sharedBucket
+	unauth  limit.Shared
+	turn    atomic.Uint32  // which shard's socket the next Batch sends with
 	running sync.WaitGroup // goroutines of spawn
 
-	mu      sync.RWMutex // guards the fields below
-	conns   map[wire.CID]*Conn
+	mu      sync.Mutex      // guards the fields below
 	stopped bool            // spawn refuses
 	ctx     context.Context // of Run
 }
@@ -55,18 +54,6 @@ type core struct {
 // releasesMax is how many calls of Reservation.Release may run at once. Past it, a
 // Confirm is dropped and the client's next one tries again.
 const releasesMax = 256
-
-// sharedBucket is a bucket for many goroutines.
-type sharedBucket struct {
-	mu sync.Mutex
-	b  bucket
-}
-
-func (s *sharedBucket) take(now int64, r rate) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.take(now, r, 1)
-}
 
 // lockedReader lets many goroutines read random bytes.
 type lockedReader struct {
@@ -91,17 +78,18 @@ func newCore(cfg Config, h Handler, log zerolog.Logger, reg prometheus.Registere
 		cfg: cfg, handler: h, protocol: protocol, epoch: time.Now(), stream: protocol == "TCP",
 		log:       log.With().Str("protocol", protocol).Logger(),
 		m:         newMetrics(reg, protocol),
-		cids:      newTable(newRate(l.HelloPerSec, l.HelloBurst), l.TableSize),
-		addresses: newTable(newRate(l.AddressPerSec, l.AddressBurst), l.TableSize),
-		anyone:    newRate(l.UnauthenticatedPerSec, l.UnauthenticatedPerSec),
-		packets:   newRate(l.PacketsPerSec, l.PacketsBurst),
-		bytes:     newRate(l.BytesPerSec, l.BytesBurst),
+		cids:      limit.NewTable(limit.NewRate(l.HelloPerSec, l.HelloBurst), l.TableSize),
+		addresses: limit.NewTable(limit.NewRate(l.AddressPerSec, l.AddressBurst), l.TableSize),
+		anyone:    limit.NewRate(l.UnauthenticatedPerSec, l.UnauthenticatedPerSec),
+		packets:   limit.NewRate(l.PacketsPerSec, l.PacketsBurst),
+		bytes:     limit.NewRate(l.BytesPerSec, l.BytesBurst),
 		releases:  make(chan struct{}, releasesMax),
-		poke:      make(chan struct{}, 1),
-		conns:     map[wire.CID]*Conn{},
 		ctx:       context.Background(),
 	}
-	k.timers = newWheel[Conn](k.epoch)
+	k.alarm = newAlarm(k.epoch)
+	for i := range k.cfg.Sockets {
+		k.shards = append(k.shards, newShard(k, i))
+	}
 	k.places = newPlaces(k)
 	k.state.Store(uint32(StateOnline))
 	k.batches.New = func() any { return k.NewBatch() }
@@ -154,27 +142,11 @@ func (k *core) CloseAll(code wire.CloseCode, reason string) {
 
 // live returns the connections there are now.
 func (k *core) live() []*Conn {
-	k.mu.RLock()
-	defer k.mu.RUnlock()
-	all := make([]*Conn, 0, len(k.conns))
-	for _, c := range k.conns {
-		all = append(all, c)
+	var all []*Conn
+	for _, s := range k.shards {
+		all = s.appendLive(all)
 	}
 	return all
-}
-
-func (k *core) lookup(scid wire.CID) *Conn {
-	k.mu.RLock()
-	c := k.conns[scid]
-	k.mu.RUnlock()
-	return c
-}
-
-func (k *core) remove(c *Conn) {
-	k.mu.Lock()
-	delete(k.conns, c.scid)
-	k.mu.Unlock()
-	k.timers.disarm(c)
 }
 
 // spawn runs f in a goroutine that Run waits for, unless Run is ending.
@@ -189,19 +161,19 @@ func (k *core) spawn(f func(ctx context.Context)) bool {
 	return true
 }
 
-// begin starts the keeper. The function it returns ends all that runs: first what
-// could still let clients in, then the connections by way of closeAll, the keeper last.
+// begin starts the keepers. The function it returns ends all that runs: first what
+// could still let clients in, then the connections by way of closeAll, the keepers last.
 func (k *core) begin() (end func(closeAll func())) {
 	work, cancel := context.WithCancel(context.Background())
 	keeping, stopKeeper := context.WithCancel(context.Background())
 	k.mu.Lock()
 	k.ctx = work
 	k.mu.Unlock()
-	kept := make(chan struct{})
-	go func() {
-		defer close(kept)
-		k.keep(keeping)
-	}()
+	var kept sync.WaitGroup
+	kept.Go(func() { k.keep(keeping) })
+	for _, s := range k.shards {
+		kept.Go(func() { s.keep(keeping) })
+	}
 	return func(closeAll func()) {
 		cancel()
 		k.mu.Lock()
@@ -211,7 +183,7 @@ func (k *core) begin() (end func(closeAll func())) {
 		k.running.Wait()
 		closeAll() // of those who were on their way in
 		stopKeeper()
-		<-kept
+		kept.Wait()
 		k.places.tell()
 	}
 }
@@ -232,65 +204,32 @@ func (k *core) machineConfig(rtt time.Duration) reliable.Config {
 // UDP nobody has probed the path for more.
 func (k *core) packetMax() int {
 	if k.stream {
-		return k.cfg.MaxRecord - recordPrefix
+		return k.cfg.MaxRecord - record.PrefixBytes
 	}
 	return wire.DatagramBytesMin
 }
 
 // charge says whether a packet that proves nothing may be looked at.
 func (k *core) charge(now time.Time) bool {
-	return k.unauth.take(k.nanos(now), k.anyone)
+	return k.unauth.Take(k.nanos(now), k.anyone)
 }
 
-// wakeBy makes the keeper look no later than at.
-func (k *core) wakeBy(at time.Time) {
-	if k.nanos(at) < k.asleep.Load() {
-		k.wakeNow()
-	}
-}
-
-func (k *core) wakeNow() {
-	select {
-	case k.poke <- struct{}{}:
-	default: // it will look anyway
-	}
-}
-
-// keep fires timers and tells the Handler what ended, until ctx ends.
+// keep ends places whose time is over and tells the Handler of places that ended or
+// lost their connection, until ctx ends.
 func (k *core) keep(ctx context.Context) {
-	b := k.NewBatch()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	var conns []*Conn
-	var places []*Place
+	var due []*Place
 	var tidied time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			k.places.tell()
-			return
-		case <-timer.C:
-		case <-k.poke:
-		}
-		k.asleep.Store(math.MaxInt64) // until we know: whoever arms a timer now wakes us again
-		now := time.Now()
-		conns = k.timers.collect(now, conns[:0])
-		for _, c := range conns {
-			c.tick(now, b)
-		}
-		b.Flush()
-		places = k.places.expire(now, places[:0])
+	k.alarm.run(ctx, func(now time.Time) time.Time {
+		due = k.places.expire(now, due[:0])
+		clear(due)
 		k.places.tell()
 		if now.Sub(tidied) >= time.Second {
 			tidied = now
 			k.tidy(now)
 		}
-		clear(conns)
-		clear(places)
-		at := k.places.timers.next(k.timers.next(now.Add(k.cfg.TimerMax)))
-		k.asleep.Store(k.nanos(at))
-		timer.Reset(time.Until(at))
-	}
+		return k.places.timers.Next(now.Add(k.cfg.TimerMax))
+	})
+	k.places.tell()
 }
 
 func (k *core) tidy(now time.Time) {

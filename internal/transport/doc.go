@@ -11,11 +11,15 @@
 //
 //	reader      one a UDP socket, one a TCP connection: reads a batch, opens
 //	            packets, calls Handler.Opened and Handle, flushes what they sent
-//	keeper      one a server: fires due timers (acks, repeats, idling, expiry)
-//	            and calls Handler.Lost and Ended
+//	keeper      one a shard, which is a share of the connections: fires their
+//	            timers (acks, repeats, idling)
+//	            one a server: expires places and calls Handler.Lost and Ended
 //	any other   Conn.Send and Batch.Flush: packets are built and sealed under the
 //	            connection's lock and sent after it is released
 //
-// Locks, outermost first: Places.mu, Conn.mu, and the locks of the wheels. None is
-// held across a system call or a Handler callback.
+// Locks, outermost first: Places.mu, Conn.mu, shard.mu, and the locks of the wheels.
+// None is held across a system call or a Handler callback.
+//
+// Parts with a job of their own: datagram moves UDP datagrams in batches, record cuts
+// TCP into packets, limit counts what clients may do, wheel tells what is due.
 package transport

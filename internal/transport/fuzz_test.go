@@ -41,7 +41,7 @@ func FuzzDatagram(f *testing.F) {
 		if _, err := u.places.Reserve(Reservation{Credentials: creds}); err != nil {
 			t.Fatal(err)
 		}
-		r := &udpReader{core: u.core, batch: u.NewBatch()}
+		r := &udpReader{core: u.core, shard: u.core.shards[0], batch: u.NewBatch()}
 		dropped := r.datagram(time.Now(), b, src)
 		if (dropped == nil) != (len(r.batch.out) == 1) {
 			t.Errorf("dropped as %v with %d answers", dropped, len(r.batch.out))

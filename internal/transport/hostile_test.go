@@ -9,6 +9,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/transport/limit"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -201,7 +202,7 @@ func TestHelloLimits(t *testing.T) {
 }
 
 func TestFlow(t *testing.T) {
-	packets, bytes := newRate(200, 400), newRate(1000, 4000)
+	packets, bytes := limit.NewRate(200, 400), limit.NewRate(1000, 4000)
 	now := int64(time.Hour)
 	f := flow{since: now}
 	for i := range 400 {

@@ -1,15 +1,12 @@
 package transport
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
 	"syscall"
-
-	"github.com/Diarkis/diarkis/internal/wire"
 )
 
 // bind tries the ports of cfg, upward, until one is free.
@@ -44,6 +41,3 @@ func addrPortOf(a net.Addr) netip.AddrPort {
 	}
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
-
-// cidKey turns a connection id into the key of a table.
-func cidKey(cid wire.CID) uint64 { return binary.BigEndian.Uint64(cid[:]) }

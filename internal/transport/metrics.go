@@ -11,18 +11,18 @@ import (
 
 // Why packets are dropped, beside the refusals of wire and secure.
 const (
-	dropAddress  = wire.Refusal("address_limit")     // too many handshakes from one address
-	dropBusy     = wire.Refusal("release_busy")      // too many moves at once, or one under way
-	dropCID      = wire.Refusal("cid_limit")         // too many handshakes of one place
-	dropClosed   = wire.Refusal("closed")            // the connection was closed
-	dropFrozen   = wire.Refusal("frozen")            // the user is being moved
-	dropGone     = wire.Refusal("gone")              // the place ended meanwhile
-	dropKernel   = wire.Refusal("kernel")            // the socket's buffer was full
-	dropOversize = wire.Refusal("oversize")          // larger than what Accept announced
-	dropProbe    = wire.Refusal("probe")             // a probe under another key
-	dropProcess  = wire.Refusal("process_limit")     // too many unauthenticated packets
-	dropRate     = wire.Refusal("rate_limit")        // one connection sends too much
-	dropRecord   = wire.Refusal("record_size")       // a TCP record that is empty or over the limit
+	dropAddress  = wire.Refusal("address_limit") // too many handshakes from one address
+	dropBusy     = wire.Refusal("release_busy")  // too many moves at once, or one under way
+	dropCID      = wire.Refusal("cid_limit")     // too many handshakes of one place
+	dropClosed   = wire.Refusal("closed")        // the connection was closed
+	dropFrozen   = wire.Refusal("frozen")        // the user is being moved
+	dropGone     = wire.Refusal("gone")          // the place ended meanwhile
+	dropKernel   = wire.Refusal("kernel")        // the socket's buffer was full
+	dropOversize = wire.Refusal("oversize")      // larger than what Accept announced
+	dropProbe    = wire.Refusal("probe")         // a probe under another key
+	dropProcess  = wire.Refusal("process_limit") // too many unauthenticated packets
+	dropRate     = wire.Refusal("rate_limit")    // one connection sends too much
+	// record.ErrSize is one too.
 	dropReplayed = wire.Refusal("confirm_replay")    // a Confirm that was accepted before
 	dropSCID     = wire.Refusal("unknown_scid")      // no such connection
 	dropSend     = wire.Refusal("send")              // the system refused to send it

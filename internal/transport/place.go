@@ -9,6 +9,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/transport/wheel"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -28,10 +29,11 @@ type Place struct {
 	state   placeState
 	opening bool // Handler.Opened is running
 
-	links links[Place] // guarded by the wheel
+	links wheel.Links[Place] // guarded by the wheel
 }
 
-func (p *Place) timer() *links[Place] { return &p.links }
+// Timer is for the wheel.
+func (p *Place) Timer() *wheel.Links[Place] { return &p.links }
 
 type placeState uint8
 
@@ -105,7 +107,7 @@ type Reservation struct {
 // Places are the users a server expects or has. It is safe for concurrent use.
 type Places struct {
 	core   *core
-	timers *wheel[Place, *Place]
+	timers *wheel.Wheel[Place, *Place]
 
 	mu     sync.Mutex // guards the fields below and those of Place
 	told   sync.Cond  // telling, or opening of a place, changed
@@ -138,7 +140,7 @@ const rememberFor = 15 * time.Second
 
 func newPlaces(k *core) *Places {
 	ps := &Places{
-		core: k, timers: newWheel[Place](k.epoch),
+		core: k, timers: wheel.New[Place](k.epoch),
 		bySID: map[id.SID]*Place{}, byCID0: map[wire.CID]*Place{}, memory: map[id.SID]remembered{},
 	}
 	ps.told.L = &ps.mu
@@ -211,7 +213,7 @@ func (ps *Places) End(sid id.SID, code wire.CloseCode, reason string) bool {
 	if c != nil {
 		c.hangUp(code, reason)
 	}
-	ps.core.wakeNow()
+	ps.core.alarm.wake()
 	return true
 }
 
@@ -267,13 +269,13 @@ func (ps *Places) setLocked(p *Place, s placeState) {
 
 func (ps *Places) expireAtLocked(p *Place, at time.Time) {
 	p.expires = ps.core.nanos(at)
-	ps.timers.arm(p, at)
-	ps.core.wakeBy(at)
+	ps.timers.Arm(p, at)
+	ps.core.alarm.wakeBy(at)
 }
 
 func (ps *Places) keepLocked(p *Place) {
 	p.expires = 0
-	ps.timers.disarm(p)
+	ps.timers.Disarm(p)
 }
 
 // endLocked removes p and has the Handler told. It returns the connection that is
@@ -339,7 +341,7 @@ func (ps *Places) unsayLostLocked(p *Place) {
 // connection when the code leaves that open, and ends otherwise.
 func (ps *Places) connEnded(c *Conn, code wire.CloseCode, now time.Time) {
 	ps.mu.Lock()
-	defer ps.core.wakeNow()
+	defer ps.core.alarm.wake()
 	defer ps.mu.Unlock()
 	p := c.place
 	if p.conn.Load() != c {
@@ -361,7 +363,7 @@ func (ps *Places) connEnded(c *Conn, code wire.CloseCode, now time.Time) {
 
 // expire ends the places whose time is over.
 func (ps *Places) expire(now time.Time, due []*Place) []*Place {
-	due = ps.timers.collect(now, due)
+	due = ps.timers.Collect(now, due)
 	if len(due) == 0 {
 		return due
 	}

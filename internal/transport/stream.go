@@ -2,10 +2,11 @@ package transport
 
 import (
 	"context"
-	"encoding/binary"
 	"net"
 	"syscall"
 	"time"
+
+	"github.com/Diarkis/diarkis/internal/transport/record"
 )
 
 // stream is the TCP half of a [Conn].
@@ -29,16 +30,9 @@ const (
 )
 
 // queueLocked adds a record that was built in [Conn.room].
-func (s *stream) queueLocked(record []byte) {
-	putLength(record)
-	s.queued = append(s.queued, record...)
-}
-
-// putLength fills in the length prefix of a record.
-func putLength(record []byte) {
-	n := len(record) - recordPrefix
-	record[0] = byte(n >> 16)
-	binary.BigEndian.PutUint16(record[1:], uint16(n))
+func (s *stream) queueLocked(rec []byte) {
+	record.PutLength(rec)
+	s.queued = append(s.queued, rec...)
 }
 
 // abort ends the socket at once; its reader and writer return.
@@ -63,7 +57,7 @@ func (s *stream) pump(c *Conn, b *Batch, now time.Time) {
 		if done {
 			return
 		}
-		n, err := b.pipe.try(s.raw, out)
+		n, err := b.pipe.Try(s.raw, out)
 		b.core.m.bytesOut.Add(float64(n))
 		if err != nil {
 			s.broke(c)
@@ -96,7 +90,7 @@ func (s *stream) take(c *Conn, now time.Time, dst []byte) (out []byte, done bool
 			break
 		}
 		out = pkt
-		putLength(out[start:])
+		record.PutLength(out[start:])
 		records++
 	}
 	c.core.m.packetsOut.Add(float64(records))

@@ -16,6 +16,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/transport/record"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -139,7 +140,7 @@ func (t *TCP) read(ctx context.Context, s *net.TCPConn) {
 		<-t.slots
 		return
 	}
-	r := &tcpReader{tcp: t, stream: &stream{socket: s, raw: raw}, peer: addrPortOf(s.RemoteAddr()), records: recordReader{src: s}}
+	r := &tcpReader{tcp: t, stream: &stream{socket: s, raw: raw}, peer: addrPortOf(s.RemoteAddr()), records: record.NewReader(s)}
 	_ = s.SetReadDeadline(time.Now().Add(t.cfg.HandshakeTimeout))
 	err = r.handshake(ctx)
 	<-t.slots
@@ -171,7 +172,7 @@ type tcpReader struct {
 	tcp     *TCP
 	stream  *stream
 	peer    netip.AddrPort
-	records recordReader
+	records record.Reader
 	conn    *Conn // after the handshake
 	rx      reliable.Received
 }
@@ -179,7 +180,7 @@ type tcpReader struct {
 // handshake gets the connection from its first byte to Accept, or answers a probe.
 func (r *tcpReader) handshake(ctx context.Context) error {
 	k := r.tcp.core
-	pkt, err := r.records.next(wire.HelloBytes)
+	pkt, err := r.records.Next(wire.HelloBytes)
 	if err != nil {
 		return err
 	}
@@ -212,7 +213,7 @@ func (r *tcpReader) handshake(ctx context.Context) error {
 	if err := r.answer(challenge); err != nil {
 		return err
 	}
-	if pkt, err = r.records.next(handshakeRecord); err != nil {
+	if pkt, err = r.records.Next(handshakeRecord); err != nil {
 		return err
 	}
 	rtt := max(time.Since(asked), time.Microsecond)
@@ -220,16 +221,16 @@ func (r *tcpReader) handshake(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.admit(ctx, arrival{place: p, accepted: accepted, peer: r.peer, stream: r.stream, rtt: rtt})
+	return r.admit(ctx, arrival{place: p, accepted: accepted, peer: r.peer, shard: k.shardOf(cid0), stream: r.stream, rtt: rtt})
 }
 
 // answer writes one handshake packet.
 func (r *tcpReader) answer(pkt []byte) error {
-	record := append(make([]byte, recordPrefix), pkt...)
-	putLength(record)
+	rec := append(make([]byte, record.PrefixBytes), pkt...)
+	record.PutLength(rec)
 	_ = r.stream.socket.SetWriteDeadline(time.Now().Add(r.tcp.cfg.HandshakeTimeout))
 	defer func() { _ = r.stream.socket.SetWriteDeadline(time.Time{}) }()
-	_, err := r.stream.socket.Write(record)
+	_, err := r.stream.socket.Write(rec)
 	return err
 }
 
@@ -269,8 +270,8 @@ func (r *tcpReader) serve() {
 	k, c := r.tcp.core, r.conn
 	for !c.Closed() {
 		// What the last burst left is not announced by the socket again.
-		if pkt, err := r.records.buffered(k.cfg.MaxRecord - recordPrefix); pkt == nil && err == nil {
-			if err := r.records.wait(); err != nil {
+		if pkt, err := r.records.Buffered(k.cfg.MaxRecord - record.PrefixBytes); pkt == nil && err == nil {
+			if err := r.records.Wait(); err != nil {
 				return
 			}
 		}
@@ -300,7 +301,7 @@ func (r *tcpReader) burst(b *Batch) (pause time.Duration, err error) {
 		k.m.bytesIn.Add(float64(size))
 	}()
 	for !c.Closed() {
-		pkt, err := r.records.buffered(k.cfg.MaxRecord - recordPrefix)
+		pkt, err := r.records.Buffered(k.cfg.MaxRecord - record.PrefixBytes)
 		if pkt == nil || err != nil {
 			return 0, err
 		}
@@ -308,9 +309,9 @@ func (r *tcpReader) burst(b *Batch) (pause time.Duration, err error) {
 		if dropped == dropFrozen {
 			return 0, nil // it is read again after the thaw
 		}
-		r.records.consume()
+		r.records.Consume()
 		packets++
-		size += len(pkt) + recordPrefix
+		size += len(pkt) + record.PrefixBytes
 		if dropped != nil {
 			k.m.drop(dropped)
 		}
@@ -325,9 +326,9 @@ func (r *tcpReader) burst(b *Batch) (pause time.Duration, err error) {
 // long to wait before the next. Only the reader uses flow on TCP.
 func (c *Conn) charge(now time.Time, n int) time.Duration {
 	k, at := c.core, c.core.nanos(now)
-	c.flow.packets.force(at, k.packets, 1)
-	c.flow.bytes.force(at, k.bytes, n)
-	return max(c.flow.packets.wait(at, k.packets, 1), c.flow.bytes.wait(at, k.bytes, 1))
+	c.flow.packets.Force(at, k.packets, 1)
+	c.flow.bytes.Force(at, k.bytes, n)
+	return max(c.flow.packets.Wait(at, k.packets, 1), c.flow.bytes.Wait(at, k.bytes, 1))
 }
 
 // giveBack ends a batch of this reader.

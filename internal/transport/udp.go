@@ -14,16 +14,15 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/transport/datagram"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
-// socketBuffer is what we ask the system for in each direction, in bytes.
-const socketBuffer = 4 << 20
-
-// UDP is the server for clients on UDP: one socket and one goroutine that reads it.
+// UDP is the server for clients on UDP: one port with one or several sockets, and a
+// goroutine that reads each.
 type UDP struct {
 	*core
-	socket *net.UDPConn
+	sockets datagram.Group
 }
 
 var _ Server = (*UDP)(nil)
@@ -37,70 +36,80 @@ func NewUDP(cfg Config, h Handler, log zerolog.Logger, reg prometheus.Registerer
 	return &UDP{core: k}, nil
 }
 
-// Listen binds the socket and returns its address.
+// Listen binds the port and returns its address.
 func (u *UDP) Listen() (netip.AddrPort, error) {
-	pc, err := bind(u.cfg, func(hostPort string) (net.PacketConn, error) { return net.ListenPacket("udp", hostPort) })
+	group, err := bind(u.cfg, func(hostPort string) (datagram.Group, error) {
+		return datagram.Listen(hostPort, u.cfg.Sockets, steering)
+	})
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	u.socket = pc.(*net.UDPConn)
-	// The system may grant less; then its drop counter tells.
-	_ = u.socket.SetReadBuffer(socketBuffer)
-	_ = u.socket.SetWriteBuffer(socketBuffer)
-	if u.raw, err = newRawSocket(u.socket); err != nil {
-		return netip.AddrPort{}, errors.Join(fmt.Errorf("use socket: %w", err), u.socket.Close())
+	u.sockets = group
+	u.shards = u.shards[:len(group)]
+	for i, s := range u.shards {
+		s.socket = group[i]
 	}
 	u.housekeep = u.countKernelDrops()
-	return addrPortOf(u.socket.LocalAddr()), nil
+	return group.Addr(), nil
 }
 
 // Run serves until ctx ends, then closes what is left and returns nil.
 func (u *UDP) Run(ctx context.Context) error {
-	if u.socket == nil {
+	if u.sockets == nil {
 		return errors.New("run UDP server: Listen was not called")
 	}
 	ended := u.begin()
-	failed := make(chan error, 1)
-	go func() { failed <- u.read() }()
-
-	var err error
+	failed := make(chan error, len(u.shards))
+	for _, s := range u.shards {
+		go func() { failed <- s.read() }()
+	}
+	var errs []error
+	reading := len(u.shards)
 	select {
 	case <-ctx.Done():
-		_ = u.socket.SetReadDeadline(time.Now()) // read returns
-		err = <-failed
-	case err = <-failed:
+	case err := <-failed:
+		errs = append(errs, err)
+		reading--
+	}
+	for _, s := range u.sockets {
+		s.Interrupt()
+	}
+	for range reading {
+		errs = append(errs, <-failed)
 	}
 	ended(func() { u.CloseAll(wire.CloseShutdown, "") })
-	return errors.Join(err, u.socket.Close())
+	return errors.Join(append(errs, u.sockets.Close())...)
 }
 
-// read handles datagrams until the socket is closed or its deadline is set.
-func (u *UDP) read() error {
-	in := newDatagramReader(u.raw, u.cfg.MaxDatagram+1)
-	r := &udpReader{core: u.core, batch: u.NewBatch()}
+// read handles the datagrams of a shard's socket until it is interrupted.
+func (s *shard) read() error {
+	m := s.core.m
+	in := datagram.NewReader(s.socket, s.core.cfg.MaxDatagram+1)
+	r := &udpReader{core: s.core, shard: s, batch: s.newBatch()}
 	r.batch.reader = true
 	for {
-		n, err := in.read()
+		n, err := in.Read()
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) || isTimeout(err) {
-				return nil
-			}
 			return fmt.Errorf("read from UDP socket: %w", err)
+		}
+		if n == 0 {
+			return nil
 		}
 		now, size := time.Now(), 0
 		for i := range n {
-			pkt, src := in.at(i)
+			pkt, src := in.At(i)
 			size += len(pkt)
 			if err := r.datagram(now, pkt, src); err != nil {
-				u.m.drop(err)
+				m.drop(err)
 			}
 		}
 		r.batch.Flush()
-		u.m.packetsIn.Add(float64(n))
-		u.m.bytesIn.Add(float64(size))
+		m.packetsIn.Add(float64(n))
+		m.bytesIn.Add(float64(size))
 	}
 }
 
+// isTimeout says that a deadline passed.
 func isTimeout(err error) bool {
 	e, ok := errors.AsType[net.Error](err)
 	return ok && e.Timeout()
@@ -109,18 +118,21 @@ func isTimeout(err error) bool {
 // countKernelDrops returns a function that adds what the system dropped since it
 // was last called to the metrics.
 func (u *UDP) countKernelDrops() func() {
-	var seen uint32
+	seen := make([]uint32, len(u.sockets))
 	dropped := u.m.dropped.WithLabelValues(string(dropKernel))
 	return func() {
-		now := u.raw.kernelDrops()
-		dropped.Add(float64(now - seen)) // it wraps around
-		seen = now
+		for i, s := range u.sockets {
+			now := s.Drops()
+			dropped.Add(float64(now - seen[i])) // it wraps around
+			seen[i] = now
+		}
 	}
 }
 
 // udpReader is what the goroutine that reads a socket works with.
 type udpReader struct {
 	core  *core
+	shard *shard
 	batch *Batch
 	rx    reliable.Received
 }
@@ -136,7 +148,7 @@ func (r *udpReader) datagram(now time.Time, pkt []byte, src netip.AddrPort) erro
 		if !ok {
 			return wire.RefusedLength
 		}
-		c := r.core.lookup(scid)
+		c := r.shard.lookup(scid)
 		if c == nil {
 			return dropSCID
 		}
@@ -225,7 +237,7 @@ func (r *udpReader) confirm(now time.Time, pkt []byte, src netip.AddrPort) error
 	if err != nil {
 		return err
 	}
-	a := arrival{place: p, accepted: accepted, peer: src, rtt: k.sinceCookie(now, accepted.CookieTime)}
+	a := arrival{place: p, accepted: accepted, peer: src, shard: r.shard, rtt: k.sinceCookie(now, accepted.CookieTime)}
 	if release != nil {
 		return k.admitReleased(a, release)
 	}

@@ -1,24 +1,24 @@
 //go:build unix
 
-package transport
+package record
 
 import "syscall"
 
-// streamWriter writes to TCP sockets without waiting.
-type streamWriter struct {
+// Writer writes to TCP sockets without waiting. The zero value is ready to use.
+type Writer struct {
 	call func(fd uintptr) bool // made once: a closure a call would be garbage
 	out  []byte
 	n    int
 	err  error
 }
 
-func (w *streamWriter) write(fd uintptr) bool {
+func (w *Writer) write(fd uintptr) bool {
 	w.n, w.err = syscall.Write(int(fd), w.out)
 	return true // never wait
 }
 
-// try writes what the system takes of out now.
-func (w *streamWriter) try(raw syscall.RawConn, out []byte) (n int, err error) {
+// Try writes what the system takes of out now, perhaps nothing.
+func (w *Writer) Try(raw syscall.RawConn, out []byte) (n int, err error) {
 	if w.call == nil {
 		w.call = w.write
 	}

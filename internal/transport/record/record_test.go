@@ -1,4 +1,4 @@
-package transport
+package record
 
 import (
 	"bytes"
@@ -10,8 +10,8 @@ import (
 )
 
 func record(b []byte) []byte {
-	out := append(make([]byte, recordPrefix), b...)
-	putLength(out)
+	out := append(make([]byte, PrefixBytes), b...)
+	PutLength(out)
 	return out
 }
 
@@ -25,18 +25,18 @@ func TestRecordReader(t *testing.T) {
 		"at once": bytes.NewReader(all), "byte by byte": iotest.OneByteReader(bytes.NewReader(all)),
 		"halves": iotest.HalfReader(bytes.NewReader(all)),
 	} {
-		r := recordReader{src: src}
+		r := Reader{src: src}
 		for i, b := range want {
-			got, err := r.next(8000)
+			got, err := r.Next(8000)
 			if err != nil || !bytes.Equal(got, b) {
 				t.Errorf("%s: record %d = %d bytes, %v; want %d", name, i, len(got), err, len(b))
 			}
 		}
-		if _, err := r.next(8000); !errors.Is(err, io.EOF) {
+		if _, err := r.Next(8000); !errors.Is(err, io.EOF) {
 			t.Errorf("%s: end = %v, want EOF", name, err)
 		}
-		if len(r.buf) != recordBuffer {
-			t.Errorf("%s: %d bytes of buffer stay, want %d", name, len(r.buf), recordBuffer)
+		if len(r.buf) != smallest {
+			t.Errorf("%s: %d bytes of buffer stay, want %d", name, len(r.buf), smallest)
 		}
 	}
 }
@@ -46,10 +46,10 @@ func FuzzRecordReader(f *testing.F) {
 	f.Add([]byte{0, 0, 0})
 	f.Add([]byte{255, 255, 255, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r := recordReader{src: iotest.HalfReader(bytes.NewReader(b))}
+		r := Reader{src: iotest.HalfReader(bytes.NewReader(b))}
 		var again []byte
 		for {
-			pkt, err := r.next(1000)
+			pkt, err := r.Next(1000)
 			if err != nil {
 				break
 			}

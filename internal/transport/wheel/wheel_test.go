@@ -1,4 +1,4 @@
-package transport
+package wheel
 
 import (
 	"math/rand/v2"
@@ -7,39 +7,39 @@ import (
 )
 
 type alarm struct {
-	links[alarm]
+	Links[alarm]
 	at time.Time
 }
 
-func (a *alarm) timer() *links[alarm] { return &a.links }
+func (a *alarm) Timer() *Links[alarm] { return &a.Links }
 
 func TestWheelFiresEachOnceAndNeverEarly(t *testing.T) {
 	epoch := time.Unix(1000, 0)
 	for seed := range uint64(20) {
 		rng := rand.New(rand.NewPCG(seed, 1))
-		w := newWheel[alarm](epoch)
+		w := New[alarm](epoch)
 		now := epoch
 		armed := map[*alarm]bool{}
 		for range 2000 {
 			switch rng.IntN(4) {
 			case 0, 1:
 				a := &alarm{at: now.Add(time.Duration(rng.Int64N(int64(10*time.Minute))) >> rng.IntN(20))}
-				w.arm(a, a.at)
+				w.Arm(a, a.at)
 				armed[a] = true
 			case 2:
 				for a := range armed {
 					if rng.IntN(2) == 0 {
-						w.disarm(a)
+						w.Disarm(a)
 						delete(armed, a)
 					} else {
 						a.at = now.Add(time.Duration(rng.Int64N(int64(3 * time.Second))))
-						w.arm(a, a.at)
+						w.Arm(a, a.at)
 					}
 					break
 				}
 			case 3:
 				now = now.Add(time.Duration(rng.Int64N(int64(2 * time.Second))))
-				for _, a := range w.collect(now, nil) {
+				for _, a := range w.Collect(now, nil) {
 					if !armed[a] {
 						t.Fatalf("seed %d: fired what was not armed", seed)
 					}
@@ -49,7 +49,7 @@ func TestWheelFiresEachOnceAndNeverEarly(t *testing.T) {
 					delete(armed, a)
 				}
 				for a := range armed {
-					if late := now.Sub(a.at); late > wheelTick {
+					if late := now.Sub(a.at); late > Tick {
 						t.Fatalf("seed %d: %v late", seed, late)
 					}
 				}
@@ -63,23 +63,23 @@ func TestWheelFiresEachOnceAndNeverEarly(t *testing.T) {
 
 func TestWheelNextIsNeverLate(t *testing.T) {
 	epoch := time.Unix(1000, 0)
-	w := newWheel[alarm](epoch)
-	if got := w.next(epoch.Add(time.Second)); !got.Equal(epoch.Add(time.Second)) {
+	w := New[alarm](epoch)
+	if got := w.Next(epoch.Add(time.Second)); !got.Equal(epoch.Add(time.Second)) {
 		t.Errorf("next of an empty wheel = %v after the epoch, want the limit", got.Sub(epoch))
 	}
 	for _, d := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, time.Second, time.Minute, time.Hour} {
 		a := &alarm{at: epoch.Add(d)}
-		w.arm(a, a.at)
+		w.Arm(a, a.at)
 		now, fired := epoch, false
 		w.done = 0
 		for range 10_000_000 {
-			now = w.next(now.Add(time.Minute))
-			if got := w.collect(now, nil); len(got) == 1 {
+			now = w.Next(now.Add(time.Minute))
+			if got := w.Collect(now, nil); len(got) == 1 {
 				fired = true
 				break
 			}
 		}
-		if late := now.Sub(a.at); !fired || late < 0 || late > 2*wheelTick {
+		if late := now.Sub(a.at); !fired || late < 0 || late > 2*Tick {
 			t.Errorf("armed at %v: fired %v, %v late", d, fired, late)
 		}
 	}
@@ -87,11 +87,11 @@ func TestWheelNextIsNeverLate(t *testing.T) {
 
 func BenchmarkWheelRearm(b *testing.B) {
 	now := time.Unix(1000, 0)
-	w := newWheel[alarm](now)
+	w := New[alarm](now)
 	a := make([]alarm, 10000)
 	i := 0
 	for b.Loop() {
-		w.arm(&a[i%len(a)], now.Add(20*time.Millisecond))
+		w.Arm(&a[i%len(a)], now.Add(20*time.Millisecond))
 		i++
 	}
 }

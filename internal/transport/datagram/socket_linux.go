@@ -1,0 +1,106 @@
+package datagram
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// native is the Linux part of a [Socket].
+type native struct {
+	v6    bool        // the socket speaks IPv6, so IPv4 addresses are mapped
+	noGSO atomic.Bool // the system or the network device can't cut for us
+}
+
+// control runs f on the socket's descriptor.
+func (s *Socket) control(f func(fd int) error) error {
+	var failed error
+	if err := s.raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil {
+		return err
+	}
+	return failed
+}
+
+func (s *Socket) setUp() error {
+	return s.control(func(fd int) error {
+		domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		if err != nil {
+			return fmt.Errorf("ask for the socket's domain: %w", err)
+		}
+		s.v6 = domain == unix.AF_INET6
+		// A datagram that the path can't carry is to be lost, not cut into fragments on
+		// its way: a search for the path's limit would find nothing otherwise. A system
+		// without the option fragments, which works as well as it did before.
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+		if s.v6 {
+			_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
+		}
+		_, err = unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
+		s.noGSO.Store(err != nil)
+		return nil
+	})
+}
+
+// skMeminfoDrops is where SO_MEMINFO counts datagrams that found no room.
+const skMeminfoDrops = 8
+
+// Drops returns how many datagrams the system dropped because the socket's
+// buffer was full, modulo 2^32.
+func (s *Socket) Drops() uint32 {
+	var info [skMeminfoDrops + 1]uint32
+	size := uint32(unsafe.Sizeof(info))
+	_ = s.raw.Control(func(fd uintptr) { // on failure info stays 0
+		_, _, _ = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	})
+	return info[skMeminfoDrops]
+}
+
+// mmsghdr is struct mmsghdr of <sys/socket.h>.
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+	_   [unsafe.Sizeof(uintptr(0)) - 4]byte
+}
+
+// addrOf reads a socket address of either family.
+func addrOf(sa *unix.RawSockaddrInet6) netip.AddrPort {
+	port := ntohs(sa.Port)
+	if sa.Family == unix.AF_INET {
+		v4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
+		return netip.AddrPortFrom(netip.AddrFrom4(v4.Addr), port)
+	}
+	a := netip.AddrFrom16(sa.Addr).Unmap()
+	if sa.Scope_id != 0 && a.IsLinkLocalUnicast() {
+		a = a.WithZone(strconv.Itoa(int(sa.Scope_id)))
+	}
+	return netip.AddrPortFrom(a, port)
+}
+
+// put writes an address into sa and returns its length there.
+func (s *Socket) put(sa *unix.RawSockaddrInet6, to netip.AddrPort) uint32 {
+	if !s.v6 {
+		*(*unix.RawSockaddrInet4)(unsafe.Pointer(sa)) = unix.RawSockaddrInet4{
+			Family: unix.AF_INET, Port: ntohs(to.Port()), Addr: to.Addr().Unmap().As4(),
+		}
+		return unix.SizeofSockaddrInet4
+	}
+	*sa = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: ntohs(to.Port()), Addr: to.Addr().As16()}
+	if zone := to.Addr().Zone(); zone != "" {
+		id, _ := strconv.Atoi(zone) // addrOf made it
+		sa.Scope_id = uint32(id)
+	}
+	return unix.SizeofSockaddrInet6
+}
+
+// ntohs turns a port from network to host order, or back.
+func ntohs(port uint16) uint16 {
+	var b [2]byte
+	binary.NativeEndian.PutUint16(b[:], port)
+	return binary.BigEndian.Uint16(b[:])
+}

@@ -1,0 +1,134 @@
+// Package limit counts what clients do against what they may: token buckets of one
+// word each, and tables of them that stay as small as they were made.
+//
+// Times are nanoseconds since an epoch of the caller's, the same for all calls.
+package limit
+
+import (
+	"encoding/binary"
+	"hash/maphash"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Rate is how fast a bucket refills and how much it holds, as the time one unit
+// costs and the time a full bucket is worth. The zero Rate lets everything through.
+type Rate struct {
+	cost, full int64 // nanoseconds
+}
+
+// NewRate returns the rate of a bucket that gets perSec units a second and holds burst,
+// at least 1. Without a positive perSec there is no limit.
+func NewRate(perSec, burst int) Rate {
+	if perSec <= 0 {
+		return Rate{}
+	}
+	cost := int64(time.Second) / int64(perSec)
+	return Rate{cost: cost, full: cost * int64(max(burst, 1))}
+}
+
+// Bucket is a token bucket in one word: the time (nanoseconds since an epoch of
+// the caller's) at which it will be full again.
+type Bucket int64
+
+// Take takes n units, or takes nothing and returns false when they are not there.
+func (b *Bucket) Take(now int64, r Rate, n int) bool {
+	if r.cost == 0 {
+		return true
+	}
+	full := max(int64(*b), now) + r.cost*int64(n)
+	if full-now > r.full {
+		return false
+	}
+	*b = Bucket(full)
+	return true
+}
+
+// Wait is how long until Take would give n units, n being no more than the burst.
+func (b *Bucket) Wait(now int64, r Rate, n int) time.Duration {
+	if r.cost == 0 {
+		return 0
+	}
+	need := min(r.cost*int64(n), r.full)
+	return time.Duration(max(0, max(int64(*b), now)+need-now-r.full))
+}
+
+// Force takes n units even when they are not there, so that the next Wait is longer.
+func (b *Bucket) Force(now int64, r Rate, n int) {
+	if r.cost != 0 {
+		*b = Bucket(max(int64(*b), now) + r.cost*int64(n))
+	}
+}
+
+// ways is how many entries of a table share a set, where the one quiet for
+// longest makes room.
+const ways = 4
+
+// Table holds a fixed number of buckets by key. It is safe for concurrent use.
+type Table struct {
+	rate Rate
+	seed maphash.Seed
+
+	mu   sync.Mutex // guards the field below
+	sets [][ways]entry
+}
+
+type entry struct {
+	key  uint64 // hash under the seed, which nobody outside knows
+	when Bucket
+}
+
+// NewTable returns a table of size buckets, or a few less.
+func NewTable(r Rate, size int) *Table {
+	return &Table{rate: r, seed: maphash.MakeSeed(), sets: make([][ways]entry, max(1, size/ways))}
+}
+
+// Take takes one unit from the bucket of key.
+func (t *Table) Take(now int64, key uint64) bool {
+	if t.rate.cost == 0 {
+		return true
+	}
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], key)
+	h := maphash.Bytes(t.seed, b[:]) | 1 // never 0, the key of an empty entry
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	set := &t.sets[h%uint64(len(t.sets))]
+	victim := &set[0]
+	for i := range set {
+		e := &set[i]
+		if e.key == h {
+			return e.when.Take(now, t.rate, 1)
+		}
+		if e.when < victim.when {
+			victim = e
+		}
+	}
+	*victim = entry{key: h}
+	return victim.when.Take(now, t.rate, 1)
+}
+
+// AddressKey is what address limits count by: the IPv4 address or the IPv6 /64.
+func AddressKey(a netip.Addr) uint64 {
+	a = a.Unmap()
+	if a.Is4() {
+		b := a.As4()
+		return uint64(binary.BigEndian.Uint32(b[:])) | 1<<63 // no global unicast /64 looks like this
+	}
+	b := a.As16()
+	return binary.BigEndian.Uint64(b[:8])
+}
+
+// Shared is a Bucket for many goroutines.
+type Shared struct {
+	mu sync.Mutex
+	b  Bucket
+}
+
+// Take is [Bucket.Take] of one unit.
+func (s *Shared) Take(now int64, r Rate) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Take(now, r, 1)
+}
