@@ -29,6 +29,7 @@ func startFast(t testing.TB, proto string) *rig {
 	t.Helper()
 	return startHandler(t, proto, func(c *Config) {
 		c.Limits = Limits{HelloPerSec: -1, AddressPerSec: -1, PacketsPerSec: -1, BytesPerSec: -1, UnauthenticatedPerSec: -1}
+		c.Sockets = 1
 		c.IdleTimeout = time.Hour
 	}, &echoer{})
 }

@@ -145,7 +145,7 @@ func start(t testing.TB, proto string, change func(*Config), h *recorder) *rig {
 
 func startHandler(t testing.TB, proto string, change func(*Config), h Handler) *rig {
 	t.Helper()
-	cfg := Config{Address: "127.0.0.1", ClientKey: "key", ProbeKey: []byte("probe")}
+	cfg := Config{Address: "127.0.0.1", ClientKey: "key", Sockets: 3, ProbeKey: []byte("probe")}
 	cfg.Limits.PacketsPerSec, cfg.Limits.BytesPerSec = -1, -1
 	if change != nil {
 		change(&cfg)
