@@ -88,6 +88,38 @@ func TestStatusErrors(t *testing.T) {
 	}
 }
 
+// Each channel keeps its order, and what comes back on it says so.
+func TestChannels(t *testing.T) {
+	channels := []uint8{0, 1, 15, 255}
+	n := start(t, clienttest.Options{Handle: func(c *clienttest.Conn, m wire.Message, rel reliable.Reliability) {
+		_ = c.Push(m.Ver, m.Cmd, m.Payload, rel)
+	}})
+	const count = 100
+	got := make(chan client.Push, count*len(channels))
+	c, _ := dial(t, n, client.Options{OnPush: func(p client.Push) {
+		p.Payload = bytes.Clone(p.Payload)
+		got <- p
+	}})
+	for i := range uint32(count) {
+		for _, ch := range channels {
+			if err := c.Send(3, uint16(ch), binary.BigEndian.AppendUint32(nil, i), client.OnChannel(ch)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	next := map[uint16]uint32{}
+	for range count * len(channels) {
+		p := take(t, "push", got)
+		if i := binary.BigEndian.Uint32(p.Payload); p.Rel != client.OnChannel(uint8(p.Cmd)) || p.Cmd < 255 && i != next[p.Cmd] {
+			t.Fatalf("message %d of channel %d came as %d of channel %d", next[p.Cmd], p.Cmd, i, p.Rel.Channel())
+		}
+		next[p.Cmd]++
+	}
+	if err := c.Send(3, 1, nil, client.OnChannel(16)); err == nil {
+		t.Error("sent on a channel that does not exist")
+	}
+}
+
 func TestPushesArriveInOrder(t *testing.T) {
 	transports(t, func(t *testing.T, tcp bool) {
 		const count = 500
@@ -96,7 +128,7 @@ func TestPushesArriveInOrder(t *testing.T) {
 			_ = c.Push(m.Ver, m.Cmd, m.Payload, rel)
 		}})
 		c, _ := dial(t, n, client.Options{OnPush: func(p client.Push) {
-			if !p.Reliable || p.Ver != 3 || p.Cmd != 300 {
+			if p.Rel != client.Reliable || p.Ver != 3 || p.Cmd != 300 {
 				t.Errorf("push %+v", p)
 			}
 			got <- binary.BigEndian.Uint32(p.Payload)
@@ -130,7 +162,7 @@ func TestUnreliableRoundTrip(t *testing.T) {
 		if err := c.Send(2, 1, []byte("hi"), client.Unreliable); err != nil {
 			t.Fatal(err)
 		}
-		if p := take(t, "push", got); p.Reliable || string(p.Payload) != "hi" {
+		if p := take(t, "push", got); p.Rel != client.Unreliable || string(p.Payload) != "hi" {
 			t.Errorf("push %+v", p)
 		}
 		if err := c.Send(2, 1, make([]byte, 1200), client.Unreliable); !tcp && !errors.Is(err, client.ErrTooLarge) {

@@ -225,7 +225,7 @@ func (c *Client) deliver(d *reliable.Delivery) {
 	switch m.Kind {
 	case wire.Push:
 		if c.opts.OnPush != nil {
-			c.opts.OnPush(Push{Ver: m.Ver, Cmd: m.Cmd, Payload: m.Payload, Reliable: d.Rel == Reliable})
+			c.opts.OnPush(Push{Ver: m.Ver, Cmd: m.Cmd, Payload: m.Payload, Rel: d.Rel})
 		}
 	case wire.Response:
 		r := Response{Ver: m.Ver, Cmd: m.Cmd, Status: m.Status, Payload: m.Payload}

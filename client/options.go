@@ -52,12 +52,17 @@ const (
 	Reliable = reliable.Reliable
 )
 
+// OnChannel is Reliable on one of 17 channels. Messages on 0 to 15 keep their order
+// within the channel, 0 being that of Reliable, so that a lost one holds up no other
+// channel. On 255 each is delivered as soon as it is complete. Over TCP all are 0.
+func OnChannel(channel uint8) Reliability { return reliable.OnChannel(channel) }
+
 // Push is a message the server sent unasked.
 type Push struct {
-	Ver      uint8
-	Cmd      uint16
-	Payload  []byte
-	Reliable bool
+	Ver     uint8
+	Cmd     uint16
+	Payload []byte
+	Rel     Reliability // how it came, with its channel
 }
 
 // Response answers a request.

@@ -108,7 +108,7 @@ func (c *Client) sendLocked(m wire.Message, rel Reliability) error {
 	if cap(b) <= messageBytesKept {
 		c.message = b
 	}
-	return c.machine.Send(time.Now(), b, rel, 0)
+	return c.machine.Send(time.Now(), b, rel, rel.Channel())
 }
 
 // pushOutLocked sends what is queued, and makes the reader wake up in time for the rest.

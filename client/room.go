@@ -197,7 +197,7 @@ func (c *Client) LeaveRoom(ctx context.Context, r RoomID, message []byte) error 
 // way. It does not wait; a refusal comes to [Options.OnResponse].
 func (c *Client) Broadcast(r RoomID, message []byte, rel Reliability) error {
 	p := make([]byte, 0, id.RoomBytes+1+len(message))
-	p = append(append(p, r...), flag(rel == Reliable))
+	p = append(append(p, r...), flag(rel != Unreliable))
 	return c.Send(VerBuiltin, CmdRoomBroadcast, append(p, message...), rel)
 }
 
@@ -207,7 +207,7 @@ func (c *Client) Message(r RoomID, to []string, message []byte, rel Reliability)
 	if len(to) > math.MaxUint16 {
 		return fmt.Errorf("message to %d members: %w", len(to), ErrTooLarge)
 	}
-	p := append([]byte(r), flag(rel == Reliable))
+	p := append([]byte(r), flag(rel != Unreliable))
 	p = binary.BigEndian.AppendUint16(p, uint16(len(to)))
 	for _, u := range to {
 		p = appendItem(p, u)

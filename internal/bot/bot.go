@@ -31,6 +31,8 @@ type Options struct {
 	Rate float64
 	// Size of a message in bytes. Zero means 64; less than a message's head takes is raised to it.
 	Size int
+	// Loss is the percentage of datagrams that get lost, each way, in the bots' own sockets.
+	Loss float64
 	// Duration is how long they play once all have joined. Zero means until ctx ends.
 	Duration time.Duration
 	// ClientKey of the deployment.
@@ -80,6 +82,9 @@ func (o Options) validate() error {
 	}
 	if o.Size > unreliableMax {
 		errs = append(errs, fmt.Errorf("size must be up to %d bytes", unreliableMax))
+	}
+	if o.Loss < 0 || o.Loss > 50 {
+		errs = append(errs, errors.New("loss must be 0 to 50 %"))
 	}
 	if o.RoomSize < 2 || o.RoomSize > 1000 {
 		errs = append(errs, errors.New("room size must be 2 to 1000"))

@@ -92,10 +92,14 @@ func (b *bot) connect(ctx context.Context) (*client.Client, error) {
 		return c, nil
 	}
 	o := &b.run.opts
-	c, err := client.New(client.Options{
+	copts := client.Options{
 		URL: o.URL, UID: o.Prefix + strconv.Itoa(int(b.number)), Type: b.serverType(), ClientKey: o.ClientKey, HTTP: b.run.http,
 		OnPush: b.push, OnResponse: b.refused, OnReconnect: b.reconnected, OnDisconnect: b.disconnected,
-	})
+	}
+	if o.Loss > 0 {
+		copts.Dial = lossyDialer(o.Loss / 100)
+	}
+	c, err := client.New(copts)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +189,7 @@ func (b *bot) push(p client.Push) {
 		}
 		b.mu.Lock()
 		for _, it := range items {
-			b.heardLocked(now, it, p.Reliable)
+			b.heardLocked(now, it, p.Rel != client.Unreliable)
 		}
 		b.mu.Unlock()
 	case client.CmdRoomJoin:

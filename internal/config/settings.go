@@ -61,7 +61,9 @@ type Limits struct {
 type UDP struct {
 	Address            string        `key:"address" is:"host"`
 	Port               int           `key:"port" is:"port" min:"0" max:"65535"`
-	NIC                string        `key:"nic"` // interface whose address is bound when Address is empty
+	NIC                string        `key:"nic"`                               // interface whose address is bound when Address is empty
+	Sockets            int           `key:"sockets" min:"0" max:"64"`          // that share the port, each with a reader; 0: one for every two processors
+	MaxDatagram        int           `key:"maxDatagram" min:"1200" max:"1452"` // largest datagram that is accepted
 	EnableP2P          bool          `key:"enableP2P"`
 	ConnectionTTL      time.Duration `key:"connectionTTL" unit:"s" min:"1" max:"3600"`         // silence that ends a connection
 	SendUDPInterval    time.Duration `key:"sendUDPInterval" unit:"ms" min:"0" max:"1000"`      // 0, or at least 10: collect output that long

@@ -22,6 +22,7 @@ import (
 // DevOptions configures the one-command cluster.
 type DevOptions struct {
 	Bots      int
+	Loss      float64       // percent of the bots' datagrams that get lost
 	Duration  time.Duration // how long the bots play; 0: until a signal
 	ConfigDir string
 	Commit    string
@@ -116,7 +117,7 @@ func (d *dev) play(ctx context.Context) error {
 	}
 	fmt.Fprintf(out, "cluster ready: %s  (%d bots in rooms of 4; Ctrl-C ends)\n", d.url(), d.opts.Bots)
 	sum, err := bot.Run(ctx, bot.Options{
-		URL: d.url(), Count: d.opts.Bots, Type: "mixed", Rate: 10, Size: 64, Duration: d.opts.Duration,
+		URL: d.url(), Count: d.opts.Bots, Type: "mixed", Rate: 10, Size: 64, Loss: d.opts.Loss, Duration: d.opts.Duration,
 		ClientKey: d.nodes[1].cfg.Env.ClientKey.Reveal(),
 		Status:    func(line string) { fmt.Fprintln(out, d.prefix()+line) },
 	})

@@ -143,6 +143,7 @@ func (n *Node) transportConfig() (transport.Config, error) {
 	}
 	u := n.cfg.UDP
 	c.Port, c.IdleTimeout, c.ResumeTTL, c.RekeyPackets = u.Port, u.ConnectionTTL, u.ResumeTTL, uint64(u.RekeyPackets)
+	c.Sockets, c.MaxDatagram = u.Sockets, u.MaxDatagram
 	c.SendInterval, c.TimerMax, c.RetryIntervalMax, c.MaxRetry = u.SendUDPInterval, u.HandleRUDPInterval, u.RetryInterval, u.MaxRetry
 	c.PortSearch = searchFrom(u.Port)
 	c.Address, err = bindAddress(n.cfg, u.Address, u.NIC, "udp.nic")

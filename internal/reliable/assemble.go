@@ -147,7 +147,7 @@ func (c *recvChannel) deliverEarly(i int, r *Received) error {
 		message = append(message, h.data...)
 		h.data, h.done = nil, true
 	}
-	return r.deliver(message, Reliable, c.id)
+	return r.deliver(message, OnChannel(c.id), c.id)
 }
 
 // advance takes what is in order now that a hole was filled.
@@ -183,7 +183,7 @@ func (in *inbox) take(c *recvChannel, h *heldFragment, r *Received) error {
 		if len(h.data) > wire.MessageMax {
 			return errLong
 		}
-		return r.deliver(h.data, Reliable, c.id)
+		return r.deliver(h.data, OnChannel(c.id), c.id)
 	}
 	if len(c.partial)+len(h.data) > wire.MessageMax {
 		return errLong
@@ -201,5 +201,5 @@ func (in *inbox) take(c *recvChannel, h *heldFragment, r *Received) error {
 	message := c.partial
 	in.partial -= c.partialCost
 	c.partial, c.partialCost = nil, 0
-	return r.deliver(message, Reliable, c.id)
+	return r.deliver(message, OnChannel(c.id), c.id)
 }

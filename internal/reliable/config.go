@@ -9,15 +9,45 @@ import (
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
-// Reliability says whether a message may be lost.
+// Reliability says whether a message may be lost, and if not, which messages it keeps
+// its order with.
 type Reliability uint8
 
 const (
 	// Unreliable messages fit one datagram and may be lost or overtake each other.
 	Unreliable Reliability = iota
-	// Reliable messages arrive exactly once, and in order within their channel.
+	// Reliable messages arrive exactly once, and in order within their channel. By
+	// itself this is the default channel; see [OnChannel].
 	Reliable
 )
+
+// OnChannel is Reliable on a channel: 0 to 15 each keep an order of their own, so that
+// a lost message holds up only those of its channel, and on [ChannelUnordered] each
+// message is delivered as it completes. Any other channel gives a value that is not
+// [Reliability.Valid]. Over TCP all channels are one.
+func OnChannel(channel uint8) Reliability {
+	switch {
+	case channel <= wire.ChannelOrderedMax:
+		return Reliable + Reliability(channel)
+	case channel == ChannelUnordered:
+		return reliabilityMax
+	}
+	return reliabilityMax + 1
+}
+
+// reliabilityMax is Reliable on the unordered channel.
+const reliabilityMax = Reliable + wire.ChannelOrderedMax + 1
+
+// Valid reports whether r is a value this package makes.
+func (r Reliability) Valid() bool { return r <= reliabilityMax }
+
+// Channel is the channel of a message that is not Unreliable.
+func (r Reliability) Channel() uint8 {
+	if r == reliabilityMax {
+		return ChannelUnordered
+	}
+	return uint8(max(r, Reliable) - Reliable)
+}
 
 // Channels of reliable messages with a meaning of their own; 1 to 15 are ordered
 // independently of each other.

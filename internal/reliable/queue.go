@@ -106,6 +106,9 @@ func (m *Machine) accept(size int, rel Reliability) error {
 // enough, after which the caller closes the connection. [ErrTooLarge], [ErrChannel]
 // and [wire.ErrMessage] are the caller's mistakes and change nothing.
 func (m *Machine) Send(now time.Time, msg []byte, rel Reliability, channel uint8) error {
+	if rel > Reliable {
+		rel, channel = Reliable, rel.Channel()
+	}
 	if rel == Reliable && m.cfg.Stream {
 		channel = ChannelDefault
 	}

@@ -156,7 +156,7 @@ func (c *Conn) sendLocked(now time.Time, msg []byte, rel reliable.Reliability) e
 	case c.frozen && !c.delivering: // what a running Handle sends still goes along
 		return ErrFrozen
 	}
-	err := c.machine.Send(now, msg, rel, reliable.ChannelDefault)
+	err := c.machine.Send(now, msg, rel, rel.Channel())
 	if errors.Is(err, reliable.ErrSlow) {
 		c.condemnLocked(now, wire.CloseSlow)
 		return ErrClosed

@@ -182,7 +182,7 @@ func readMessages(r *reader, each func(reliable.Reliability, []byte)) {
 	for range n {
 		rel := reliable.Reliability(r.u8())
 		b := r.bytes(wire.MessageMax)
-		if rel > reliable.Reliable {
+		if !rel.Valid() {
 			r.err = errCodec
 		}
 		if r.err != nil {
