@@ -11,7 +11,7 @@ FUZZTIME  ?= 20000x
 # Pinned here and fetched by `go run`, so that a fresh machine needs only Go.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build run test unit race e2e sim fuzz lint vet fmt bench clean cross
+.PHONY: all build run test unit race e2e soak sim fuzz lint vet fmt bench clean cross
 
 all: fmt lint test
 
@@ -36,6 +36,12 @@ race:
 
 e2e:
 	$(GO) test -count=1 -timeout 15m -v ./e2e/...
+
+# soak plays for SOAK with SOAK_BOTS bots on a network that loses 2 % each way, and watches the node's memory.
+SOAK ?= 10m
+SOAK_BOTS ?= 2000
+soak:
+	DIARKIS_SOAK=$(SOAK) DIARKIS_SOAK_BOTS=$(SOAK_BOTS) $(GO) test -count=1 -timeout 60m -v -run '^TestSoak$$' ./e2e/...
 
 # sim runs the simulators over SEEDS seeds; `make test` plays fewer. A failure prints its seed.
 SEEDS ?= 5000

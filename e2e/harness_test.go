@@ -455,7 +455,13 @@ func run(t *testing.T, env []string, args ...string) (code int, stdout, stderr s
 
 func (p *place) exec(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	return p.execFor(t, patience, env, args...)
+}
+
+// execFor kills what runs for longer than limit.
+func (p *place) execFor(t *testing.T, limit time.Duration, env []string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
 	dir := t.TempDir()

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/Diarkis/diarkis/client"
 )
@@ -267,7 +268,13 @@ type botSummary struct {
 
 func (c *cluster) bots(args ...string) botSummary {
 	c.t.Helper()
-	code, out, errOut := run(c.t, c.env, append([]string{"bot", "--json", "--http", c.url()}, args...)...)
+	return c.botsFor(patience, args...)
+}
+
+// botsFor kills bots that run for longer than limit.
+func (c *cluster) botsFor(limit time.Duration, args ...string) botSummary {
+	c.t.Helper()
+	code, out, errOut := beside.execFor(c.t, limit, c.env, append([]string{"bot", "--json", "--http", c.url()}, args...)...)
 	var s botSummary
 	if err := json.Unmarshal([]byte(out), &s); err != nil {
 		c.t.Fatalf("bot printed %q and %q: %v", out, errOut, err)
