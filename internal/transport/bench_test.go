@@ -247,3 +247,37 @@ func BenchmarkHandshake(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkUDPCrowd is an echo for each of many connections, one in flight on each.
+func BenchmarkUDPCrowd(b *testing.B) {
+	const conns = 128
+	for _, rel := range []reliable.Reliability{reliable.Unreliable, reliable.Reliable} {
+		b.Run(fmt.Sprint("rel=", rel), func(b *testing.B) {
+			r := startFast(b, "UDP")
+			all := make([]*pinger, conns)
+			for i := range all {
+				c := r.join(id.UID(fmt.Sprint("u", i)))
+				_ = c.socket.SetDeadline(time.Now().Add(time.Hour))
+				all[i] = newPinger(c, 64)
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			for i := 0; i < b.N; i += conns {
+				for _, p := range all {
+					if err := p.post(time.Now(), rel); err != nil {
+						b.Fatal(err)
+					}
+				}
+				for _, p := range all {
+					for got := 0; got == 0; {
+						n, err := p.next()
+						if err != nil {
+							b.Fatal(err)
+						}
+						got = n
+					}
+				}
+			}
+		})
+	}
+}

@@ -53,7 +53,7 @@ func (s *stream) pump(c *Conn, b *Batch, now time.Time) {
 	s.writing = true
 	c.mu.Unlock()
 	for {
-		out, done := s.take(c, now, b.slab[:0])
+		out, done := s.take(c, now, b.slab[:0], false)
 		if done {
 			return
 		}
@@ -74,8 +74,9 @@ func (s *stream) pump(c *Conn, b *Batch, now time.Time) {
 }
 
 // take appends records to dst as long as another surely fits. Done means that
-// there was nothing: the caller is no longer the one who writes.
-func (s *stream) take(c *Conn, now time.Time, dst []byte) (out []byte, done bool) {
+// there was nothing, and the caller did not hold anything either: it is no longer the
+// one who writes.
+func (s *stream) take(c *Conn, now time.Time, dst []byte, holding bool) (out []byte, done bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	records := 0
@@ -94,7 +95,7 @@ func (s *stream) take(c *Conn, now time.Time, dst []byte) (out []byte, done bool
 		records++
 	}
 	c.core.m.packetsOut.Add(float64(records))
-	if len(out) > 0 {
+	if len(out) > 0 || holding {
 		return out, false
 	}
 	s.writing = false
@@ -109,21 +110,31 @@ func (s *stream) take(c *Conn, now time.Time, dst []byte) (out []byte, done bool
 	return nil, true
 }
 
+// drainRecords is how many records of the longest size drain builds at once: what a
+// client that takes nothing can make us hold, beside what the socket refused.
+const drainRecords = 4
+
 // drain is what pump leaves to a goroutine that may wait, for at most
-// Config.WriteTimeout at a time.
+// Config.WriteTimeout at a time. What the socket refused and what was built since go
+// in one vectored write.
 func (s *stream) drain(ctx context.Context, c *Conn, rest []byte) {
-	buf := make([]byte, 0, 2*c.core.cfg.MaxRecord)
-	for done := false; !done; rest, done = s.take(c, time.Now(), buf) {
+	buf := make([]byte, 0, drainRecords*c.core.cfg.MaxRecord)
+	for {
+		more, done := s.take(c, time.Now(), buf, len(rest) > 0)
+		if done {
+			break
+		}
 		_ = s.socket.SetWriteDeadline(time.Now().Add(c.core.cfg.WriteTimeout))
 		if ctx.Err() != nil { // hurry may have set its deadline before ours
 			_ = s.socket.SetWriteDeadline(time.Now().Add(lingerFor))
 		}
-		n, err := s.socket.Write(rest)
+		n, err := (&net.Buffers{rest, more}).WriteTo(s.socket)
 		c.core.m.bytesOut.Add(float64(n))
 		if err != nil {
 			s.broke(c)
 			return
 		}
+		rest = nil
 	}
 	_ = s.socket.SetWriteDeadline(time.Time{})
 }
