@@ -11,7 +11,7 @@ FUZZTIME  ?= 20000x
 # Pinned here and fetched by `go run`, so that a fresh machine needs only Go.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build run test unit race e2e soak sim fuzz lint vet fmt bench clean cross
+.PHONY: all build run test unit race e2e soak idle sim fuzz lint vet fmt bench clean cross
 
 all: fmt lint test
 
@@ -42,6 +42,11 @@ SOAK ?= 10m
 SOAK_BOTS ?= 2000
 soak:
 	DIARKIS_SOAK=$(SOAK) DIARKIS_SOAK_BOTS=$(SOAK_BOTS) $(GO) test -count=1 -timeout 60m -v -run '^TestSoak$$' ./e2e/...
+
+# idle opens IDLE connections that say nothing, and tells what they cost a node.
+IDLE ?= 10000
+idle:
+	DIARKIS_IDLE=$(IDLE) $(GO) test -count=1 -timeout 20m -v -run '^TestIdleConnections$$' ./e2e/...
 
 # sim runs the simulators over SEEDS seeds; `make test` plays fewer. A failure prints its seed.
 SEEDS ?= 5000

@@ -25,7 +25,8 @@ func (n *node) sample() sample {
 	}
 }
 
-// metric returns the value of a metric without labels, 0 when there is none.
+// metric returns the value of a metric, named with its labels if it has any, 0 when
+// there is none.
 func metric(body, name string) float64 {
 	for l := range strings.SplitSeq(body, "\n") {
 		if v, ok := strings.CutPrefix(l, name+" "); ok {
