@@ -167,26 +167,39 @@ func (o Offer) choose() (Suite, error) {
 
 // packetKey seals and opens the packets of one direction and phase.
 type packetKey struct {
-	aead cipher.AEAD
+	aead cipher.AEAD // nil until wake, and again after sleep
 	iv   [12]byte
+	key  [32]byte // the first half of it in AES128GCM
 }
 
-// newPacketKey derives the key and IV of secret. It panics on a suite that no
+// newPacketKey derives the key and IV of secret, awake. It panics on a suite that no
 // handshake chooses.
 func newPacketKey(s Suite, secret *[32]byte) packetKey {
 	var k packetKey
 	expand(k.iv[:], secret, "dx1 iv")
+	switch s {
+	case ChaCha20Poly1305:
+		expand(k.key[:], secret, "dx1 key")
+	case AES128GCM:
+		expand(k.key[:16], secret, "dx1 key")
+	}
+	k.wake(s)
+	return k
+}
+
+// wake makes the key ready for use. What it takes, most of a kilobyte, a connection
+// that idles does without: see sleep.
+func (k *packetKey) wake(s Suite) {
+	if k.aead != nil {
+		return
+	}
 	var err error
 	switch s {
 	case ChaCha20Poly1305:
-		var key [32]byte
-		expand(key[:], secret, "dx1 key")
-		k.aead, err = chacha20poly1305.New(key[:])
+		k.aead, err = chacha20poly1305.New(k.key[:])
 	case AES128GCM:
-		var key [16]byte
-		expand(key[:], secret, "dx1 key")
 		var block cipher.Block
-		if block, err = aes.NewCipher(key[:]); err == nil {
+		if block, err = aes.NewCipher(k.key[:16]); err == nil {
 			k.aead, err = cipher.NewGCM(block)
 		}
 	default:
@@ -195,8 +208,10 @@ func newPacketKey(s Suite, secret *[32]byte) packetKey {
 	if err != nil {
 		panic(fmt.Sprintf("secure: packet key: %v", err))
 	}
-	return k
 }
+
+// sleep gives the memory back that wake took.
+func (k *packetKey) sleep() { k.aead = nil }
 
 // nonceInto writes the nonce of packet pn into n.
 func (k *packetKey) nonceInto(n *[12]byte, pn uint64) {

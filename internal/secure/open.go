@@ -23,7 +23,7 @@ const forgedMax = 1 << 36
 // Opener opens the data packets that one side of a connection receives. It is not
 // safe for concurrent use.
 type Opener struct {
-	key        packetKey // of the current phase; aead is nil after Trim
+	key        packetKey // of the current phase; asleep after Trim
 	secret     [32]byte  // of the current phase
 	suite      Suite
 	fromClient bool
@@ -104,9 +104,7 @@ func (o *Opener) Open(now time.Time, pkt []byte) (pn uint64, plaintext []byte, e
 func (o *Opener) keyFor(pn, phase uint64) *packetKey {
 	switch {
 	case phase == o.flips&1:
-		if o.key.aead == nil {
-			o.key = newPacketKey(o.suite, &o.secret)
-		}
+		o.key.wake(o.suite)
 		return &o.key
 	case pn < o.lowest:
 		return o.prev
@@ -127,9 +125,7 @@ func (o *Opener) settle(now time.Time, pn uint64, k *packetKey) {
 		o.lowest = min(o.lowest, pn)
 	case o.upcoming != nil && k == &o.upcoming.key:
 		prev := o.key
-		if prev.aead == nil { // trimmed: late packets of the old phase may still come
-			prev = newPacketKey(o.suite, &o.secret)
-		}
+		prev.wake(o.suite) // late packets of the old phase may still come
 		o.prev, o.prevUntil = &prev, now.Add(flipGap)
 		o.key, o.secret = o.upcoming.key, o.upcoming.secret
 		o.upcoming = nil
@@ -157,7 +153,7 @@ func (o *Opener) dropPrev(now time.Time) {
 func (o *Opener) Trim(now time.Time) {
 	o.dropPrev(now)
 	o.upcoming = nil
-	o.key.aead = nil
+	o.key.sleep()
 }
 
 // rebuildPN returns the number closest to the one after largest that ends in

@@ -60,7 +60,7 @@ func headerBytes(fromClient bool) int {
 // Sealer seals the data packets that one side of a connection sends. It is not
 // safe for concurrent use, and needs no memory beyond its own for a packet.
 type Sealer struct {
-	key        packetKey // aead is nil after Trim
+	key        packetKey // asleep after Trim
 	secret     [32]byte
 	suite      Suite
 	fromClient bool
@@ -138,9 +138,7 @@ func (s *Sealer) Finish(now time.Time, pkt []byte, start int) []byte {
 // seal appends sealed plaintext to dst under the next number. The plaintext may
 // start where dst ends.
 func (s *Sealer) seal(dst, plaintext, aad []byte) []byte {
-	if s.key.aead == nil {
-		s.key = newPacketKey(s.suite, &s.secret)
-	}
+	s.key.wake(s.suite)
 	s.key.nonceInto(&s.nonce, s.next)
 	s.next++
 	return s.key.aead.Seal(dst, s.nonce[:], plaintext, aad)
@@ -171,7 +169,7 @@ func (s *Sealer) WantsPing(now time.Time) bool {
 }
 
 // Trim drops what can be derived again, for a connection that idles.
-func (s *Sealer) Trim() { s.key.aead = nil }
+func (s *Sealer) Trim() { s.key.sleep() }
 
 func (s *Sealer) flipDue(now time.Time) bool {
 	return s.next-s.phaseFirst >= s.rekey.Packets || now.Sub(s.phaseStart) >= s.rekey.Interval
