@@ -21,7 +21,8 @@ const (
 type Batch struct {
 	core   *core
 	shard  *shard
-	reader bool // Flush ends a reader's batch: the Handler is not called any more
+	reader bool      // Flush ends a reader's batch: the Handler is not called any more
+	read   time.Time // when a reader's batch was read; else zero
 
 	conns []*Conn // to be asked for packets
 	slab  []byte
@@ -38,6 +39,15 @@ func (k *core) NewBatch() *Batch {
 
 // newBatch returns an empty batch that sends with the shard's socket.
 func (s *shard) newBatch() *Batch { return &Batch{core: s.core, shard: s} }
+
+// now is the time for what is sent into b, which may be nil. The messages a reader's
+// batch brought share theirs: asking the clock costs as much as queueing a message.
+func (b *Batch) now() time.Time {
+	if b == nil || b.read.IsZero() {
+		return time.Now()
+	}
+	return b.read
+}
 
 // addLocked puts c on the list, or has the keeper send for it later when output is
 // collected over an interval. The caller holds c.mu.

@@ -136,7 +136,7 @@ func (c *Conn) RTT() time.Duration {
 // large). A client too slow for its reliable messages gets closed, by another
 // goroutine, and the error is [ErrClosed].
 func (c *Conn) Send(b *Batch, msg []byte, rel reliable.Reliability) error {
-	now := time.Now()
+	now := b.now()
 	c.mu.Lock()
 	err := c.sendLocked(now, msg, rel)
 	if err == nil && b != nil {

@@ -96,6 +96,7 @@ func (s *shard) read() error {
 			return nil
 		}
 		now, size := time.Now(), 0
+		r.batch.read = now
 		for i := range n {
 			pkt, src := in.At(i)
 			size += len(pkt)
