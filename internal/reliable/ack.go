@@ -22,7 +22,19 @@ type ackTracker struct {
 	waiting   int           // packets that ask for an ACK and got none
 	due       time.Duration // when the ACK must leave; never when nothing waits
 	immediate bool
+
+	// What an ACK said need not be said for ever, even if the peer has nothing to
+	// acknowledge ACKs with: ranges up to agedBelow were in at least agedAcks.
+	agedBelow uint64
+	agedAt    time.Duration
+	said      int // ACKs since agedAt
 }
+
+// A range is forgotten when it was in so many ACKs over so long.
+const (
+	agedAcks  = 8
+	agedAfter = 250 * time.Millisecond
+)
 
 // The handshake is packet 0 of both directions.
 func newAckTracker() ackTracker {
@@ -83,7 +95,12 @@ func (a *ackTracker) isDue(now time.Duration) bool { return a.immediate || now >
 func (a *ackTracker) append(now time.Duration, dst []byte) []byte {
 	delay := uint64(max(now-a.arrived, 0) / time.Microsecond)
 	a.waiting, a.immediate, a.due = 0, false, never
-	return wire.AppendAck(dst, delay, a.ranges)
+	dst = wire.AppendAck(dst, delay, a.ranges)
+	if a.said++; a.said >= agedAcks && now-a.agedAt >= agedAfter {
+		a.told(a.agedBelow)
+		a.agedBelow, a.agedAt, a.said = a.ranges[0].Hi, now, 0
+	}
+	return dst
 }
 
 // frameMax is the longest the ACK frame can be.

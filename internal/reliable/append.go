@@ -33,13 +33,14 @@ func (m *Machine) Append(now time.Time, pn uint64, dst []byte, max int) []byte {
 		return dst
 	}
 	p := packet{dst: dst, start: len(dst), end: len(dst) + max}
-	p.refs = m.loss.nextRef()
+	p.pn, p.refs = pn, m.loss.nextRef()
 	m.appendAck(at, &p)
 	m.appendControl(now, at, &p)
 	if m.mayFly() {
 		m.appendAgain(&p)
 		m.appendNew(&p)
 	}
+	m.appendRepeats(at, &p)
 	if m.loss.probes > 0 && !p.eliciting {
 		m.appendProbe(at, &p)
 	}
@@ -49,7 +50,7 @@ func (m *Machine) Append(now time.Time, pn uint64, dst []byte, max int) []byte {
 	m.lastSent = at
 	m.Sent(pn)
 	if p.eliciting && !m.cfg.Stream {
-		p.pn, p.at = pn, at
+		p.at = at
 		p.size = uint16(min(len(p.dst)-p.start+packetCost, 1<<16-1))
 		m.loss.record(&p.sentPacket)
 	}
@@ -62,12 +63,12 @@ func (m *Machine) Sent(pn uint64) { m.loss.largestSent = max(m.loss.largestSent,
 
 // ready reports whether Append has something to send at the time.
 func (m *Machine) ready(at time.Duration) bool {
-	return m.pending() || m.acks.isDue(at) || at >= m.control.resumeAt
+	return m.pending() || m.acks.isDue(at) || at >= m.control.resumeAt || at >= m.repeat.due
 }
 
 // pending reports whether Append has something to send, whatever the time.
 func (m *Machine) pending() bool {
-	if m.acks.immediate || m.control.pending() || m.loss.probes > 0 {
+	if m.acks.immediate || m.control.pending() || m.loss.probes > 0 || m.repeat.holes {
 		return true
 	}
 	return m.mayFly() && (m.queue.unreliable.len() > 0 || m.nextCut() > 0 || m.sent.canSendAgain())
@@ -193,6 +194,7 @@ func (m *Machine) appendAgain(p *packet) {
 func (m *Machine) putFragment(p *packet, c *sendChannel, f *fragment, seq uint64) {
 	p.put(wire.AppendReliable(p.dst, c.id, seq, f.first, f.last, f.data), true)
 	if !m.cfg.Stream {
+		f.newest = uint32(p.pn)
 		*m.loss.refs.push() = refOf(c.id, seq)
 		p.count++
 	}

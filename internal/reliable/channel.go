@@ -10,7 +10,8 @@ type fragment struct {
 	lost  bool // must be sent again
 	// counted means it is part of what is outstanding: sent on this connection.
 	counted bool
-	flights uint8 // packets under way that carry it
+	flights uint8  // packets under way that carry it
+	newest  uint32 // low bits of the number of the last packet that carried it
 }
 
 func (f *fragment) cost() int { return int(f.size) + fragmentCost }

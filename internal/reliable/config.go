@@ -75,6 +75,9 @@ const (
 	sendWindowMax = 1 << 20
 	// ackDelayMax is how long an acknowledgement may wait for company.
 	ackDelayMax = 20 * time.Millisecond
+	// eagerHeldMax is up to how many bytes held beyond a hole every packet is
+	// acknowledged at once. More are bulk, whose sender hears of the hole anyway.
+	eagerHeldMax = 4 << 10
 	// packetCost is what a packet adds to its frames on its way, in bytes, roughly:
 	// tiny packets must not look free to congestion control.
 	packetCost = 48

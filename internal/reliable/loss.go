@@ -119,6 +119,7 @@ func (m *Machine) acknowledged(at time.Duration, a *wire.Ack) error {
 			if p.pn == a.Largest && p.pn > 0 {
 				m.rtt.sample(at-p.at, time.Duration(min(a.DelayMicros, 1<<24))*time.Microsecond)
 			}
+			m.repeat.acked(p.pn < l.largestAcked)
 			m.packetAcked(p, flight)
 			progress = true
 		}
@@ -131,6 +132,7 @@ func (m *Machine) acknowledged(at time.Duration, a *wire.Ack) error {
 		l.retries, l.probes = 0, 0
 	}
 	m.detectLost(at)
+	m.lookForHoles(at, a)
 	return nil
 }
 
@@ -176,6 +178,7 @@ func (m *Machine) packetLost(at time.Duration, p *sentPacket) {
 	m.stats.Lost++
 	m.loss.inFlight -= int(p.size)
 	m.congestion.lost(at, p.at)
+	m.repeat.lost(at, p.pn)
 	for k := range p.count {
 		m.sent.missed(m.loss.ref(p, k))
 	}

@@ -89,7 +89,7 @@ func TestAckRangesAreBounded(t *testing.T) {
 func TestLossByPackets(t *testing.T) {
 	p := newPeer(t, clientUDP)
 	for i := range 4 {
-		p.send(100+i, reliable.Reliable, 0)
+		p.send(400+i, reliable.Reliable, 0)
 		p.send(50, reliable.Unreliable, 0)
 		p.packets()
 	}
@@ -98,7 +98,7 @@ func TestLossByPackets(t *testing.T) {
 	requireKinds(t, p)
 	p.mustReceive(ack(wire.Range{Lo: 2, Hi: 4}, wire.Range{Lo: 0, Hi: 0}))
 	f := p.frames()
-	if len(f) != 1 || len(f[0]) != 1 || f[0][0].Seq != 0 || len(f[0][0].Data) != 100 {
+	if len(f) != 1 || len(f[0]) != 1 || f[0][0].Seq != 0 || len(f[0][0].Data) != 400 {
 		t.Fatalf("sent again: %+v, want fragment 0 alone", f)
 	}
 	if s := p.Stats(); s.Lost != 1 || s.Retransmitted != 1 {
@@ -118,9 +118,9 @@ func TestLossByPackets(t *testing.T) {
 
 func TestLossByTime(t *testing.T) {
 	p := newPeer(t, clientUDP)
-	p.send(100, reliable.Reliable, 0)
+	p.send(400, reliable.Reliable, 0)
 	p.packets()
-	p.send(101, reliable.Reliable, 0)
+	p.send(401, reliable.Reliable, 0)
 	p.packets()
 	p.mustTick(80 * ms)
 	p.mustReceive(ack(wire.Range{Lo: 2, Hi: 2}))

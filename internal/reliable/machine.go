@@ -16,6 +16,7 @@ type Machine struct {
 	loss       losses
 	rtt        rttEstimator
 	congestion congestion
+	repeat     repeats
 	control    control
 	ping       pinger
 	stats      Stats
@@ -29,6 +30,7 @@ type Machine struct {
 // Stats counts what happened on the connection.
 type Stats struct {
 	Retransmitted     uint64 // fragments sent again
+	Repeated          uint64 // fragments sent again before they counted as lost
 	Lost              uint64 // packets that were given up on
 	Probes            uint64 // probe timeouts
 	DroppedUnreliable uint64 // unreliable messages that never left
@@ -43,6 +45,7 @@ func New(now time.Time, cfg Config, st *State) *Machine {
 		cfg: cfg, start: now,
 		acks:       newAckTracker(),
 		congestion: newCongestion(),
+		repeat:     newRepeats(),
 		stalledAt:  never,
 	}
 	m.inbox.window = cfg.Window
@@ -88,7 +91,7 @@ func (m *Machine) WakeAt() time.Time {
 	if m.pending() {
 		return m.start
 	}
-	wake := min(m.acks.due, m.control.resumeAt, m.lossTimer())
+	wake := min(m.acks.due, m.control.resumeAt, m.repeat.due, m.lossTimer())
 	if m.cfg.IdleTimeout > 0 {
 		wake = min(wake, m.heard+m.cfg.IdleTimeout)
 	}
@@ -117,6 +120,7 @@ func (m *Machine) Thaw(now time.Time) {
 // PathChanged forgets what was learned about the old path, after roaming.
 func (m *Machine) PathChanged(now time.Time) {
 	m.rtt = rttEstimator{}
+	m.repeat = newRepeats()
 	m.congestion = newCongestion()
 	m.congestion.recovery = m.at(now) // the losses of the old path say nothing about the new
 	m.loss.retries = 0

@@ -22,6 +22,9 @@ func (m *Machine) Receive(now time.Time, pn uint64, plaintext []byte, r *Receive
 	}
 	if !m.cfg.Stream && in.kept {
 		m.acks.received(at, pn, in.eliciting)
+		if in.eliciting && m.inbox.held > 0 && m.inbox.held <= eagerHeldMax {
+			m.acks.immediate = true // messages wait for a hole to be filled: help find it
+		}
 	}
 	m.trim(at)
 	return nil
