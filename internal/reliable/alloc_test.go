@@ -91,6 +91,59 @@ func TestAllocs(t *testing.T) {
 	}
 }
 
+// TestAllocsOfRepeats has fragments ride along while packets without any get lost, so
+// that the receiver holds nothing.
+func TestAllocsOfRepeats(t *testing.T) {
+	l := newLoop(100, false)
+	var link [4][]byte // packets on their way to b, oldest first; one leaves every step
+	for i := range link {
+		link[i] = make([]byte, 0, 2048)
+	}
+	step := func() {
+		l.now = l.now.Add(15 * time.Millisecond)
+		l.iterations++
+		rel, lost := reliable.Reliable, l.iterations%10 == 0
+		if lost {
+			rel = reliable.Unreliable
+		}
+		if err := l.a.Send(l.now, l.msg, rel, 0); err != nil {
+			t.Fatal(err)
+		}
+		l.pnA++
+		newest := l.a.Append(l.now, l.pnA, link[0][:0], reliable.PacketMin)
+		copy(link[:], link[1:])
+		if link[3] = newest; lost {
+			link[3] = newest[:0]
+		}
+		if oldest := link[0]; len(oldest) > 0 && l.pnA > 3 {
+			if err := l.b.Receive(l.now, l.pnA-3, oldest, &l.got); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := l.carry(l.b, l.a, &l.pnB); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.b.Tick(l.now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func() {
+		for range 10 {
+			step()
+		}
+	}
+	for range 100 {
+		run()
+	}
+	before := l.a.Stats().Repeated
+	if n := testing.AllocsPerRun(100, run); n > 0 {
+		t.Errorf("%v allocations in 10 packets, want 0", n)
+	}
+	if l.a.Stats().Repeated-before < 500 {
+		t.Errorf("%d fragments repeated of 900", l.a.Stats().Repeated-before)
+	}
+}
+
 // TestIdleMemory holds a machine that talked and fell silent to its share of a
 // connection's 4 KiB.
 func TestIdleMemory(t *testing.T) {

@@ -249,15 +249,17 @@ func (m *Machine) appendReliable(p *packet) {
 }
 
 // appendProbe makes sure that a probe asks for an acknowledgement: with the oldest
-// fragments under way, else with a PING.
+// fragment under way and the small ones after it, else with a PING.
 func (m *Machine) appendProbe(at time.Duration, p *packet) {
 	l := &m.loss
-	for i := 0; i < l.packets.len() && !p.eliciting; i++ {
+	for i, looked := 0, 0; i < l.packets.len() && looked < repeatLook; i++ {
 		old := *l.packets.at(i)
 		for k := uint16(0); k < old.count && !old.done; k++ {
+			looked++
 			r := l.ref(&old, k)
 			c, f, _ := m.sent.find(r)
-			if c == nil || f.acked || f.lost || wire.ReliableFrameLen(r.seq(), len(f.data)) > p.room() {
+			if c == nil || f.acked || f.lost || f.newest == uint32(p.pn) || p.count > 0 && f.size > repeatBytesMax ||
+				wire.ReliableFrameLen(r.seq(), len(f.data)) > p.room() {
 				continue
 			}
 			m.putFragment(p, c, f, r.seq())

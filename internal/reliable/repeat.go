@@ -27,7 +27,7 @@ const (
 	repeatLossMin = 0.002
 	repeatLossAge = 30 * time.Second
 	// repeatLossWeight is what one packet weighs in that share: after a single loss,
-	// repeating ends with the 171st packet that arrives.
+	// repeating ends some 170 packets later.
 	repeatLossWeight = 1.0 / 256
 
 	// lateMax is the share of messages that may come late: those that were lost with
@@ -63,7 +63,7 @@ type repeats struct {
 	lostAt time.Duration // when the last loss was found
 	lateAt time.Duration // when a packet last came late
 	due    time.Duration // when fragments get a packet of their own; never when none wait
-	missed [8]uint32     // low bits of the numbers of the newest packets lost; 0: none
+	missed [4]uint32     // low bits of the numbers of the newest packets lost; 0: none
 }
 
 func newRepeats() repeats {
