@@ -81,10 +81,10 @@ func (m *Machine) mayFly() bool {
 
 // nextCut returns the size of the next new fragment, or 0 when none may be sent.
 func (m *Machine) nextCut() int {
-	if m.queue.reliable.len() == 0 || m.sent.lost > 0 {
+	if m.queue.reliable == 0 || m.sent.lost > 0 {
 		return 0
 	}
-	n := min(len(m.queue.reliable.at(0).data), fragmentMax)
+	n := min(len(m.queue.head().data), fragmentMax)
 	if m.sent.outstanding > 0 && m.sent.outstanding+n+fragmentCost > m.sent.window {
 		return 0
 	}
@@ -95,7 +95,7 @@ func (m *Machine) nextCut() int {
 // acknowledgements. Over UDP the probe timeout watches over that.
 func (m *Machine) noteStall(at time.Duration) {
 	switch {
-	case !m.cfg.Stream, m.queue.reliable.len() == 0 && m.sent.lost == 0, m.nextCut() > 0, m.sent.canSendAgain():
+	case !m.cfg.Stream, m.queue.reliable == 0 && m.sent.lost == 0, m.nextCut() > 0, m.sent.canSendAgain():
 		m.stalledAt = never
 	default:
 		m.stalledAt = min(m.stalledAt, at)
@@ -233,7 +233,7 @@ func (m *Machine) appendReliable(p *packet) {
 		if n == 0 {
 			return
 		}
-		c := m.sent.open(m.queue.reliable.at(0).channel)
+		c := m.sent.open(m.queue.head().channel)
 		seq := c.next()
 		if over := wire.ReliableFrameLen(seq, n) - p.room(); over > 0 {
 			if len(p.dst) > p.start || over >= n {

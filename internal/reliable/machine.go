@@ -143,7 +143,7 @@ func (m *Machine) Queued() (messages, bytes int) { return m.queue.waiting() }
 
 // Unacked reports whether reliable messages are still to be sent or acknowledged.
 func (m *Machine) Unacked() bool {
-	if m.queue.reliable.len() > 0 {
+	if m.queue.reliable > 0 {
 		return true
 	}
 	for _, c := range m.sent.channels {
@@ -163,7 +163,6 @@ func (m *Machine) trim(at time.Duration) {
 	}
 	m.loss.packets.trim()
 	m.loss.refs.trim()
-	m.queue.reliable.trim()
-	m.queue.unreliable.trim()
+	m.queue.trim()
 	m.sent.trim()
 }

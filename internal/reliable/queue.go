@@ -1,6 +1,7 @@
 package reliable
 
 import (
+	"slices"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -16,21 +17,38 @@ type outMessage struct {
 	started bool // its first fragments were cut
 }
 
-// queue is what waits to be sent: reliable messages in one line, since what blocks
-// one channel blocks all, and unreliable ones in another.
-type queue struct {
-	reliable, unreliable           ring[outMessage]
-	reliableBytes, unreliableBytes int
+// line is what waits to be sent on one channel.
+type line struct {
+	channel  uint8
+	messages ring[outMessage]
 }
 
-// waiting counts what waits behind the reliable message being sent.
+// queue is what waits to be sent: reliable messages in a line a channel, which take
+// turns fragment by fragment, and unreliable ones in a line of their own.
+type queue struct {
+	lines         []line // made as channels are used, gone when all are empty and quiet
+	turn          int    // the line whose turn it is; never an empty one while another is not
+	reliable      int    // messages in lines
+	reliableBytes int
+
+	unreliable      ring[outMessage]
+	unreliableBytes int
+}
+
+// head is the reliable message the next fragment is cut from. There must be one.
+func (q *queue) head() *outMessage { return q.lines[q.turn].messages.at(0) }
+
+// waiting counts what waits behind the reliable message being sent. When several
+// are, on different channels, the longest is meant.
 func (q *queue) waiting() (messages, bytes int) {
-	messages, bytes = q.reliable.len()+q.unreliable.len(), q.reliableBytes+q.unreliableBytes
-	if q.reliable.len() > 0 {
-		messages--
-		bytes -= len(q.reliable.at(0).data)
+	messages, bytes = q.reliable+q.unreliable.len(), q.reliableBytes+q.unreliableBytes
+	longest := 0
+	for i := range q.lines {
+		if l := &q.lines[i].messages; l.len() > 0 {
+			longest = max(longest, len(l.at(0).data))
+		}
 	}
-	return messages, bytes
+	return messages - min(q.reliable, 1), bytes - longest
 }
 
 // dropOldest drops unreliable messages until size more bytes fit behind the message
@@ -49,9 +67,19 @@ func (q *queue) dropOldest(cfg *Config, size int) (dropped int, ok bool) {
 	}
 }
 
-func (q *queue) pushReliable(msg []byte, channel uint8) {
-	*q.reliable.push() = outMessage{data: copyOf(msg), channel: channel}
-	q.reliableBytes += len(msg)
+// pushReliable takes over a message.
+func (q *queue) pushReliable(msg outMessage) {
+	i := slices.IndexFunc(q.lines, func(l line) bool { return l.channel == msg.channel })
+	if i < 0 {
+		i = len(q.lines)
+		q.lines = append(q.lines, line{channel: msg.channel})
+	}
+	if q.reliable == 0 {
+		q.turn = i
+	}
+	*q.lines[i].messages.push() = msg
+	q.reliable++
+	q.reliableBytes += len(msg.data)
 }
 
 func (q *queue) pushUnreliable(msg []byte) {
@@ -66,17 +94,31 @@ func (q *queue) popUnreliable() {
 	q.unreliable.pop()
 }
 
-// cut takes the next n bytes off the reliable message being sent.
+// cut takes the next n bytes off the reliable message whose turn it is.
 func (q *queue) cut(n int) fragment {
-	m := q.reliable.at(0)
+	m := q.head()
 	f := fragment{data: m.data[:n], size: uint16(n), first: !m.started, last: n == len(m.data)}
 	m.started = true
 	m.data = m.data[n:]
 	q.reliableBytes -= n
 	if f.last {
-		q.reliable.pop()
+		q.lines[q.turn].messages.pop()
+		q.reliable--
+	}
+	for range q.lines {
+		if q.turn = (q.turn + 1) % len(q.lines); q.lines[q.turn].messages.len() > 0 {
+			break
+		}
 	}
 	return f
+}
+
+// trim gives back the memory of bursts gone by.
+func (q *queue) trim() {
+	if q.reliable == 0 {
+		q.lines, q.turn = nil, 0
+	}
+	q.unreliable.trim()
 }
 
 // accept checks the size of a message and makes room for it in the queue.
@@ -87,7 +129,7 @@ func (m *Machine) accept(size int, rel Reliability) error {
 	if size > wire.MessageMax || rel == Unreliable && size > m.cfg.UnreliableMax {
 		return ErrTooLarge
 	}
-	if rel == Reliable && m.queue.reliable.len() == 0 {
+	if rel == Reliable && m.queue.reliable == 0 {
 		return nil // it is the one being sent
 	}
 	dropped, ok := m.queue.dropOldest(&m.cfg, size)
@@ -123,7 +165,7 @@ func (m *Machine) Send(now time.Time, msg []byte, rel Reliability, channel uint8
 	case err != nil:
 		return err
 	case rel == Reliable:
-		m.queue.pushReliable(msg, channel)
+		m.queue.pushReliable(outMessage{data: copyOf(msg), channel: channel})
 	default:
 		m.queue.pushUnreliable(msg)
 	}

@@ -12,7 +12,7 @@ import (
 type State struct {
 	recv  []*recvChannel
 	send  []*sendChannel
-	queue []outMessage // reliable messages that wait, the first one perhaps partly sent
+	queue []outMessage // reliable messages that wait, each channel's first one perhaps partly sent
 }
 
 // Export copies what has to survive the connection. The machine stays as it is: the
@@ -25,10 +25,13 @@ func (m *Machine) Export() *State {
 	for _, c := range m.sent.channels {
 		st.send = append(st.send, c.clone())
 	}
-	for i := range m.queue.reliable.len() {
-		msg := *m.queue.reliable.at(i)
-		msg.data = slices.Clone(msg.data)
-		st.queue = append(st.queue, msg)
+	for i := range m.queue.lines {
+		l := &m.queue.lines[i].messages
+		for k := range l.len() {
+			msg := *l.at(k)
+			msg.data = slices.Clone(msg.data)
+			st.queue = append(st.queue, msg)
+		}
 	}
 	return st
 }
@@ -81,8 +84,7 @@ func (m *Machine) resume(st *State) {
 	}
 	m.sent.channels = st.send
 	for _, msg := range st.queue {
-		*m.queue.reliable.push() = msg
-		m.queue.reliableBytes += len(msg.data)
+		m.queue.pushReliable(msg)
 	}
 }
 

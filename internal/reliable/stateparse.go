@@ -32,12 +32,14 @@ func ParseState(b []byte) (*State, error) {
 		seen |= channelBit(c.id)
 		st.send = append(st.send, c)
 	}
-	for i := range r.count() {
+	seen = 0
+	for range r.count() {
 		m := outMessage{channel: r.channel()}
 		flags := r.byte()
 		m.started = flags == stateInside
 		m.data = r.data(wire.MessageMax)
-		r.require(flags == 0 && len(m.data) >= messageMin || m.started && i == 0 && len(m.data) > 0)
+		r.require(flags == 0 && len(m.data) >= messageMin || m.started && seen&channelBit(m.channel) == 0 && len(m.data) > 0)
+		seen |= channelBit(m.channel)
 		st.queue = append(st.queue, m)
 	}
 	r.require(len(r.b) == 0)

@@ -2,6 +2,7 @@ package reliable_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/Diarkis/diarkis/internal/reliable"
@@ -166,4 +167,40 @@ func TestQueueLimits(t *testing.T) {
 			t.Errorf("dropped %d, want 1", got)
 		}
 	})
+}
+
+// TestChannelsTakeTurns sends small messages while a long one is under way on another
+// channel.
+func TestChannelsTakeTurns(t *testing.T) {
+	a, b := newPeer(t, clientUDP), newPeer(t, serverUDP)
+	a.send(1<<20, reliable.Reliable, 1)
+	for _, channel := range []uint8{2, 2, 255, 1} {
+		a.send(100, reliable.Reliable, channel)
+	}
+	if messages, bytes := a.Queued(); messages != 4 || bytes != 400 {
+		t.Errorf("Queued = %d, %d; want the small ones", messages, bytes)
+	}
+	var order []uint8
+	for a.Unacked() {
+		for _, packet := range a.packets() {
+			b.in++
+			if err := b.Receive(b.now, b.in, packet, &b.got); err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range b.got.Messages {
+				order = append(order, d.Channel)
+			}
+		}
+		if len(order) < 3 && b.in > 6 {
+			t.Fatalf("arrived on channels %v after %d packets, want 2, 255, 2", order, b.in)
+		}
+		a.mustTick(25 * ms)
+		b.mustTick(25 * ms)
+		for _, packet := range b.packets() {
+			a.mustReceive(packet)
+		}
+	}
+	if want := []uint8{2, 255, 2, 1, 1}; !slices.Equal(order, want) {
+		t.Errorf("arrived on channels %v, want %v", order, want)
+	}
 }
