@@ -13,6 +13,7 @@ import (
 	"sort"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,21 +35,31 @@ func simSeeds(t *testing.T) uint64 {
 }
 
 // TestSim lets two machines talk over a bad link, with resumes in the middle, and
-// requires every reliable message exactly once and in order on its channel.
+// requires every reliable message exactly once and in order on its channel. What the
+// machines count must agree with what they hold all the time.
 func TestSim(t *testing.T) {
 	n := simSeeds(t)
 	var wg sync.WaitGroup
+	var repeated, again atomic.Uint64
 	workers := uint64(runtime.GOMAXPROCS(0))
 	for w := range workers {
 		wg.Go(func() {
 			for seed := w; seed < n && !t.Failed(); seed += workers {
-				if err := newWorld(seed).run(); err != nil {
+				w := newWorld(seed)
+				if err := w.run(); err != nil {
 					t.Errorf("seed %d: %v", seed, err)
+				}
+				for _, s := range w.sides {
+					repeated.Add(s.m.Stats().Repeated)
+					again.Add(s.m.Stats().Retransmitted)
 				}
 			}
 		})
 	}
 	wg.Wait()
+	if repeated.Load() == 0 || again.Load() == 0 {
+		t.Errorf("%d fragments repeated and %d sent again: the link is too good", repeated.Load(), again.Load())
+	}
 }
 
 // world is two machines, the link between them and the clock.
@@ -57,9 +68,11 @@ type world struct {
 	now    time.Time
 	stream bool
 	bulk   bool // long messages one after another: windows fill
+	game   bool // small messages 60 times a second: they are repeated
 	calm   bool // no loss from now on
 
 	loss, dup     float64
+	loses         [2]*lossy
 	delay, jitter time.Duration
 	epoch         int // connections so far: packets of earlier ones are dropped
 	resumeAt      time.Time
@@ -115,9 +128,12 @@ type side struct {
 
 func newWorld(seed uint64) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	w := &world{rng: rng, now: time.Unix(1_700_000_000, 0), stream: seed%5 == 4, bulk: seed%20 == 3}
+	w := &world{rng: rng, now: time.Unix(1_700_000_000, 0), stream: seed%5 == 4, bulk: seed%20 == 3, game: seed%4 == 1}
 	if !w.stream {
 		w.loss, w.dup = rng.Float64()*0.3, rng.Float64()*0.1
+	}
+	for i := range w.loses {
+		w.loses[i] = newLossy(seed, uint64(2+i), w.loss, 1+rng.Float64()*4)
 	}
 	w.delay = time.Duration(rng.IntN(80)) * time.Millisecond
 	w.jitter = time.Duration(rng.IntN(40)+1) * time.Millisecond
@@ -243,6 +259,14 @@ func (w *world) step() error {
 	if !w.calm && !w.now.Before(w.resumeAt) {
 		w.connect(true)
 	}
+	for i, s := range w.sides {
+		if w.rng.IntN(4) > 0 {
+			continue
+		}
+		if err := s.m.Check(); err != nil {
+			return fmt.Errorf("side %d: %w", i, err)
+		}
+	}
 	for len(w.events) > 0 && !w.events[0].at.After(w.now) {
 		if err := w.arrive(heap.Pop(&w.events).(event)); err != nil {
 			return err
@@ -282,7 +306,7 @@ func (w *world) flush(from int) {
 
 func (w *world) launch(to int, pn uint64, b []byte) {
 	copies := 1
-	if !w.calm && w.rng.Float64() < w.loss {
+	if !w.calm && w.loses[to].loses() {
 		copies = 0
 	} else if !w.calm && w.rng.Float64() < w.dup {
 		copies = 2
@@ -318,23 +342,28 @@ func (w *world) arrive(e event) error {
 	return nil
 }
 
-var simChannels = []uint8{0, 0, 0, 1, 15, reliable.ChannelUnordered}
+var simChannels = []uint8{0, 0, 0, 1, 2, 15, reliable.ChannelUnordered}
 
 // say sends one message: its channel, its number there, and a pattern that follows from both.
 func (w *world) say(s *side) error {
 	s.nextSend = w.now.Add(time.Duration(1+w.rng.IntN(60)) * time.Millisecond)
+	if w.game {
+		s.nextSend = w.now.Add(time.Second / 60)
+	}
 	rel, channel := reliable.Reliable, simChannels[w.rng.IntN(len(simChannels))]
 	if w.stream {
 		channel = 0
 	}
 	size := w.rng.IntN(300)
 	switch r := w.rng.IntN(60); {
+	case w.game:
+		size = w.rng.IntN(120)
 	case r < 15:
 		rel, channel = reliable.Unreliable, 99
 	case r < 20:
 		size = w.rng.IntN(8000)
 	case r == 20:
-		size = w.rng.IntN(150_000)
+		size = w.rng.IntN(200_000)
 	case w.bulk:
 		size = w.rng.IntN(60_000)
 	}
