@@ -22,10 +22,13 @@ const (
 	// packets are lost because a queue is full, and repeating would keep it full.
 	repeatQueueMax = 100 * time.Millisecond
 
-	// repeatLossMin is the share of packets lost from which on repeating pays, and
-	// repeatLossAge how long after the last loss it ends whatever the share was.
-	repeatLossMin = 0.002
-	repeatLossAge = 30 * time.Second
+	// repeatLossMin is the share of packets lost from which on repeating pays,
+	// repeatLossLate the same while packets come late, so that some that will yet
+	// come count as lost, and repeatLossAge how long after the last loss repeating
+	// ends whatever the share was.
+	repeatLossMin  = 0.002
+	repeatLossLate = 0.01
+	repeatLossAge  = 30 * time.Second
 	// repeatLossWeight is what one packet weighs in that share: after a single loss,
 	// repeating ends some 170 packets later.
 	repeatLossWeight = 1.0 / 256
@@ -107,8 +110,15 @@ func covers(a *wire.Ack, pn uint64) bool {
 
 // active reports whether losses are recent enough to repeat.
 func (r *repeats) active(at time.Duration) bool {
-	return r.loss >= repeatLossMin && at-r.lostAt < repeatLossAge
+	least := float32(repeatLossMin)
+	if r.disordered(at) {
+		least = repeatLossLate
+	}
+	return r.loss >= least && at-r.lostAt < repeatLossAge
 }
+
+// disordered reports whether packets came late recently.
+func (r *repeats) disordered(at time.Duration) bool { return at-r.lateAt < repeatReordered }
 
 // take takes n bytes from what may be repeated, or reports that they are too many.
 func (r *repeats) take(at time.Duration, n int) bool {
@@ -250,7 +260,7 @@ func (m *Machine) lookForHoles(at time.Duration, a *wire.Ack) {
 	if l.inFlight == 0 {
 		r.due = never
 	}
-	if at-r.lateAt < repeatReordered || !m.mayRepeat() {
+	if r.disordered(at) || !m.mayRepeat() {
 		return
 	}
 	for i, looked := 0, 0; i < l.packets.len() && !r.holes; i++ {

@@ -212,6 +212,19 @@ func TestLateIsNotLost(t *testing.T) {
 	}
 }
 
+// TestDisorderIsNotLoss has packets overtake each other, none of them lost.
+func TestDisorderIsNotLoss(t *testing.T) {
+	tr := gameTrip(0, 0, false)
+	tr.jitter = 10 * ms // less than an interval: no disorder yet
+	if f := tr.run(t, 1); f.sender.Repeated != 0 || f.perByte > 1.6 {
+		t.Errorf("%d fragments repeated, %.2f bytes for one", f.sender.Repeated, f.perByte)
+	}
+	tr.jitter = 40 * ms // a tenth of the packets come after three later ones
+	if f := tr.run(t, 1); f.sender.Repeated > uint64(tr.messages)/20 || f.sender.Lost < uint64(tr.messages)/20 {
+		t.Errorf("%d of %d fragments repeated, %d packets counted as lost", f.sender.Repeated, tr.messages, f.sender.Lost)
+	}
+}
+
 // TestTail loses the last message: nothing follows that would show it.
 func TestTail(t *testing.T) {
 	t.Run("losses seen", func(t *testing.T) {

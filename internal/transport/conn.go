@@ -373,6 +373,9 @@ func (c *Conn) countLocked() {
 	if n := now.Retransmitted - c.counted.Retransmitted; n > 0 {
 		c.core.m.repeats.Add(float64(n))
 	}
+	if n := now.Repeated - c.counted.Repeated; n > 0 {
+		c.core.m.proactive.Add(float64(n))
+	}
 	if n := now.DroppedUnreliable - c.counted.DroppedUnreliable; n > 0 {
 		c.core.m.overflow.Add(float64(n))
 	}

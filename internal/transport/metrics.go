@@ -49,6 +49,7 @@ type metrics struct {
 	bytesIn    prometheus.Counter
 	bytesOut   prometheus.Counter
 	repeats    prometheus.Counter
+	proactive  prometheus.Counter
 	overflow   prometheus.Counter
 	rtt        prometheus.Observer
 	dropped    *prometheus.CounterVec
@@ -77,6 +78,7 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 		bytesIn:    counter("bytes_in_total", "Bytes received, without the headers of IP and UDP or TCP.").With(nil),
 		bytesOut:   counter("bytes_out_total", "Bytes sent, without the headers of IP and UDP or TCP.").With(nil),
 		repeats:    counter("retransmissions_total", "Reliable fragments sent again.").With(nil),
+		proactive:  counter("repeats_total", "Reliable fragments sent more than once before they counted as lost.").With(nil),
 		overflow:   counter("unreliable_dropped_total", "Unreliable messages that gave way to newer ones in a full queue.").With(nil),
 		rtt: register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "diarkis", Subsystem: "transport", Name: "rtt_seconds",
