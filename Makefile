@@ -11,7 +11,7 @@ FUZZTIME  ?= 20000x
 # Pinned here and fetched by `go run`, so that a fresh machine needs only Go.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build run test unit race e2e soak idle sim fuzz lint vet fmt bench clean cross
+.PHONY: all build run test unit race e2e soak idle sim vectors fuzz lint vet fmt bench clean cross
 
 all: fmt lint test
 
@@ -62,6 +62,11 @@ fuzz:
 			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
 		done; \
 	done
+
+# vectors writes docs/protocol-vectors.json again, for a change of the protocol, and has it read by all who do.
+vectors:
+	$(GO) test -count=1 ./internal/secure -run Vectors -update
+	$(GO) test -count=1 ./internal/secure ./internal/reliable ./internal/transport/... -run Vectors
 
 vet:
 	$(GO) vet ./...

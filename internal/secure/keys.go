@@ -3,7 +3,7 @@
 //
 // Everything here is plain state. Time and random bytes are arguments, no socket
 // is opened and nothing waits, so that the same inputs always give the same bytes:
-// testdata/dx1-vectors.json lists them for implementations in other languages.
+// docs/protocol-vectors.json lists them for implementations in other languages.
 //
 // A client makes a [Client], a server one [Gate] for the process and, for each TCP
 // connection, a [StreamGate]. A finished handshake yields a [Sealer] for the
