@@ -87,6 +87,9 @@ type TCP struct {
 	ResumeTTL        time.Duration `key:"resumeTTL" unit:"s" min:"1" max:"3600"`
 	RekeyPackets     int           `key:"rekeyPackets" min:"1024" max:"1073741824"`
 	EnableEncryption bool          `key:"enableEncryption" only:"true" refused:"the client protocol has no unencrypted form"`
+	// HandshakesPerAddress is how many connections of one IPv4 address or IPv6 /64 may
+	// be in their handshake at once; 0 is unlimited.
+	HandshakesPerAddress int `key:"handshakesPerAddress" min:"0" max:"1000000"`
 	Limits
 }
 

@@ -137,6 +137,7 @@ func (n *Node) transportConfig() (transport.Config, error) {
 		t := n.cfg.TCP
 		c.Port, c.IdleTimeout, c.ResumeTTL, c.RekeyPackets = t.Port, t.ConnectionTTL, t.ResumeTTL, uint64(t.RekeyPackets)
 		c.MaxRecord, c.Nagle = t.MaxRcvSize, !t.NoDelay
+		c.Limits.HandshakesPerAddress = unlimited(t.HandshakesPerAddress)
 		c.PortSearch = searchFrom(t.Port)
 		c.Address, err = bindAddress(n.cfg, t.Address, t.NIC, "tcp.nic")
 		return n.forOneHost(c), err
@@ -150,11 +151,17 @@ func (n *Node) transportConfig() (transport.Config, error) {
 	return n.forOneHost(c), err
 }
 
-// forOneHost lifts the limit by client address, unless it was set, where all clients
-// are processes of this host and share one address.
+// forOneHost lifts the limits by client address, unless they were set, where all
+// clients are processes of this host and share one address.
 func (n *Node) forOneHost(c transport.Config) transport.Config {
-	if onLoopback(c.Address) && n.cfg.IsDefault(string(n.cfg.Role)+".helloPerAddress") {
+	if !onLoopback(c.Address) {
+		return c
+	}
+	if n.cfg.IsDefault(string(n.cfg.Role) + ".helloPerAddress") {
 		c.Limits.AddressPerSec = unlimited(0)
+	}
+	if n.cfg.Role == config.RoleTCP && n.cfg.IsDefault("tcp.handshakesPerAddress") {
+		c.Limits.HandshakesPerAddress = unlimited(0)
 	}
 	return c
 }

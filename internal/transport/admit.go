@@ -23,14 +23,26 @@ func (ps *Places) byCID0Of(cid wire.CID) *Place {
 	return ps.byCID0[cid]
 }
 
+// cidKey is what place limits count by.
+func cidKey(cid0 wire.CID) uint64 { return binary.BigEndian.Uint64(cid0[:]) }
+
 // chargeHello charges a Hello whose mac is good.
 func (k *core) chargeHello(now time.Time, src netip.AddrPort, cid0 wire.CID) error {
 	n := k.nanos(now)
-	if !k.cids.Take(n, binary.BigEndian.Uint64(cid0[:])) {
+	if !k.cids.Take(n, cidKey(cid0)) {
 		return dropCID
 	}
 	if !k.addresses.Take(n, limit.AddressKey(src.Addr())) {
 		return dropAddress
+	}
+	return nil
+}
+
+// chargeConfirm charges a Confirm whose cookie is good, before its keys are agreed on:
+// with the cookie of one Hello, a client could ask for that as often as it sends.
+func (k *core) chargeConfirm(now time.Time, cid0 wire.CID) error {
+	if !k.cids.Take(k.nanos(now), ^cidKey(cid0)) { // another bucket than that of its Hellos
+		return dropCID
 	}
 	return nil
 }

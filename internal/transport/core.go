@@ -30,8 +30,9 @@ type core struct {
 	epoch     time.Time // of every int64 time in this package
 	gate      *secure.Gate
 	places    *Places
-	shards    []*shard // Listen may drop some, never the first
-	alarm     alarm    // of keep
+	shards    []*shard     // Listen may drop some, never the first
+	alarm     alarm        // of keep
+	attempts  *limit.Table // by place, and by address that probes
 	cids      *limit.Table
 	addresses *limit.Table
 	anyone    limit.Rate
@@ -78,6 +79,7 @@ func newCore(cfg Config, h Handler, log zerolog.Logger, reg prometheus.Registere
 		cfg: cfg, handler: h, protocol: protocol, epoch: time.Now(), stream: protocol == "TCP",
 		log:       log.With().Str("protocol", protocol).Logger(),
 		m:         newMetrics(reg, protocol),
+		attempts:  limit.NewTable(limit.NewRate(attemptsPerSec, attemptsBurst), l.TableSize),
 		cids:      limit.NewTable(limit.NewRate(l.HelloPerSec, l.HelloBurst), l.TableSize),
 		addresses: limit.NewTable(limit.NewRate(l.AddressPerSec, l.AddressBurst), l.TableSize),
 		anyone:    limit.NewRate(l.UnauthenticatedPerSec, l.UnauthenticatedPerSec),
@@ -209,9 +211,11 @@ func (k *core) packetMax() int {
 	return wire.DatagramBytesMin
 }
 
-// charge says whether a packet that proves nothing may be looked at.
-func (k *core) charge(now time.Time) bool {
-	return k.unauth.Take(k.nanos(now), k.anyone)
+// charge says whether a packet that proves nothing may be looked at. The key is that
+// of the place it is for, or of the address it comes from.
+func (k *core) charge(now time.Time, key uint64) bool {
+	n := k.nanos(now)
+	return k.attempts.Take(n, key) || k.unauth.Take(n, k.anyone)
 }
 
 // keep ends places whose time is over and tells the Handler of places that ended or

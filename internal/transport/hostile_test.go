@@ -195,9 +195,13 @@ func TestHelloLimits(t *testing.T) {
 	}
 	t.Run("process", func(t *testing.T) {
 		r := start(t, "UDP", func(c *Config) { c.Limits.UnauthenticatedPerSec = 2 }, nil)
-		c := r.join("u") // a Hello and a Confirm
-		c.write(c.hello)
+		c := r.join("u")
+		for range attemptsBurst + 10 {
+			c.write(c.hello)
+		}
 		r.requireFigure("packets_dropped_total", "process_limit", 1)
+		r.join("v") // who has attempts of its own left
+		r.requireSilence(r.stranger(), bytes.Repeat([]byte{0x05}, wire.ProbeBytes), "probe")
 	})
 }
 
@@ -445,4 +449,41 @@ func TestIPv6(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A client may agree on keys only so often with the cookie of one Hello: that costs
+// the server fifty times what the packet costs the client.
+func TestConfirmsOfOneCookieAreLimited(t *testing.T) {
+	r := start(t, "UDP", func(c *Config) { c.Limits.HelloPerSec, c.Limits.HelloBurst = 1, 5 }, nil)
+	c := r.reserve("u", nil)
+	c.options.X25519 = true
+	c.dial(r.addr)
+	hs, err := secure.NewClient(c.creds, "key", c.options, zeros{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	confirm, err := hs.Challenge(c.exchange(hs.Hello(), wire.PacketChallenge), false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 8 {
+		forged := bytes.Clone(confirm)
+		forged[len(forged)-1] ^= byte(i + 1)
+		c.write(forged)
+	}
+	r.requireFigure("packets_dropped_total", "payload", 5)
+	r.requireFigure("packets_dropped_total", "cid_limit", 3)
+	if !newHandshakeAfter(c, time.Second) {
+		t.Error("no handshake after the pause its limit asks for")
+	}
+}
+
+// newHandshakeAfter tries until the limits of a place give way.
+func newHandshakeAfter(c *client, least time.Duration) bool {
+	for start := time.Now(); time.Since(start) < patience+least; {
+		if c.tries = 3; c.tryHandshake(false) {
+			return true
+		}
+	}
+	return false
 }

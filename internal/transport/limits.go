@@ -6,9 +6,11 @@ import "cmp"
 // comments; a negative rate means no limit.
 type Limits struct {
 	// UnauthenticatedPerSec is how many handshake and probe packets a second the
-	// process looks at. Zero means 20,000.
+	// process looks at, beyond the few it looks at for every place and for every
+	// address that probes: who floods uses up no one else's. Zero means 20,000.
 	UnauthenticatedPerSec int
-	// HelloPerSec and HelloBurst bound the Hellos with a good mac of one place. Zero means 5 and 10.
+	// HelloPerSec and HelloBurst bound the Hellos with a good mac of one place, and
+	// apart from them the Confirms with a good cookie. Zero means 5 and 10.
 	HelloPerSec, HelloBurst int
 	// AddressPerSec and AddressBurst bound them by IPv4 address or IPv6 /64. Zero means 20 and 40.
 	AddressPerSec, AddressBurst int
@@ -24,7 +26,17 @@ type Limits struct {
 	TableSize int
 	// HandshakesMax is how many TCP connections may be in their handshake. Zero means 4,096.
 	HandshakesMax int
+	// HandshakesPerAddress is how many of them one IPv4 address or IPv6 /64 may have.
+	// Zero means 64.
+	HandshakesPerAddress int
 }
+
+// What is looked at without a charge to UnauthenticatedPerSec: more than a client in
+// need of all its repeats sends, and little enough to let everyone have it.
+const (
+	attemptsPerSec = 20
+	attemptsBurst  = 40
+)
 
 func (l Limits) withDefaults() Limits {
 	l.UnauthenticatedPerSec = cmp.Or(l.UnauthenticatedPerSec, 20_000)
@@ -34,5 +46,6 @@ func (l Limits) withDefaults() Limits {
 	l.BytesPerSec, l.BytesBurst = cmp.Or(l.BytesPerSec, 128<<10), cmp.Or(l.BytesBurst, 256<<10)
 	l.TableSize = cmp.Or(l.TableSize, 16_384)
 	l.HandshakesMax = cmp.Or(l.HandshakesMax, 4096)
+	l.HandshakesPerAddress = cmp.Or(l.HandshakesPerAddress, 64)
 	return l
 }

@@ -23,11 +23,12 @@ const (
 	dropProcess  = wire.Refusal("process_limit") // too many unauthenticated packets
 	dropRate     = wire.Refusal("rate_limit")    // one connection sends too much
 	// record.ErrSize is one too.
-	dropReplayed = wire.Refusal("confirm_replay")    // a Confirm that was accepted before
-	dropSCID     = wire.Refusal("unknown_scid")      // no such connection
-	dropSend     = wire.Refusal("send")              // the system refused to send it
-	dropSlot     = wire.Refusal("handshakes")        // too many TCP handshakes at once
-	dropTimeout  = wire.Refusal("handshake_timeout") // a TCP handshake took too long
+	dropReplayed = wire.Refusal("confirm_replay")     // a Confirm that was accepted before
+	dropSCID     = wire.Refusal("unknown_scid")       // no such connection
+	dropSend     = wire.Refusal("send")               // the system refused to send it
+	dropSlot     = wire.Refusal("handshakes")         // too many TCP handshakes at once
+	dropShare    = wire.Refusal("address_handshakes") // too many TCP handshakes of one address at once
+	dropTimeout  = wire.Refusal("handshake_timeout")  // a TCP handshake took too long
 	dropUnknown  = wire.Refusal("other")
 )
 

@@ -118,6 +118,9 @@ func (c *Conn) answerLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Ba
 	if err != nil {
 		return err
 	}
+	if src != c.peer && len(c.ending.packet) > len(pkt) {
+		return dropClosed // never more to an address than it sent, unless it is known to be the client's
+	}
 	if !hasClose(frames) {
 		c.ending.next = n + int64(closeGap)
 		b.raw(c.ending.packet, src)

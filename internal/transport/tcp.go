@@ -16,6 +16,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/transport/limit"
 	"github.com/Diarkis/diarkis/internal/transport/record"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
@@ -26,6 +27,7 @@ type TCP struct {
 	*core
 	listener *net.TCPListener
 	slots    chan struct{} // a token for each handshake under way
+	shares   *limit.Shares // of them, by address
 
 	socketsMu sync.Mutex // guards the field below
 	sockets   map[*net.TCPConn]struct{}
@@ -39,7 +41,11 @@ func NewTCP(cfg Config, h Handler, log zerolog.Logger, reg prometheus.Registerer
 	if err != nil {
 		return nil, err
 	}
-	return &TCP{core: k, slots: make(chan struct{}, k.cfg.Limits.HandshakesMax), sockets: map[*net.TCPConn]struct{}{}}, nil
+	l := k.cfg.Limits
+	return &TCP{
+		core: k, slots: make(chan struct{}, l.HandshakesMax), shares: limit.NewShares(l.HandshakesPerAddress, l.TableSize),
+		sockets: map[*net.TCPConn]struct{}{},
+	}, nil
 }
 
 // Listen binds the socket and returns its address.
@@ -107,21 +113,42 @@ func (t *TCP) acceptAll() error {
 
 // serve starts the reader of a new connection.
 func (t *TCP) serve(s *net.TCPConn) {
-	select {
-	case t.slots <- struct{}{}:
-	default:
-		t.m.drop(dropSlot)
+	peer := addrPortOf(s.RemoteAddr())
+	if err := t.enter(peer); err != nil {
+		t.m.drop(err)
 		_ = s.Close()
 		return
 	}
 	t.socketsMu.Lock()
 	t.sockets[s] = struct{}{}
 	t.socketsMu.Unlock()
-	ok := t.spawn(func(ctx context.Context) { t.read(ctx, s) })
+	ok := t.spawn(func(ctx context.Context) { t.read(ctx, s, peer) })
 	if !ok {
-		<-t.slots
+		t.leave(peer)
 		t.forget(s)
 	}
+}
+
+// enter takes a slot for a handshake. One address gets only its share of them, so
+// that who opens connections and says nothing keeps no one else out.
+func (t *TCP) enter(peer netip.AddrPort) error {
+	key := limit.AddressKey(peer.Addr())
+	if !t.shares.Enter(key) {
+		return dropShare
+	}
+	select {
+	case t.slots <- struct{}{}:
+		return nil
+	default:
+		t.shares.Leave(key)
+		return dropSlot
+	}
+}
+
+// leave gives the slot back.
+func (t *TCP) leave(peer netip.AddrPort) {
+	<-t.slots
+	t.shares.Leave(limit.AddressKey(peer.Addr()))
 }
 
 func (t *TCP) forget(s *net.TCPConn) {
@@ -132,18 +159,18 @@ func (t *TCP) forget(s *net.TCPConn) {
 }
 
 // read is the reader of one connection.
-func (t *TCP) read(ctx context.Context, s *net.TCPConn) {
+func (t *TCP) read(ctx context.Context, s *net.TCPConn, peer netip.AddrPort) {
 	defer t.forget(s)
 	_ = s.SetNoDelay(!t.cfg.Nagle)
 	raw, err := s.SyscallConn()
 	if err != nil {
-		<-t.slots
+		t.leave(peer)
 		return
 	}
-	r := &tcpReader{tcp: t, stream: &stream{socket: s, raw: raw}, peer: addrPortOf(s.RemoteAddr()), records: record.NewReader(s)}
+	r := &tcpReader{tcp: t, stream: &stream{socket: s, raw: raw}, peer: peer, records: record.NewReader(s)}
 	_ = s.SetReadDeadline(time.Now().Add(t.cfg.HandshakeTimeout))
 	err = r.handshake(ctx)
-	<-t.slots
+	t.leave(peer)
 	if err != nil {
 		if isTimeout(err) {
 			err = dropTimeout
@@ -185,14 +212,11 @@ func (r *tcpReader) handshake(ctx context.Context) error {
 		return err
 	}
 	if wire.TypeOf(pkt) == wire.PacketProbe {
-		reply, err := k.probe(time.Now(), pkt)
+		reply, err := k.probe(time.Now(), pkt, r.peer)
 		if err != nil {
 			return err
 		}
 		return r.answer(reply)
-	}
-	if !k.charge(time.Now()) {
-		return dropProcess
 	}
 	cid0, ok := wire.PeekCID0(pkt)
 	if !ok {
@@ -201,6 +225,9 @@ func (r *tcpReader) handshake(ctx context.Context) error {
 	p := k.places.byCID0Of(cid0)
 	if p == nil {
 		return secure.RefusedCID
+	}
+	if !k.charge(time.Now(), cidKey(cid0)) {
+		return dropProcess
 	}
 	gate, asked := k.gate.Stream(), time.Now()
 	challenge, err := gate.Challenge(nil, asked, pkt, &p.base)

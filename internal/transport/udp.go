@@ -15,6 +15,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
 	"github.com/Diarkis/diarkis/internal/transport/datagram"
+	"github.com/Diarkis/diarkis/internal/transport/limit"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -159,7 +160,7 @@ func (r *udpReader) datagram(now time.Time, pkt []byte, src netip.AddrPort) erro
 	case wire.PacketConfirm:
 		return r.refuse(r.confirm(now, pkt, src))
 	case wire.PacketProbe:
-		reply, err := r.core.probe(now, pkt)
+		reply, err := r.core.probe(now, pkt, src)
 		if err == nil {
 			r.batch.raw(reply, src)
 		}
@@ -177,16 +178,16 @@ func (r *udpReader) refuse(err error) error {
 }
 
 func (r *udpReader) hello(now time.Time, pkt []byte, src netip.AddrPort) error {
-	if !r.core.charge(now) {
-		return dropProcess
-	}
 	cid0, ok := wire.PeekCID0(pkt)
 	if !ok {
 		return wire.RefusedLength
 	}
 	p := r.core.places.byCID0Of(cid0)
 	if p == nil {
-		return secure.RefusedCID
+		return secure.RefusedCID // before any charge: strangers use nothing up
+	}
+	if !r.core.charge(now, cidKey(cid0)) {
+		return dropProcess
 	}
 	// A cookie has to be newer than that of the last accepted Confirm, also for who
 	// comes back within its millisecond.
@@ -205,9 +206,6 @@ func (r *udpReader) hello(now time.Time, pkt []byte, src netip.AddrPort) error {
 
 func (r *udpReader) confirm(now time.Time, pkt []byte, src netip.AddrPort) error {
 	k := r.core
-	if !k.charge(now) {
-		return dropProcess
-	}
 	cid0, ok := wire.PeekCID0(pkt)
 	if !ok {
 		return wire.RefusedLength
@@ -215,6 +213,9 @@ func (r *udpReader) confirm(now time.Time, pkt []byte, src netip.AddrPort) error
 	p := k.places.byCID0Of(cid0)
 	if p == nil {
 		return secure.RefusedCID
+	}
+	if !k.charge(now, cidKey(cid0)) {
+		return dropProcess
 	}
 	hash, _ := secure.ConfirmHash(pkt)
 	if again, c := k.places.checkReplay(p, hash); again {
@@ -229,6 +230,9 @@ func (r *udpReader) confirm(now time.Time, pkt []byte, src netip.AddrPort) error
 	}
 	if err := k.places.mayOpen(p, checked.CookieTime); err != nil {
 		return err // before the costly part
+	}
+	if err := k.chargeConfirm(now, cid0); err != nil {
+		return err
 	}
 	accepted, err := checked.Open()
 	if err != nil {
@@ -288,8 +292,8 @@ func (k *core) sinceCookie(now time.Time, cookie uint64) time.Duration {
 }
 
 // probe answers a health check.
-func (k *core) probe(now time.Time, pkt []byte) ([]byte, error) {
-	if !k.charge(now) {
+func (k *core) probe(now time.Time, pkt []byte, src netip.AddrPort) ([]byte, error) {
+	if !k.charge(now, limit.AddressKey(src.Addr())) {
 		return nil, dropProcess
 	}
 	if len(k.cfg.ProbeKey) == 0 {
