@@ -11,7 +11,7 @@ FUZZTIME  ?= 20000x
 # Pinned here and fetched by `go run`, so that a fresh machine needs only Go.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build run test unit race e2e soak idle sim vectors fuzz lint vet fmt bench clean cross
+.PHONY: all build run test unit race e2e soak idle sim flood vectors fuzz lint vet fmt bench clean cross
 
 all: fmt lint test
 
@@ -53,6 +53,11 @@ SEEDS ?= 5000
 sim:
 	DIARKIS_SIM_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 30m -run 'Sim' ./internal/reliable/...
 	$(GO) run ./internal/mars/marstest/marssim --from 1 --seeds $(SEEDS) --nodes 0
+
+# flood has a server bear junk and handshakes at 55,000 packets/s for FLOOD; `make test` does so for 2 s.
+FLOOD ?= 10s
+flood:
+	DIARKIS_FLOOD=$(FLOOD) $(GO) test -count=1 -v -run 'TestFlood' ./internal/transport
 
 # fuzz gives every fuzz test in the tree FUZZTIME.
 fuzz:

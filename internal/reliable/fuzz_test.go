@@ -11,7 +11,7 @@ import (
 )
 
 // FuzzReceive feeds a machine whatever opens. Input is a byte of configuration and
-// packets, each behind its length as u16.
+// packets, each behind 5 bits for the time until it comes and 11 for its length.
 func FuzzReceive(f *testing.F) {
 	seed := func(mode byte, packets ...[]byte) {
 		b := []byte{mode}
@@ -40,16 +40,18 @@ func FuzzReceive(f *testing.F) {
 			p.packets()
 		}
 		for b = b[1:]; len(b) > 2; {
-			n := min(int(b[0])<<8|int(b[1]), len(b)-2)
-			if p.receive(b[2:2+n]) != nil {
-				return
-			}
-			b = b[2+n:]
-			p.now = p.now.Add(7 * time.Millisecond)
+			n := min(int(b[0]&7)<<8|int(b[1]), len(b)-2)
+			p.now = p.now.Add(stepOf(b[0] >> 3))
 			if p.Tick(p.now) != nil {
 				break
 			}
 			p.packets()
+			if p.receive(b[2:2+n]) != nil {
+				return
+			}
+			b = b[2+n:]
+			p.packets()
+			requireWake(t, p)
 		}
 		state := p.Export().AppendTo(nil)
 		st, err := reliable.ParseState(state)
@@ -60,6 +62,38 @@ func FuzzReceive(f *testing.F) {
 			t.Errorf("AppendTo after ParseState = %x, want %x", again, state)
 		}
 	})
+}
+
+// stepOf is 7 ms, or anything from no time to a minute.
+func stepOf(bits byte) time.Duration {
+	if bits == 0 {
+		return 7 * time.Millisecond
+	}
+	return time.Duration(1)<<bits*30 - 60
+}
+
+// requireWake checks that a machine with nothing to send right now asks for a time
+// that passing it brings it on from, so that its owner does not spin.
+func requireWake(t *testing.T, p *peer) {
+	t.Helper()
+	now := p.now
+	for range 1000 {
+		at := p.WakeAt()
+		if at.IsZero() {
+			return
+		}
+		if at.After(now.Add(2 * time.Minute)) {
+			t.Fatalf("wakes %v from now, past every timeout", at.Sub(now))
+		}
+		if at.After(now) {
+			return
+		}
+		if p.Tick(now) != nil {
+			return
+		}
+		p.packets()
+	}
+	t.Fatalf("due at %v for ever, at %v", p.WakeAt(), now)
 }
 
 func FuzzParseState(f *testing.F) {

@@ -91,7 +91,7 @@ func TestNoAmplification(t *testing.T) {
 				m.say(c.hello)
 			}
 		}},
-		{"hello with a bad mac", 1, false, func(_ *rig, c *client, m *meter) { m.say(flipped(c.hello, 200)) }},
+		{"hello with a bad mac", 1, false, func(_ *rig, c *client, m *meter) { m.say(flipped(c.hello, 250)) }},
 		{"confirm of another address", 1, false, func(_ *rig, c *client, m *meter) {
 			m.say(c.confirm) // that was accepted
 			m.say(flipped(c.confirm, 110))

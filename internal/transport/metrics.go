@@ -2,6 +2,7 @@ package transport
 
 import (
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -55,7 +56,10 @@ type metrics struct {
 	rtt        prometheus.Observer
 	dropped    *prometheus.CounterVec
 	handshakes *prometheus.CounterVec
+	refused    prometheus.Counter // child of handshakes
 	closed     *prometheus.CounterVec
+
+	drops sync.Map // children of dropped by wire.Refusal: a flood counts every packet
 }
 
 func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
@@ -71,6 +75,7 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 			Namespace: "diarkis", Subsystem: "transport", Name: name, Help: help,
 		}, []string{"protocol"})).With(only)
 	}
+	handshakes := counter("handshakes_total", "Handshakes by result.", "result")
 	return &metrics{
 		connected:  gauge("users_connected", "Users with a live connection."),
 		places:     gauge("places", "Places that are reserved, connected or may be resumed."),
@@ -87,7 +92,8 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 			Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .2, .3, .5, 1, 2},
 		}, []string{"protocol"})).With(only),
 		dropped:    counter("packets_dropped_total", "Packets discarded before a command handler saw them.", "reason"),
-		handshakes: counter("handshakes_total", "Handshakes by result.", "result"),
+		handshakes: handshakes,
+		refused:    handshakes.WithLabelValues(resultRefused),
 		closed:     counter("connections_closed_total", "Connections that ended, by CLOSE code.", "code"),
 	}
 }
@@ -106,11 +112,22 @@ func register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
 
 // drop counts a packet that nobody gets to see.
 func (m *metrics) drop(reason error) {
+	_, plain := reason.(wire.Refusal) // which can be a key; other errors perhaps cannot
+	if plain {
+		if c, ok := m.drops.Load(reason); ok {
+			c.(prometheus.Counter).Inc()
+			return
+		}
+	}
 	label := wire.Reason(reason)
 	if label == "" {
 		label = string(dropUnknown)
 	}
-	m.dropped.WithLabelValues(label).Inc()
+	c := m.dropped.WithLabelValues(label)
+	c.Inc()
+	if plain {
+		m.drops.Store(reason, c)
+	}
 }
 
 // rttEvery is how often the round-trip time of an active connection is observed.

@@ -176,7 +176,7 @@ func (t *TCP) read(ctx context.Context, s *net.TCPConn, peer netip.AddrPort) {
 			err = dropTimeout
 		}
 		if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) { // who just looked is no failure
-			t.m.handshakes.WithLabelValues(resultRefused).Inc()
+			t.m.refused.Inc()
 			t.m.drop(err)
 		}
 		return

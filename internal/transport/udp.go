@@ -172,7 +172,7 @@ func (r *udpReader) datagram(now time.Time, pkt []byte, src netip.AddrPort) erro
 // refuse counts a handshake that got no answer, or not the one it wanted.
 func (r *udpReader) refuse(err error) error {
 	if err != nil {
-		r.core.m.handshakes.WithLabelValues(resultRefused).Inc()
+		r.core.m.refused.Inc()
 	}
 	return err
 }

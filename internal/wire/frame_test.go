@@ -3,7 +3,9 @@ package wire_test
 import (
 	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"os"
 	"reflect"
 	"slices"
 	"testing"
@@ -217,6 +219,9 @@ func FuzzFrame(f *testing.F) {
 		f.Add(unhex(f, despace(tt.hex)))
 	}
 	f.Add(wire.AppendAck(nil, 25, []wire.Range{{90, 100}, {50, 50}, {0, 3}}))
+	for _, b := range vectorBytes(f) {
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		first, n, err := wire.ParseFrame(b)
 		if err != nil {
@@ -230,8 +235,13 @@ func FuzzFrame(f *testing.F) {
 				t.Errorf("range %v", r)
 			}
 		}
-		if first.Type == wire.FrameAck {
-			return // its ranges keep whatever form of varint they came in
+		if first.Type == wire.FrameAck { // which keeps whatever form of varint its ranges came in
+			ranges := slices.Collect(first.Ack.Ranges)
+			again, _, err := wire.ParseFrame(wire.AppendAck(nil, first.Ack.DelayMicros, ranges))
+			if err != nil || !slices.Equal(slices.Collect(again.Ack.Ranges), ranges) || again.Ack.DelayMicros != first.Ack.DelayMicros {
+				t.Errorf("parsed %v, after AppendAck %v, %v", ranges, slices.Collect(again.Ack.Ranges), err)
+			}
+			return
 		}
 		again, _, err := wire.ParseFrame(first.AppendTo(nil))
 		if err != nil || !reflect.DeepEqual(again, first) {
@@ -240,7 +250,28 @@ func FuzzFrame(f *testing.F) {
 	})
 }
 
+// vectorBytes are the frames and messages of docs/protocol-vectors.json, good and bad.
+func vectorBytes(t testing.TB) (all [][]byte) {
+	t.Helper()
+	b, err := os.ReadFile("../../docs/protocol-vectors.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type entry struct{ Bytes string }
+	var f struct{ Frames, BadFrames, Messages, BadMessages []entry }
+	if err := json.Unmarshal(b, &f); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range slices.Concat(f.Frames, f.BadFrames, f.Messages, f.BadMessages) {
+		all = append(all, unhex(t, e.Bytes))
+	}
+	return all
+}
+
 func FuzzParseMessage(f *testing.F) {
+	for _, b := range vectorBytes(f) {
+		f.Add(b)
+	}
 	f.Add([]byte("\x00\x01\x00\x64hi"))
 	f.Add([]byte("\x81\x00\x00\x01\x05\x07x"))
 	f.Fuzz(func(t *testing.T, b []byte) {
