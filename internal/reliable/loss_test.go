@@ -177,8 +177,30 @@ func TestCongestionWindow(t *testing.T) {
 	if more := len(p.packets()); more < n {
 		t.Errorf("%d packets after %d were acknowledged", more, n)
 	}
-	p.PathChanged(p.now)
+	p.PathChanged(p.now, 0)
 	if smoothed, _ := p.RTT(); smoothed != 0 {
 		t.Errorf("RTT of the old path: %v", smoothed)
+	}
+}
+
+func TestPathChangeAsksWhatArrived(t *testing.T) {
+	p := newPeer(t, reliable.Config{RTT: 400 * ms})
+	p.PathChanged(p.now, 0)
+	requireKinds(t, p) // nothing to ask for
+	p.send(100, reliable.Reliable, 0)
+	p.packets()
+	p.mustTick(1000 * ms)
+	if quiet, probes := p.Silence(p.now); quiet != time.Second || probes != 1 {
+		t.Errorf("silent for %v and %d probes", quiet, probes)
+	}
+	p.packets()
+	p.PathChanged(p.now, 80*ms)
+	if smoothed, _ := p.RTT(); smoothed != 80*ms {
+		t.Errorf("RTT %v of a path found in 80 ms", smoothed)
+	}
+	requireKinds(t, p, wire.FrameReliable)
+	p.mustReceive(ack(wire.Range{Lo: 3, Hi: 3}))
+	if quiet, probes := p.Silence(p.now); quiet != 0 || probes != 0 {
+		t.Errorf("silent for %v and %d probes after an answer", quiet, probes)
 	}
 }

@@ -117,13 +117,27 @@ func (m *Machine) Thaw(now time.Time) {
 	}
 }
 
-// PathChanged forgets what was learned about the old path, after roaming.
-func (m *Machine) PathChanged(now time.Time) {
+// PathChanged forgets what was learned about the old path, after roaming: rtt is what
+// finding the new one took, 0 if unknown. What is under way went the old one, so the next
+// Append asks what of it arrived.
+func (m *Machine) PathChanged(now time.Time, rtt time.Duration) {
 	m.rtt = rttEstimator{}
+	if rtt > 0 {
+		m.rtt.sample(rtt, 0)
+	}
 	m.repeat = newRepeats()
 	m.congestion = newCongestion()
 	m.congestion.recovery = m.at(now) // the losses of the old path say nothing about the new
 	m.loss.retries = 0
+	if m.loss.inFlight > 0 {
+		m.loss.probes = 1
+	}
+}
+
+// Silence is for how long no packet opened, and how many probes in a row nobody
+// acknowledged.
+func (m *Machine) Silence(now time.Time) (quiet time.Duration, probes int) {
+	return m.at(now) - m.heard, m.loss.retries
 }
 
 // LargestAcked is the highest packet number the peer acknowledged; false before any.

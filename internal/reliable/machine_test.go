@@ -212,6 +212,9 @@ func TestControlFrames(t *testing.T) {
 	requireKinds(t, s, wire.FrameOffline)
 
 	c.mustReceive(wire.AppendPathChallenge(nil, [8]byte{1, 2, 3}))
+	if c.got.PathChallenge != (reliable.PathToken{Has: true, Token: [8]byte{1, 2, 3}}) {
+		t.Errorf("PathChallenge = %+v", c.got.PathChallenge)
+	}
 	f := c.frames()
 	if last := f[0][len(f[0])-1]; last.Type != wire.FramePathResponse || last.Path != [8]byte{1, 2, 3} {
 		t.Errorf("answer to PATH_CHALLENGE: %+v", f)

@@ -114,7 +114,8 @@ func (in *arrival) frame(f *wire.Frame) error {
 			return in.reliable(f)
 		}
 	case wire.FramePathChallenge:
-		m.control.path = PathToken{true, f.Path}
+		in.r.PathChallenge = PathToken{true, f.Path}
+		m.control.path = in.r.PathChallenge
 	case wire.FramePathResponse:
 		in.r.PathResponse = PathToken{true, f.Path}
 	case wire.FrameOffline:

@@ -20,6 +20,8 @@ type Received struct {
 	Offline uint8
 	// Pong is the answer to our last PING.
 	Pong Pong
+	// PathChallenge is what the next packet answers: the peer found us elsewhere.
+	PathChallenge PathToken
 	// PathResponse answers a PATH_CHALLENGE the caller sent.
 	PathResponse PathToken
 }
@@ -39,7 +41,7 @@ type Pong struct {
 	ServerTime uint64        // microseconds since the Unix epoch, 0 from a client
 }
 
-// PathToken is the content of a PATH_RESPONSE.
+// PathToken is the content of a PATH_CHALLENGE or PATH_RESPONSE.
 type PathToken struct {
 	Has   bool
 	Token [8]byte
