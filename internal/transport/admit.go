@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/Diarkis/diarkis/internal/path"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
 	"github.com/Diarkis/diarkis/internal/transport/limit"
@@ -173,7 +174,7 @@ func (k *core) admit(now time.Time, a arrival, b *Batch, rx *reliable.Received) 
 		c.rearmLocked()
 		b.addLocked(c)
 	case c.stream == nil: // closed meanwhile: its CLOSE overtook Accept
-		b.raw(c.ending.packet, c.peer)
+		b.raw(c.ending.packet, c.path.Peer())
 	}
 	return c, nil
 }
@@ -244,7 +245,7 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 
 // newConn makes a connection and queues its Accept.
 func (k *core) newConn(now time.Time, a arrival, scid wire.CID, st *reliable.State, b *Batch) *Conn {
-	c := &Conn{core: k, shard: a.shard, place: a.place, stream: a.stream, scid: scid, peer: a.peer}
+	c := &Conn{core: k, shard: a.shard, place: a.place, stream: a.stream, scid: scid, path: path.New(a.peer)}
 	c.active = k.nanos(now)
 	c.flow.since = c.active
 	body := wire.Accept{
@@ -297,10 +298,10 @@ func (c *Conn) replace(now time.Time, b *Batch) *reliable.State {
 func (c *Conn) repeatAccept(now time.Time, src netip.AddrPort, b *Batch) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.accept == nil || c.over.Load() || src != c.peer || c.core.nanos(now) > c.accept.until {
+	if c.accept == nil || c.over.Load() || src != c.path.Peer() || c.core.nanos(now) > c.accept.until {
 		return dropReplayed
 	}
-	b.raw(c.accept.packet, c.peer)
+	b.raw(c.accept.packet, src)
 	return nil
 }
 

@@ -161,7 +161,7 @@ func (b *Batch) packetsLocked(c *Conn, now time.Time) (all bool) {
 			return true
 		}
 		b.slab = slab
-		b.out = append(b.out, datagram.Packet{From: from, To: len(slab), Addr: c.peer})
+		b.out = append(b.out, datagram.Packet{From: from, To: len(slab), Addr: c.path.Peer()})
 	}
 	return false
 }
@@ -197,7 +197,7 @@ func (c *Conn) packetLocked(now time.Time, dst []byte) (pkt []byte, ok bool) {
 // sendBuiltLocked queues a packet that was built apart, in room.
 func (c *Conn) sendBuiltLocked(b *Batch, pkt []byte) {
 	if c.stream == nil {
-		b.raw(pkt, c.peer)
+		b.raw(pkt, c.path.Peer())
 		return
 	}
 	c.stream.queueLocked(pkt)

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/Diarkis/diarkis/internal/path"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
 	"github.com/Diarkis/diarkis/internal/transport/limit"
@@ -23,7 +24,6 @@ type Conn struct {
 	place  *Place
 	stream *stream // nil on UDP
 	scid   wire.CID
-	peer   netip.AddrPort
 
 	over atomic.Bool // written under mu; set once nothing is received or sent any more
 
@@ -31,6 +31,7 @@ type Conn struct {
 	sealer  *secure.Sealer
 	opener  *secure.Opener
 	machine *reliable.Machine // nil once over
+	path    path.Path         // where the client is; on TCP it stays there
 	ending  *ending           // nil while open
 	moving  *moving           // nil but between Freeze and Thaw
 	accept  *sentAccept       // nil once it is too old to be repeated
@@ -109,8 +110,12 @@ const trimAfter = 2 * time.Second
 // Place returns the place this connection belongs to.
 func (c *Conn) Place() *Place { return c.place }
 
-// RemoteAddr returns where the client sends from.
-func (c *Conn) RemoteAddr() netip.AddrPort { return c.peer }
+// RemoteAddr returns where the client sends from, as far as it proved that.
+func (c *Conn) RemoteAddr() netip.AddrPort {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.path.Peer()
+}
 
 // Transport is "UDP" or "TCP".
 func (c *Conn) Transport() string { return c.core.protocol }
@@ -311,6 +316,7 @@ func (c *Conn) rearmLocked() {
 	if at := c.machine.WakeAt(); !at.IsZero() {
 		c.armLocked(at)
 	}
+	c.rearmPathLocked()
 }
 
 // tick is called by the keeper when the connection is due, or was.
@@ -354,6 +360,7 @@ func (c *Conn) tickLocked(now time.Time, b *Batch) (code wire.CloseCode, closed,
 	if c.sealer.WantsPing(now) {
 		c.machine.SendPing(now)
 	}
+	c.roamLocked(now, b)
 	b.addNowLocked(c)
 	c.observeLocked(now)
 	return 0, false, false

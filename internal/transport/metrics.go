@@ -58,6 +58,7 @@ type metrics struct {
 	handshakes *prometheus.CounterVec
 	refused    prometheus.Counter // child of handshakes
 	closed     *prometheus.CounterVec
+	paths      *prometheus.CounterVec
 
 	drops sync.Map // children of dropped by wire.Refusal: a flood counts every packet
 }
@@ -95,6 +96,7 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 		handshakes: handshakes,
 		refused:    handshakes.WithLabelValues(resultRefused),
 		closed:     counter("connections_closed_total", "Connections that ended, by CLOSE code.", "code"),
+		paths:      counter("path_changes_total", "Clients that sent from another address, by whether the connection followed.", "result"),
 	}
 }
 

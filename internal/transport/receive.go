@@ -37,6 +37,7 @@ func (c *Conn) openLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Batc
 	case c.frozen || c.yielding:
 		return nil, dropFrozen
 	}
+	highest := c.opener.Largest()
 	pn, frames, err := c.opener.Open(now, pkt)
 	if err != nil {
 		if c.stream != nil || err == secure.ErrForged {
@@ -58,6 +59,9 @@ func (c *Conn) openLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Batc
 	}
 	if acked, ok := c.machine.LargestAcked(); ok {
 		c.sealer.Acked(acked)
+	}
+	if src != c.path.Peer() {
+		c.elsewhereLocked(now, src, len(pkt), pn > highest, b, rx)
 	}
 	c.receivedLocked(now, b, rx)
 	return nil, nil
@@ -118,7 +122,7 @@ func (c *Conn) answerLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Ba
 	if err != nil {
 		return err
 	}
-	if src != c.peer && len(c.ending.packet) > len(pkt) {
+	if src != c.path.Peer() && len(c.ending.packet) > len(pkt) {
 		return dropClosed // never more to an address than it sent, unless it is known to be the client's
 	}
 	if !hasClose(frames) {
