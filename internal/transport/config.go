@@ -64,7 +64,8 @@ type Config struct {
 	// ProbeKey authenticates probes; without one they are not answered.
 	ProbeKey []byte
 	Limits   Limits
-	// Rand is where keys and connection ids come from. Nil means crypto/rand.
+	// Rand is where keys, connection ids and path challenges come from. It is safe for
+	// concurrent use. Nil means crypto/rand.
 	Rand io.Reader
 }
 

@@ -2,7 +2,6 @@ package transport
 
 import (
 	"errors"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,7 +41,7 @@ type Conn struct {
 	armed   int64 // when the wheel has us, 0: it has not
 	active  int64 // when a message last came or went
 	sampled int64 // when the round-trip time was last observed
-	counted reliable.Stats
+	counted counted
 	doomed  wire.CloseCode // when the keeper has to close us; see condemnLocked
 	// delivering says that the reader may be calling the Handler for us.
 	delivering bool
@@ -109,13 +108,6 @@ const trimAfter = 2 * time.Second
 
 // Place returns the place this connection belongs to.
 func (c *Conn) Place() *Place { return c.place }
-
-// RemoteAddr returns where the client sends from, as far as it proved that.
-func (c *Conn) RemoteAddr() netip.AddrPort {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.path.Peer()
-}
 
 // Transport is "UDP" or "TCP".
 func (c *Conn) Transport() string { return c.core.protocol }
@@ -374,19 +366,22 @@ func (c *Conn) trimLocked(now time.Time) {
 	}
 }
 
+// counted is what of a machine's counters the metrics have.
+type counted struct{ repeats, proactive, overflow uint64 }
+
 // countLocked adds what the machine counted since the last call to the metrics.
 func (c *Conn) countLocked() {
 	now := c.machine.Stats()
-	if n := now.Retransmitted - c.counted.Retransmitted; n > 0 {
+	if n := now.Retransmitted - c.counted.repeats; n > 0 {
 		c.core.m.repeats.Add(float64(n))
 	}
-	if n := now.Repeated - c.counted.Repeated; n > 0 {
+	if n := now.Repeated - c.counted.proactive; n > 0 {
 		c.core.m.proactive.Add(float64(n))
 	}
-	if n := now.DroppedUnreliable - c.counted.DroppedUnreliable; n > 0 {
+	if n := now.DroppedUnreliable - c.counted.overflow; n > 0 {
 		c.core.m.overflow.Add(float64(n))
 	}
-	c.counted = now
+	c.counted = counted{repeats: now.Retransmitted, proactive: now.Repeated, overflow: now.DroppedUnreliable}
 }
 
 // observeLocked keeps figures; it is cheap enough for every tick.

@@ -20,6 +20,13 @@ const (
 	pathLimited = "limited" // it changes too often
 )
 
+// RemoteAddr returns where the client sends from, as far as it proved that.
+func (c *Conn) RemoteAddr() netip.AddrPort {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.path.Peer()
+}
+
 // elsewhereLocked takes note of a packet that opened and came from another address
 // than the client's, and of what was in it.
 func (c *Conn) elsewhereLocked(now time.Time, src netip.AddrPort, size int, newest bool, b *Batch, rx *reliable.Received) {
