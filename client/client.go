@@ -3,12 +3,13 @@
 // networks and nodes come and go.
 //
 // A [Client] is one player. It owns one goroutine, which reads the socket, uses the
-// read deadline as its only timer, and calls the callbacks of [Options]; a second
-// one lives for the time of a move to another node. Whoever sends does so in his
-// own goroutine.
+// read deadline as its only timer, and calls the callbacks of [Options]; others
+// live for the time of a move to another node, or of a change to another socket.
+// Whoever sends does so in his own goroutine.
 //
 // # Coming back
 //
+// A change of the client's address costs nothing: the server follows, see [Client.Rebind].
 // A connection that falls silent or breaks is resumed at the same node for
 // [Options.ResumeFor]; nothing reliable is lost then. When that fails, or the node
 // closed the connection, the client asks the HTTP role for a new place, with growing
@@ -55,8 +56,8 @@ type Client struct {
 	opts   Options
 	ctx    context.Context // ends with the client
 	cancel context.CancelFunc
-	done   chan struct{} // closed when the client's goroutine ended
-	moves  sync.WaitGroup
+	done   chan struct{}  // closed when the client's goroutine ended
+	aside  sync.WaitGroup // goroutines beside the client's own
 
 	// Owned by the client's goroutine.
 	recv reliable.Received
@@ -87,6 +88,7 @@ type Stats struct {
 	Resumes                      uint64 // connections that went on where the former ended
 	Moves                        uint64 // connections that went on at another node
 	Gaps                         uint64 // connections that started over
+	Rebinds                      uint64 // changes to another socket under a connection
 }
 
 // New returns a client that is not connected yet.
@@ -312,6 +314,9 @@ func (c *Client) installLocked(l *link, now time.Time) (resumed bool) {
 	c.machine = reliable.New(now, cfg, state)
 	c.machine.SendPing(now) // the answer tells the server's clock, and that the node reads us
 	c.place.addr = l.addr
+	if c.link != nil {
+		c.link.roam.abandon()
+	}
 	c.link, c.move, c.phase = l, nil, phaseUp
 	c.offset = l.accept.ServerTime.Add(l.rtt / 2).Sub(now)
 	return resumed
@@ -319,6 +324,9 @@ func (c *Client) installLocked(l *link, now time.Time) (resumed bool) {
 
 // dropLinkLocked takes the link away; nobody sends on it any more.
 func (c *Client) dropLinkLocked(p phase) {
+	if c.link != nil {
+		c.link.roam.abandon()
+	}
 	c.link, c.phase = nil, p
 	c.abandonMoveLocked()
 }

@@ -138,3 +138,26 @@ func (p *pieces) Read(b []byte) (int, error) {
 	p.b = p.b[n:]
 	return n, nil
 }
+
+// A server that asked for an answer at ten addresses within a minute follows no more.
+func TestFollowedTooOften(t *testing.T) {
+	var r roaming
+	now := time.Unix(1000, 0)
+	for n := range foundMax {
+		if r.spent(now) {
+			t.Errorf("spent after %d", n)
+		}
+		r.foundHere(now)
+		r.foundHere(now.Add(foundGap - 1)) // asked again
+		now = now.Add(time.Second)
+	}
+	if !r.spent(now) {
+		t.Errorf("not spent after %d", foundMax)
+	}
+	if now = time.Unix(1000, 0).Add(foundSpan); r.spent(now) {
+		t.Error("spent for longer than a minute")
+	}
+	if r.foundHere(now); !r.spent(now) {
+		t.Error("two minutes do not overlap")
+	}
+}

@@ -26,7 +26,7 @@ var errRecord = errors.New("record is too long")
 // goroutine that runs the handshake and then to the client's; the rest is guarded
 // by Client.mu.
 type link struct {
-	conn   net.Conn
+	conn   net.Conn // written by the client's goroutine, holding Client.mu
 	stream bool
 	addr   string
 	accept wire.Accept
@@ -36,6 +36,7 @@ type link struct {
 	// Owned by the reading goroutine. in[start:end] is received and not yet handed out.
 	in         []byte
 	start, end int
+	late       [][]byte // packets of the former socket, see roaming.late
 
 	opener *secure.Opener // used by the reading goroutine
 
@@ -48,6 +49,7 @@ type link struct {
 	out     []byte    // TCP: records that wait for the socket. UDP: scratch for one packet
 	spare   []byte    // TCP: the other buffer, while one is being written
 	writing bool      // TCP: a goroutine is in conn.Write
+	roam    roaming
 }
 
 func newLink(conn net.Conn, stream bool, addr string) *link {

@@ -46,6 +46,12 @@ func (c *Client) serve(l *link) ending {
 		if e := c.prepare(l); e.outcome != goOn {
 			return e
 		}
+		if len(l.late) > 0 {
+			if e := c.receiveLate(l); e.outcome != goOn {
+				return e
+			}
+			continue
+		}
 		err := l.fill()
 		switch {
 		case err == nil:
@@ -55,6 +61,14 @@ func (c *Client) serve(l *link) ending {
 		case !l.stream && isRefused(err):
 			if refusals++; refusals >= refusedMax && !c.awaitMove() {
 				return ending{outcome: refused}
+			}
+			continue
+		case !l.stream && isUnroutable(err):
+			c.mu.Lock()
+			c.brokenLocked(l)
+			c.mu.Unlock()
+			if refusals++; refusals >= refusedMax && !c.awaitMove() {
+				return ending{outcome: lost, reason: err.Error()}
 			}
 			continue
 		default:
@@ -67,6 +81,16 @@ func (c *Client) serve(l *link) ending {
 			return e
 		}
 	}
+}
+
+// receiveLate takes in what came to the former socket.
+func (c *Client) receiveLate(l *link) ending {
+	for _, p := range l.late {
+		if e := c.receive(l, p); e.outcome != goOn {
+			return e
+		}
+	}
+	return ending{}
 }
 
 // receiveAll takes in every packet that was read.
@@ -91,6 +115,7 @@ func (c *Client) prepare(l *link) ending {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dispatching, l.poked, l.armed = false, false, time.Time{}
+	l.late, l.roam.late = l.roam.late, nil
 	switch {
 	case c.stopping:
 		return ending{outcome: stopped}
@@ -107,6 +132,9 @@ func (c *Client) prepare(l *link) ending {
 		}
 		c.endMoveLocked(now)
 	}
+	if l.roam.fresh != nil {
+		c.switchLocked(l, now)
+	}
 	if l.sealer.WantsPing(now) {
 		c.machine.SendPing(now)
 	}
@@ -117,6 +145,9 @@ func (c *Client) prepare(l *link) ending {
 	if c.closing && !c.waitingLocked() {
 		c.drainedLocked()
 		return ending{outcome: stopped}
+	}
+	if e := c.roamLocked(l, now); e.outcome != goOn {
+		return e
 	}
 	c.armLocked(l, now)
 	return ending{}
@@ -145,6 +176,9 @@ func (c *Client) receive(l *link, pkt []byte) ending {
 	err = c.machine.Receive(now, pn, plain, &c.recv)
 	if largest, ok := c.machine.LargestAcked(); ok {
 		l.sealer.Acked(largest)
+	}
+	if c.recv.PathChallenge.Has {
+		l.roam.foundHere(now)
 	}
 	c.dispatching = true // until prepare: what callbacks send leaves together
 	c.mu.Unlock()
@@ -274,8 +308,12 @@ func (c *Client) flushDatagramsLocked(l *link, now time.Time) {
 			return
 		}
 		// What else can go wrong here shows as silence, and that has its own remedy.
-		if _, err := l.conn.Write(l.out); isRefused(err) {
-			_, _ = l.conn.Write(l.out) // the error was about an earlier datagram
+		_, err := l.conn.Write(l.out)
+		if isRefused(err) {
+			_, err = l.conn.Write(l.out) // the error was about an earlier datagram
+		}
+		if isUnroutable(err) {
+			c.brokenLocked(l)
 		}
 	}
 }
@@ -333,6 +371,9 @@ func (c *Client) armLocked(l *link, now time.Time) {
 	}
 	if ready := l.pace.ready(now); wake.Before(ready) {
 		wake = ready
+	}
+	if at := l.roam.wake; !at.IsZero() && at.Before(wake) {
+		wake = at
 	}
 	if !wake.After(now) {
 		wake = now.Add(time.Millisecond) // it was just asked and had nothing to send

@@ -27,7 +27,7 @@ func (c *Client) run(l *link) {
 	c.dropLinkLocked(phaseEnded)
 	c.mu.Unlock()
 	c.cancel()
-	c.moves.Wait()
+	c.aside.Wait()
 	c.failCalls(ErrClosed)
 	close(c.done)
 }
@@ -298,9 +298,9 @@ func (c *Client) beginMoveLocked(l *link, m wire.Move) {
 	c.move = mv
 	p := c.place
 	p.addr = addr
-	c.moves.Add(1)
+	c.aside.Add(1)
 	go func() {
-		defer c.moves.Done()
+		defer c.aside.Done()
 		defer cancel()
 		c.shakeElsewhere(ctx, mv, p)
 	}()

@@ -88,6 +88,12 @@ func (a *ackTracker) insert(pn uint64) {
 	}
 }
 
+// again makes an ACK leave now although nothing new arrived.
+func (a *ackTracker) again() {
+	a.waiting = max(a.waiting, 1)
+	a.immediate = true
+}
+
 // isDue reports whether an ACK must leave now, company or not.
 func (a *ackTracker) isDue(now time.Duration) bool { return a.immediate || now >= a.due }
 

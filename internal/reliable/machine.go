@@ -119,7 +119,7 @@ func (m *Machine) Thaw(now time.Time) {
 
 // PathChanged forgets what was learned about the old path, after roaming: rtt is what
 // finding the new one took, 0 if unknown. What is under way went the old one, so the next
-// Append asks what of it arrived.
+// Append asks what of it arrived, and tells again what arrived here.
 func (m *Machine) PathChanged(now time.Time, rtt time.Duration) {
 	m.rtt = rttEstimator{}
 	if rtt > 0 {
@@ -132,6 +132,7 @@ func (m *Machine) PathChanged(now time.Time, rtt time.Duration) {
 	if m.loss.inFlight > 0 {
 		m.loss.probes = 1
 	}
+	m.acks.again()
 }
 
 // Silence is for how long no packet opened, and how many probes in a row nobody
