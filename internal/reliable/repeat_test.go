@@ -144,7 +144,7 @@ func TestRepeatOnlyWhileItPays(t *testing.T) {
 	})
 	t.Run("not on another path", func(t *testing.T) {
 		p := lossyPeer(t)
-		p.PathChanged(p.now)
+		p.PathChanged(p.now, 0)
 		if got := repeats(p, 100); got != 0 {
 			t.Errorf("%d repeated, want none", got)
 		}
