@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/path"
 	"github.com/Diarkis/diarkis/internal/reliable"
-	"github.com/Diarkis/diarkis/internal/wire"
 )
 
 // addr is where the client's socket sends from.
@@ -26,11 +24,6 @@ func (c *client) seal() []byte {
 		c.t.Fatal("nothing to send")
 	}
 	return c.sealer.Finish(time.Now(), pkt, 0)
-}
-
-// ping is a packet with nothing but a PING.
-func (c *client) ping() []byte {
-	return c.sealer.Finish(time.Now(), wire.AppendPing(c.sealer.Begin(nil), 1), 0)
 }
 
 func TestRoaming(t *testing.T) {
@@ -118,35 +111,6 @@ func TestCopiedPacketStealsNothing(t *testing.T) {
 	}
 	if got := r.h.last().RemoteAddr(); got != c.addr() || r.figure("path_changes_total", pathMoved) != 0 {
 		t.Errorf("the connection moved to %v, the client is at %v", got, c.addr())
-	}
-}
-
-// A closed connection is no amplifier either.
-func TestCloseToAnotherAddress(t *testing.T) {
-	r := start(t, "UDP", nil, nil)
-	c := r.join("u")
-	s := r.stranger()
-	r.h.last().Close(wire.CloseKicked, strings.Repeat("x", 200))
-	if first := c.read(time.Now().Add(patience)); first == nil {
-		t.Fatal("no CLOSE")
-	}
-	conn := r.h.last()
-	due := func() { // its next answer
-		conn.mu.Lock()
-		defer conn.mu.Unlock()
-		conn.ending.next = 0
-	}
-	due()
-	r.requireSilence(s, c.ping(), "closed")
-	c.write(c.ping())
-	if again := c.read(time.Now().Add(patience)); again == nil {
-		t.Error("the client's own address gets no CLOSE either")
-	}
-	due()
-	large := append(wire.AppendPing(c.sealer.Begin(nil), 1), make([]byte, 100)...) // PADDING
-	s.write(c.sealer.Finish(time.Now(), large, 0))
-	if again := s.read(time.Now().Add(patience)); again == nil {
-		t.Error("no CLOSE to another address that paid for it")
 	}
 }
 
