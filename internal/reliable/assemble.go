@@ -1,7 +1,7 @@
 package reliable
 
 import (
-	"slices"
+	"sort"
 
 	"github.com/Diarkis/diarkis/internal/wire"
 )
@@ -31,32 +31,32 @@ type recvChannel struct {
 
 	partial     []byte // the message whose first fragments are in order, if inside
 	partialCost int
-	held        []*heldFragment // beyond next, ascending
+	held        ring[heldFragment] // beyond next, ascending
 }
 
 // find returns where seq is or belongs in held.
 func (c *recvChannel) find(seq uint64) (int, bool) {
-	if n := len(c.held); n == 0 || c.held[n-1].seq < seq {
+	n := c.held.len()
+	if n == 0 || c.held.at(n-1).seq < seq {
 		return n, false // the usual case
 	}
-	return slices.BinarySearchFunc(c.held, seq, func(h *heldFragment, seq uint64) int {
-		switch {
-		case h.seq < seq:
-			return -1
-		case h.seq > seq:
-			return 1
-		}
-		return 0
-	})
+	i := sort.Search(n, func(i int) bool { return c.held.at(i).seq >= seq })
+	return i, c.held.at(i).seq == seq
 }
 
 // fits reports whether f can stand at index i of held: a message starts exactly
 // where the one before it ended.
 func (c *recvChannel) fits(i int, f *wire.Frame) bool {
-	if i > 0 && c.held[i-1].seq+1 == f.Seq && c.held[i-1].last != f.First {
-		return false
+	if i > 0 {
+		if h := c.held.at(i - 1); h.seq+1 == f.Seq && h.last != f.First {
+			return false
+		}
 	}
-	return i == len(c.held) || c.held[i].seq != f.Seq+1 || c.held[i].first == f.Last
+	if i == c.held.len() {
+		return true
+	}
+	h := c.held.at(i)
+	return h.seq != f.Seq+1 || h.first == f.Last
 }
 
 // inbox is the receiving half: all channels and what they share.
@@ -66,6 +66,13 @@ type inbox struct {
 	held     int // bytes held beyond holes
 	partial  int // bytes in incomplete messages
 	dropped  int // bytes dropped since the next in order last advanced
+}
+
+// trim gives back memory of bursts gone by.
+func (in *inbox) trim() {
+	for _, c := range in.channels {
+		c.held.trim()
+	}
 }
 
 // channel returns the channel, or nil when nothing arrived on it.
@@ -108,43 +115,50 @@ func (in *inbox) hold(c *recvChannel, f *wire.Frame, r *Received) (kept bool, er
 	if !c.fits(i, f) {
 		return false, errFragment
 	}
-	h := &heldFragment{seq: f.Seq, first: f.First, last: f.Last, size: len(f.Data)}
+	h := heldFragment{seq: f.Seq, first: f.First, last: f.Last, size: len(f.Data)}
 	if in.held+h.cost() > in.window {
 		if in.dropped += h.cost(); in.dropped > in.window {
 			return false, errWindow
 		}
 		return false, nil
 	}
-	h.data = slices.Clone(f.Data)
 	in.held += h.cost()
-	c.held = slices.Insert(c.held, i, h)
+	if c.id == ChannelUnordered && h.first && h.last {
+		h.done = true
+		*c.held.insert(i) = h
+		return true, r.deliver(f.Data, OnChannel(c.id), c.id)
+	}
+	h.data = copyOf(f.Data)
+	*c.held.insert(i) = h
 	if c.id == ChannelUnordered {
 		return true, c.deliverEarly(i, r)
 	}
 	return true, nil
 }
 
-// deliverEarly delivers the message around held[i] if all of it is there.
+// deliverEarly delivers the message around held fragment i if all of it is there.
 func (c *recvChannel) deliverEarly(i int, r *Received) error {
 	from, to := i, i
-	for !c.held[from].first {
-		if from == 0 || c.held[from-1].seq+1 != c.held[from].seq {
+	for !c.held.at(from).first {
+		if from == 0 || c.held.at(from-1).seq+1 != c.held.at(from).seq {
 			return nil
 		}
 		from--
 	}
-	for !c.held[to].last {
-		if to+1 == len(c.held) || c.held[to+1].seq != c.held[to].seq+1 {
+	for !c.held.at(to).last {
+		if to+1 == c.held.len() || c.held.at(to+1).seq != c.held.at(to).seq+1 {
 			return nil
 		}
 		to++
 	}
 	var message []byte
-	for _, h := range c.held[from : to+1] {
+	for k := from; k <= to; k++ {
+		h := c.held.at(k)
 		if len(message)+h.size > wire.MessageMax {
 			return errLong
 		}
 		message = append(message, h.data...)
+		release(h.data)
 		h.data, h.done = nil, true
 	}
 	return r.deliver(message, OnChannel(c.id), c.id)
@@ -153,17 +167,18 @@ func (c *recvChannel) deliverEarly(i int, r *Received) error {
 // advance takes what is in order now that a hole was filled.
 func (in *inbox) advance(c *recvChannel, r *Received) error {
 	in.dropped = 0
-	n := 0
-	for n < len(c.held) && c.held[n].seq == c.next {
-		if err := in.take(c, c.held[n], r); err != nil {
+	for c.held.len() > 0 && c.held.at(0).seq == c.next {
+		h := *c.held.at(0)
+		c.held.pop()
+		in.held -= h.cost()
+		if h.first && h.last && !h.done {
+			r.lend(h.data)
+		}
+		if err := in.take(c, &h, r); err != nil {
 			return err
 		}
-		in.held -= c.held[n].cost()
-		n++
-	}
-	if n > 0 {
-		if c.held = slices.Delete(c.held, 0, n); len(c.held) == 0 {
-			c.held = nil
+		if !h.done && !(h.first && h.last) {
+			release(h.data)
 		}
 	}
 	return nil
@@ -194,6 +209,9 @@ func (in *inbox) take(c *recvChannel, h *heldFragment, r *Received) error {
 	}
 	in.partial += cost
 	c.partialCost += cost
+	if h.first {
+		c.partial = r.borrow()
+	}
 	c.partial = append(c.partial, h.data...)
 	if !h.last {
 		return nil
@@ -201,5 +219,6 @@ func (in *inbox) take(c *recvChannel, h *heldFragment, r *Received) error {
 	message := c.partial
 	in.partial -= c.partialCost
 	c.partial, c.partialCost = nil, 0
+	r.lendLong(message)
 	return r.deliver(message, OnChannel(c.id), c.id)
 }

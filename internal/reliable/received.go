@@ -24,7 +24,14 @@ type Received struct {
 	PathChallenge PathToken
 	// PathResponse answers a PATH_CHALLENGE the caller sent.
 	PathResponse PathToken
+
+	lent   [][]byte // of the pools, behind Messages
+	long   [][]byte // behind Messages of several fragments
+	spares [][]byte // where the next ones will be put together
 }
+
+// sparesMax bounds the memory kept for long messages, in bytes.
+const sparesMax = 2 * wire.MessageMax
 
 // Delivery is one message from the peer.
 type Delivery struct {
@@ -50,7 +57,44 @@ type PathToken struct {
 // Reset empties r and keeps its memory.
 func (r *Received) Reset() {
 	clear(r.Messages)
-	*r = Received{Messages: r.Messages[:0]}
+	for i, b := range r.lent {
+		release(b)
+		r.lent[i] = nil
+	}
+	r.keepLong()
+	*r = Received{Messages: r.Messages[:0], lent: r.lent[:0], long: r.long[:0], spares: r.spares}
+}
+
+// keepLong makes spares of what the long messages took.
+func (r *Received) keepLong() {
+	kept := 0
+	for _, b := range r.spares {
+		kept += cap(b)
+	}
+	for i, b := range r.long {
+		if r.long[i] = nil; kept+cap(b) <= sparesMax {
+			kept += cap(b)
+			r.spares = append(r.spares, b)
+		}
+	}
+}
+
+// lend takes back b, which copyOf returned, when the messages are not used any more.
+func (r *Received) lend(b []byte) { r.lent = append(r.lent, b) }
+
+// lendLong does so for memory that borrow returned.
+func (r *Received) lendLong(b []byte) { r.long = append(r.long, b) }
+
+// borrow returns memory to put a long message together in.
+func (r *Received) borrow() []byte {
+	n := len(r.spares)
+	if n == 0 {
+		return nil
+	}
+	b := r.spares[n-1]
+	r.spares[n-1] = nil
+	r.spares = r.spares[:n-1]
+	return b[:0]
 }
 
 // deliver adds a message, or reports that it is none.

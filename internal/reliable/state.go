@@ -39,11 +39,11 @@ func (m *Machine) Export() *State {
 func (c *recvChannel) clone() *recvChannel {
 	out := *c
 	out.partial = slices.Clone(c.partial)
-	out.held = make([]*heldFragment, len(c.held))
-	for i, h := range c.held {
-		held := *h
-		held.data = slices.Clone(h.data)
-		out.held[i] = &held
+	out.held = ring[heldFragment]{}
+	for i := range c.held.len() {
+		h := *c.held.at(i)
+		h.data = slices.Clone(h.data)
+		*out.held.push() = h
 	}
 	return &out
 }
@@ -64,8 +64,8 @@ func (c *sendChannel) clone() *sendChannel {
 func (m *Machine) resume(st *State) {
 	m.resumed = true
 	for _, c := range st.recv {
-		for _, h := range c.held {
-			h.carried = true
+		for i := range c.held.len() {
+			c.held.at(i).carried = true
 		}
 		m.inbox.partial += c.partialCost
 		m.control.resumes |= channelBit(c.id)
@@ -97,7 +97,7 @@ const (
 	// StateBytesMax is the longest encoded State, in bytes.
 	StateBytesMax = 8 << 20
 	// stateItemsMax bounds the fragments and messages in one.
-	stateItemsMax = 1 << 16
+	stateItemsMax = 1 << 17
 )
 
 // Flags of fragments in an encoded State.
@@ -138,8 +138,9 @@ func (s *State) AppendTo(dst []byte) []byte {
 		dst = wire.AppendVarint(dst, c.next)
 		dst = wire.AppendVarint(dst, uint64(c.partialCost))
 		dst = appendBytes(dst, c.partial)
-		dst = wire.AppendVarint(dst, uint64(len(c.held)))
-		for _, h := range c.held {
+		dst = wire.AppendVarint(dst, uint64(c.held.len()))
+		for i := range c.held.len() {
+			h := c.held.at(i)
 			dst = wire.AppendVarint(dst, h.seq)
 			dst = append(dst, stateFlags(h.first, h.last, h.done, false))
 			dst = appendUnlessDone(dst, h.done, h.size, h.data)

@@ -129,13 +129,13 @@ func (r *stateReader) recvChannel() *recvChannel {
 	r.require(flags&^stateInside == 0 && len(c.partial) <= c.partialCost && (c.inside || c.partialCost == 0))
 	low := c.next + 1 // what is missing
 	for range r.count() {
-		h := &heldFragment{seq: r.varint(wire.VarintMax), carried: true}
+		h := heldFragment{seq: r.varint(wire.VarintMax), carried: true}
 		flags, data, size := r.fragment(wire.MessageMax)
 		h.data, h.size = data, size
 		h.first, h.last, h.done = flags&stateFirst != 0, flags&stateLast != 0, flags&stateDone != 0
 		r.require(h.seq >= low && (size > 0 || h.last) && (!h.done || c.id == ChannelUnordered))
 		low = h.seq + 1
-		c.held = append(c.held, h)
+		*c.held.push() = h
 	}
 	return c
 }
