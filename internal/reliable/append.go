@@ -25,24 +25,19 @@ func (p *packet) put(dst []byte, eliciting bool) {
 // Append adds the frames of one packet, at most max bytes, and remembers them under
 // the packet number pn, which must be above all before. It returns dst unchanged
 // when nothing is to be sent now; otherwise the caller seals and sends the packet
-// and calls Append again. max is at least [PacketMin].
+// and calls Append again. max is at least Config.FramesBase, and Config.FramesMax
+// for the path to be searched.
 func (m *Machine) Append(now time.Time, pn uint64, dst []byte, max int) []byte {
 	at := m.at(now)
+	m.noteFlight(at)
 	if !m.ready(at) {
 		m.noteStall(at)
 		return dst
 	}
-	p := packet{dst: dst, start: len(dst), end: len(dst) + max}
+	p := packet{dst: dst, start: len(dst), end: len(dst) + m.limit(max)}
 	p.pn, p.refs = pn, m.loss.nextRef()
-	m.appendAck(at, &p)
-	m.appendControl(now, at, &p)
-	if m.mayFly() {
-		m.appendAgain(&p)
-		m.appendNew(&p)
-	}
-	m.appendRepeats(at, &p)
-	if m.loss.probes > 0 && !p.eliciting {
-		m.appendProbe(at, &p)
+	if m.appendSizeProbe(at, pn, &p, max); len(p.dst) == p.start {
+		m.fill(now, at, &p)
 	}
 	if len(p.dst) == p.start {
 		return dst
@@ -53,8 +48,23 @@ func (m *Machine) Append(now time.Time, pn uint64, dst []byte, max int) []byte {
 		p.at = at
 		p.size = uint16(min(len(p.dst)-p.start+packetCost, 1<<16-1))
 		m.loss.record(&p.sentPacket)
+		m.congestion.sent(&m.loss, &p.sentPacket, m.rtt.smoothed)
 	}
 	return p.dst
+}
+
+// fill adds all that is due, as far as it fits.
+func (m *Machine) fill(now time.Time, at time.Duration, p *packet) {
+	m.appendAck(at, p)
+	m.appendControl(now, at, p)
+	if m.mayFly() {
+		m.appendAgain(p)
+		m.appendNew(p)
+	}
+	m.appendRepeats(at, p)
+	if m.loss.probes > 0 && !p.eliciting {
+		m.appendProbe(at, p)
+	}
 }
 
 // Sent notes that pn was used for a packet the caller built itself, so that its
@@ -71,12 +81,33 @@ func (m *Machine) pending() bool {
 	if m.acks.immediate || m.control.pending() || m.loss.probes > 0 || m.repeat.holes {
 		return true
 	}
-	return m.mayFly() && (m.queue.unreliable.len() > 0 || m.nextCut() > 0 || m.sent.canSendAgain())
+	return m.mayFly() && m.waits()
+}
+
+// waits reports whether messages would leave if congestion control let them.
+func (m *Machine) waits() bool {
+	return m.queue.unreliable.len() > 0 || m.nextCut() > 0 || m.sent.canSendAgain()
+}
+
+// noteFlight tells congestion control what keeps us from sending: itself, or that
+// there is nothing.
+func (m *Machine) noteFlight(at time.Duration) {
+	b := m.congestion.bulk
+	if b == nil {
+		return
+	}
+	b.pace.release(at)
+	switch flies, waits := m.mayFly(), m.waits(); {
+	case waits && !flies:
+		m.congestion.refused(at)
+	case flies && !waits && m.queue.reliable == 0: // else the peer's window is full
+		m.congestion.idle(m.loss.inFlight)
+	}
 }
 
 // mayFly reports whether congestion control lets a packet go.
 func (m *Machine) mayFly() bool {
-	return m.cfg.Stream || m.loss.probes > 0 || m.loss.inFlight < m.congestion.window
+	return m.cfg.Stream || m.loss.probes > 0 || m.congestion.allows(m.loss.inFlight)
 }
 
 // nextCut returns the size of the next new fragment, or 0 when none may be sent.
@@ -236,16 +267,31 @@ func (m *Machine) appendReliable(p *packet) {
 		c := m.sent.open(m.queue.head().channel)
 		seq := c.next()
 		if over := wire.ReliableFrameLen(seq, n) - p.room(); over > 0 {
-			if len(p.dst) > p.start || over >= n {
+			if n -= over; n < m.leastCut(p) {
 				return // fits the next packet
 			}
-			n -= over
 		}
 		*c.fragments.push() = m.queue.cut(n)
 		f := c.fragments.at(c.fragments.len() - 1)
 		m.putFragment(p, c, f, seq)
 		m.sent.count(f)
 	}
+}
+
+// partMin is the least worth a frame of its own, in bytes.
+const partMin = 128
+
+// leastCut is the shortest fragment to fill a packet with. A message that takes
+// several anyway may fill what the last one left; others stay whole, so that what
+// is small depends on one packet.
+func (m *Machine) leastCut(p *packet) int {
+	switch {
+	case len(p.dst) == p.start:
+		return 1
+	case len(m.queue.head().data) > fragmentMax:
+		return partMin
+	}
+	return fragmentMax
 }
 
 // appendProbe makes sure that a probe asks for an acknowledgement: with the oldest

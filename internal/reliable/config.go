@@ -57,8 +57,8 @@ const (
 )
 
 const (
-	// PacketMin is the least room for frames [Machine.Append] may be given, in bytes:
-	// what a client's 1200-byte datagram leaves after header and tag.
+	// PacketMin is the least a packet has to hold for frames, in bytes: what a
+	// client's 1200-byte datagram leaves after header and tag.
 	PacketMin = 1200 - 13 - 16
 	// WindowMin is the window both sides assume until told otherwise, in bytes.
 	WindowMin = 65536
@@ -72,7 +72,7 @@ const (
 	// incompleteMax bounds the incomplete messages of a connection, in bytes.
 	incompleteMax = 2 << 20
 	// sendWindowMax bounds what we keep outstanding, whatever the peer's WINDOW, in bytes.
-	sendWindowMax = 1 << 20
+	sendWindowMax = 2 << 20
 	// ackDelayMax is how long an acknowledgement may wait for company.
 	ackDelayMax = 20 * time.Millisecond
 	// eagerHeldMax is up to how many bytes held beyond a hole every packet is
@@ -87,6 +87,8 @@ const (
 const (
 	streamAckBytes = 24 << 10
 	streamAckDelay = 400 * time.Millisecond
+	// streamWindow is how much may stay unacknowledged, in bytes.
+	streamWindow = 1 << 20
 	// streamStallMax is how long a full 1 MiB may stay unacknowledged.
 	streamStallMax = 10 * time.Second
 )
@@ -115,6 +117,12 @@ type Config struct {
 	QueueMessages int
 	// QueueBytes is how many bytes may wait behind the one being sent. Zero means 256 KiB.
 	QueueBytes int
+	// FramesBase is how many bytes of frames fit a 1200-byte datagram: what UDP is
+	// used for until the path is known to carry more. Zero means [PacketMin].
+	FramesBase int
+	// FramesMax is how many bytes of frames fit the largest datagram to search the
+	// path for. Zero means no search.
+	FramesMax int
 	// UnreliableMax is the longest unreliable message in bytes. Zero means what fits
 	// a packet of [PacketMin].
 	UnreliableMax int
@@ -126,6 +134,7 @@ func (c Config) withDefaults() Config {
 	c.Window = max(c.Window, WindowMin)
 	c.QueueMessages = cmp.Or(c.QueueMessages, 1024)
 	c.QueueBytes = cmp.Or(c.QueueBytes, 256<<10)
+	c.FramesBase = cmp.Or(c.FramesBase, PacketMin)
 	c.UnreliableMax = cmp.Or(c.UnreliableMax, PacketMin-3)
 	return c
 }

@@ -6,41 +6,72 @@ const (
 	// windowFloor lets game traffic through whatever is lost: 60 packets/s of 500
 	// bytes over 500 ms are 15 KB in flight.
 	windowFloor = 32 << 10
-	windowCeil  = 4 << 20
-	windowStep  = 1200 // bytes gained per window acknowledged, after slow start
+	// bulkQuiet is how long a connection has to need no more than the floor to be a
+	// game's again.
+	bulkQuiet = 2 * time.Second
 )
 
-// congestion bounds the bytes in flight as RFC 9002 section 7 does, with a floor.
+// congestion bounds the bytes in flight. Up to the floor nothing is measured,
+// bounded or paced, and nothing is lost that would matter; beyond it, the connection
+// carries bulk, and a model of its path says how much and how fast.
 type congestion struct {
-	window    int // bytes
-	threshold int // slow start ends here
-	// recovery is when the window was last halved. Packets sent before tell nothing new.
-	recovery time.Duration
+	bulk *bulkModel // nil while the floor is enough
+	// since is when the path changed last: packets sent before tell nothing of it.
+	since time.Duration
 }
 
-func newCongestion() congestion {
-	return congestion{window: windowFloor, threshold: windowCeil, recovery: -1}
-}
-
-// acked counts a packet of size bytes, sent at a time when inFlight bytes were out.
-func (c *congestion) acked(size int, sent time.Duration, inFlight int) {
-	if sent <= c.recovery || 2*inFlight < c.window {
-		return // a window that is not used proves nothing
+// allows reports whether one more packet may leave with inFlight bytes under way.
+func (c *congestion) allows(inFlight int) bool {
+	if c.bulk == nil {
+		return inFlight < windowFloor
 	}
-	if c.window < c.threshold {
-		c.window += size
+	return inFlight < windowLeast || inFlight < c.bulk.window && !c.bulk.pace.holds()
+}
+
+// sent notes a packet; l holds it already.
+func (c *congestion) sent(l *losses, p *sentPacket, rtt time.Duration) {
+	if c.bulk == nil {
+		if l.inFlight < windowFloor {
+			return
+		}
+		c.bulk = newBulkModel(l, rtt)
+		l.samples = &c.bulk.samples
 	} else {
-		c.window += windowStep * size / c.window
+		*l.samples.push() = c.bulk.rate.sample(p.at, l.inFlight-int(p.size))
 	}
-	c.window = min(c.window, windowCeil)
+	c.bulk.pace.spend(p.at, int(p.size))
 }
 
-// lost halves the window, once per round trip.
-func (c *congestion) lost(now, sent time.Duration) {
-	if sent <= c.recovery {
-		return
+// refused notes that something would leave if the path took more.
+func (c *congestion) refused(at time.Duration) {
+	if c.bulk != nil {
+		c.bulk.refusedAt = at
 	}
-	c.recovery = now
-	c.window = max(c.window/2, windowFloor)
-	c.threshold = c.window
+}
+
+// idle notes that nothing more waits, though the path would take it: how fast what
+// is under way arrives tells the application's rate, not the path's.
+func (c *congestion) idle(inFlight int) {
+	if c.bulk != nil {
+		c.bulk.rate.limit(inFlight)
+	}
+}
+
+// widened notes that the peer takes more at once: that may have been the limit.
+func (c *congestion) widened() {
+	if b := c.bulk; b != nil && b.limit.most == 0 {
+		b.phase, b.full, b.fullCount = phaseStart, false, 0
+	}
+}
+
+// forget drops the model. What is known of packets under way goes with it.
+func (c *congestion) forget(l *losses) {
+	c.bulk, l.samples = nil, nil
+}
+
+// trim drops the model of a connection that no longer needs one.
+func (c *congestion) trim(l *losses, at time.Duration) {
+	if c.bulk != nil && l.inFlight < windowFloor && at-c.bulk.refusedAt >= bulkQuiet {
+		c.forget(l)
+	}
 }

@@ -17,6 +17,8 @@
 //
 // The parts, by file: receive.go reads packets, assemble.go builds messages,
 // ack.go decides when to acknowledge; queue.go holds what waits, channel.go what
-// was sent, append.go fills packets; loss.go, rtt.go and congestion.go are RFC 9002;
-// state.go is what crosses to the next connection.
+// was sent, append.go fills packets; loss.go and rtt.go are RFC 9002; congestion.go
+// leaves games alone and gives bulk a model of its path: bandwidth.go, model.go,
+// ceiling.go, and pace.go, which acts on it; pathsize.go finds how long packets may
+// be; state.go is what crosses to the next connection.
 package reliable

@@ -1,6 +1,7 @@
 package reliable
 
 import (
+	"sort"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -27,8 +28,9 @@ type sentPacket struct {
 // losses knows which packets are under way and when to give up on them.
 type losses struct {
 	packets  ring[sentPacket]
-	refs     ring[ref] // of the packets, in order
-	refsBase uint32    // number of refs.at(0)
+	refs     ring[ref]     // of the packets, in order
+	refsBase uint32        // number of refs.at(0)
+	samples  *ring[sample] // of the packets, in bulk; else nil
 
 	largestSent  uint64
 	largestAcked uint64
@@ -56,6 +58,11 @@ func (l *losses) ref(p *sentPacket, k uint16) ref {
 	return *l.refs.at(int(p.refs + uint32(k) - l.refsBase))
 }
 
+// newest is the index of the newest packet up to pn, -1 when there is none.
+func (l *losses) newest(pn uint64) int {
+	return sort.Search(l.packets.len(), func(i int) bool { return l.packets.at(i).pn > pn }) - 1
+}
+
 // slide forgets the oldest packets that are done.
 func (l *losses) slide() {
 	for l.packets.len() > 0 && l.packets.at(0).done {
@@ -65,6 +72,9 @@ func (l *losses) slide() {
 		}
 		l.refsBase += uint32(n)
 		l.packets.pop()
+		if l.samples != nil {
+			l.samples.pop()
+		}
 	}
 }
 
@@ -95,6 +105,7 @@ func (m *Machine) checkLoss(at time.Duration) error {
 	}
 	l.sentAt = at
 	l.probes = 1
+	m.size.restart() // large packets may be what does not arrive any more
 	m.stats.Probes++
 	return nil
 }
@@ -106,7 +117,7 @@ func (m *Machine) acknowledged(at time.Duration, a *wire.Ack) error {
 		return errAckUnsent
 	}
 	progress, flight := false, l.inFlight
-	i := l.packets.len() - 1
+	i := l.newest(a.Largest)
 	for r := range a.Ranges {
 		for i >= 0 && l.packets.at(i).pn > r.Hi {
 			i--
@@ -118,9 +129,12 @@ func (m *Machine) acknowledged(at time.Duration, a *wire.Ack) error {
 			}
 			if p.pn == a.Largest && p.pn > 0 {
 				m.rtt.sample(at-p.at, time.Duration(min(a.DelayMicros, 1<<24))*time.Microsecond)
+				if b := m.congestion.bulk; b != nil && p.at >= m.congestion.since {
+					b.measured(at, at-p.at)
+				}
 			}
 			m.repeat.acked(p.pn < l.largestAcked)
-			m.packetAcked(p, flight)
+			m.packetAcked(i)
 			progress = true
 		}
 		if i < 0 {
@@ -133,14 +147,20 @@ func (m *Machine) acknowledged(at time.Duration, a *wire.Ack) error {
 	}
 	m.detectLost(at)
 	m.lookForHoles(at, a)
+	if b := m.congestion.bulk; b != nil {
+		b.finish(at, flight, l.inFlight)
+	}
 	return nil
 }
 
-// packetAcked forgets what the packet carried; flight is what was under way when
-// its acknowledgement came.
-func (m *Machine) packetAcked(p *sentPacket, flight int) {
+// packetAcked forgets what packet i carried.
+func (m *Machine) packetAcked(i int) {
+	p := m.loss.packets.at(i)
 	p.done = true
-	m.congestion.acked(int(p.size), p.at, flight)
+	m.size.acked(p)
+	if b := m.congestion.bulk; b != nil {
+		b.acked(m.loss.samples.at(i), p)
+	}
 	m.loss.inFlight -= int(p.size)
 	for k := range p.count {
 		m.sent.acked(m.loss.ref(p, k))
@@ -175,10 +195,15 @@ func (m *Machine) detectLost(at time.Duration) {
 // packetLost makes what the packet carried due again. Unreliable messages are gone.
 func (m *Machine) packetLost(at time.Duration, p *sentPacket) {
 	p.done = true
-	m.stats.Lost++
 	m.loss.inFlight -= int(p.size)
-	m.congestion.lost(at, p.at)
+	if m.size.lost(p, m.loss.largestSent) {
+		return
+	}
+	m.stats.Lost++
 	m.repeat.lost(at, p.pn)
+	if b := m.congestion.bulk; b != nil && p.at >= m.congestion.since {
+		b.lost()
+	}
 	for k := range p.count {
 		m.sent.missed(m.loss.ref(p, k))
 	}

@@ -9,6 +9,8 @@ type Machine struct {
 	start   time.Time // times inside are counted from here
 	resumed bool
 
+	turn bool // whose turn it is in appendNew
+
 	acks       ackTracker
 	inbox      inbox
 	queue      queue
@@ -16,6 +18,7 @@ type Machine struct {
 	loss       losses
 	rtt        rttEstimator
 	congestion congestion
+	size       pathSize
 	repeat     repeats
 	control    control
 	ping       pinger
@@ -24,7 +27,6 @@ type Machine struct {
 	heard     time.Duration // when the last packet opened
 	lastSent  time.Duration
 	stalledAt time.Duration // TCP: since when nothing can leave
-	turn      bool          // whose turn it is in appendNew
 }
 
 // Stats counts what happened on the connection.
@@ -43,10 +45,10 @@ func New(now time.Time, cfg Config, st *State) *Machine {
 	cfg = cfg.withDefaults()
 	m := &Machine{
 		cfg: cfg, start: now,
-		acks:       newAckTracker(),
-		congestion: newCongestion(),
-		repeat:     newRepeats(),
-		stalledAt:  never,
+		acks:      newAckTracker(),
+		repeat:    newRepeats(),
+		size:      newPathSize(&cfg),
+		stalledAt: never,
 	}
 	m.inbox.window = cfg.Window
 	m.loss.lostAt = never
@@ -54,7 +56,7 @@ func New(now time.Time, cfg Config, st *State) *Machine {
 	m.control.window = !cfg.Stream && cfg.Window > WindowMin
 	m.sent.window = WindowMin
 	if cfg.Stream {
-		m.sent.window = sendWindowMax
+		m.sent.window = streamWindow
 	}
 	if cfg.RTT > 0 {
 		m.rtt.sample(cfg.RTT, 0)
@@ -101,6 +103,9 @@ func (m *Machine) WakeAt() time.Time {
 	if m.stalledAt != never {
 		wake = min(wake, m.stalledAt+streamStallMax)
 	}
+	if b := m.congestion.bulk; b != nil && b.pace.holds() && m.waits() && m.loss.inFlight < b.window {
+		wake = min(wake, b.pace.until)
+	}
 	if wake == never {
 		return time.Time{}
 	}
@@ -126,8 +131,9 @@ func (m *Machine) PathChanged(now time.Time, rtt time.Duration) {
 		m.rtt.sample(rtt, 0)
 	}
 	m.repeat = newRepeats()
-	m.congestion = newCongestion()
-	m.congestion.recovery = m.at(now) // the losses of the old path say nothing about the new
+	m.congestion.forget(&m.loss)
+	m.congestion.since = m.at(now) + 1
+	m.size.restart()
 	m.loss.retries = 0
 	if m.loss.inFlight > 0 {
 		m.loss.probes = 1
@@ -173,11 +179,14 @@ func (m *Machine) Unacked() bool {
 const quietAfter = time.Second
 
 func (m *Machine) trim(at time.Duration) {
+	m.congestion.trim(&m.loss, at)
 	if m.loss.packets.len() > 0 || at-m.lastSent < quietAfter {
 		return
 	}
+	m.congestion.forget(&m.loss)
 	m.loss.packets.trim()
 	m.loss.refs.trim()
 	m.queue.trim()
 	m.sent.trim()
+	m.inbox.trim()
 }

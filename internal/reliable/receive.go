@@ -49,7 +49,7 @@ func (m *Machine) Accepted(now time.Time, rtt time.Duration) {
 		m.rtt.sample(rtt, 0)
 	}
 	if m.loss.packets.len() > 0 && m.loss.packets.at(0).pn == 0 {
-		m.packetAcked(m.loss.packets.at(0), m.loss.inFlight)
+		m.packetAcked(0)
 		m.loss.slide()
 	}
 	m.loss.retries, m.loss.probes = 0, 0
@@ -102,7 +102,10 @@ func (in *arrival) frame(f *wire.Frame) error {
 	case wire.FrameAck:
 		return m.acknowledged(in.at, &f.Ack)
 	case wire.FrameWindow:
-		m.sent.window = max(m.sent.window, int(min(f.Window, sendWindowMax)))
+		if w := int(min(f.Window, sendWindowMax)); w > m.sent.window {
+			m.sent.window = w
+			m.congestion.widened()
+		}
 	case wire.FrameResume:
 		return in.resume(f)
 	case wire.FrameMessage:
