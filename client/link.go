@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	datagramBytesMax = 2048     // what a datagram is read into; servers send at most 1200
+	datagramBytesMax = 2048     // what a datagram is read into
+	datagramSentMax  = 1452     // an Ethernet frame over IPv6 and UDP
 	recordBytesMax   = 64 << 10 // the longest TCP record that is read
 	writeAhead       = 64 << 10 // bytes of TCP records built before the socket took the former
 	writeDeadline    = 10 * time.Second
@@ -43,6 +44,7 @@ type link struct {
 	// Guarded by Client.mu.
 	sealer  *secure.Sealer
 	pace    pacer
+	base    int       // bytes of frames in a packet that every path carries
 	frames  int       // most bytes of frames in a packet
 	armed   time.Time // the read deadline set last
 	poked   bool      // the deadline is in the past for a reason: leave it there
@@ -155,10 +157,12 @@ func (l *link) accepted(now time.Time, a wire.Accept, s *secure.Sealer, o *secur
 			size = 8000
 		}
 		size -= prefixBytes
-	case size == 0 || size > wire.DatagramBytesMin:
-		size = wire.DatagramBytesMin // until the path is known to carry more
+	case size <= wire.DatagramBytesMin || !dontFragment(l.conn):
+		size = wire.DatagramBytesMin // nobody tells whether the path carries more
+	default:
+		size = min(size, datagramSentMax)
 	}
-	l.frames = size - s.Overhead()
+	l.base, l.frames = min(size, wire.DatagramBytesMin)-s.Overhead(), size-s.Overhead()
 }
 
 // pacer keeps a client below the rates the server advertised. Both balances may run

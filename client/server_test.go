@@ -73,7 +73,7 @@ func startReal(t *testing.T, tcp bool, cfg transport.Config) *real {
 }
 
 // reserve makes a place whose owner counts the requests.
-func (r *real) reserve(t *testing.T) (client.Endpoint, id.SID) {
+func (r *real) reserve(t testing.TB) (client.Endpoint, id.SID) {
 	t.Helper()
 	creds, err := secure.NewCredentials(rand.Reader)
 	if err != nil {

@@ -100,7 +100,7 @@ func (b *Batch) Flush() {
 
 // full says that another packet may not fit.
 func (b *Batch) full() bool {
-	return len(b.out) >= batchPackets || batchBytes-len(b.slab) < wire.DatagramBytesMin
+	return len(b.out) >= batchPackets || batchBytes-len(b.slab) < datagramMax
 }
 
 // write hands the collected datagrams to the system.

@@ -48,7 +48,8 @@ type Config struct {
 	SendInterval time.Duration
 	// RekeyPackets is how many packets are sealed under one key. Zero means 2^22.
 	RekeyPackets uint64
-	// MaxDatagram is the largest datagram that is accepted. Zero means 1200.
+	// MaxDatagram is the largest datagram that is accepted, and that paths to clients
+	// are searched for. Zero means 1452.
 	MaxDatagram int
 	// MaxRecord is the largest TCP record, its length prefix included. Zero means 8000.
 	MaxRecord int
@@ -88,7 +89,7 @@ func (c Config) withDefaults() Config {
 	c.MaxRetry = cmp.Or(c.MaxRetry, 10)
 	c.TimerMax = cmp.Or(c.TimerMax, 100*time.Millisecond)
 	c.RekeyPackets = cmp.Or(c.RekeyPackets, 1<<22)
-	c.MaxDatagram = cmp.Or(c.MaxDatagram, wire.DatagramBytesMin)
+	c.MaxDatagram = cmp.Or(c.MaxDatagram, datagramMax)
 	c.MaxRecord = cmp.Or(c.MaxRecord, 8000)
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, 10*time.Second)
 	c.HandshakeTimeout = cmp.Or(c.HandshakeTimeout, 5*time.Second)

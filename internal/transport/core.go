@@ -197,18 +197,24 @@ func (k *core) machineConfig(rtt time.Duration) reliable.Config {
 		RetryIntervalMax: k.cfg.RetryIntervalMax, MaxRetry: k.cfg.MaxRetry, IdleTimeout: k.cfg.IdleTimeout,
 		QueueMessages: k.cfg.Limits.QueueMessages, QueueBytes: k.cfg.Limits.QueueBytes,
 	}
+	const overhead = wire.ServerHeaderBytes + wire.TagBytes
 	// One frame has to fit: its type and length take up to 5 bytes.
-	c.UnreliableMax = k.packetMax() - wire.ServerHeaderBytes - wire.TagBytes - 5
+	if k.stream {
+		c.UnreliableMax = k.packetMax() - overhead - 5
+		return c
+	}
+	c.FramesBase, c.FramesMax = wire.DatagramBytesMin-overhead, k.packetMax()-overhead
+	c.UnreliableMax = c.FramesBase - 5
 	return c
 }
 
 // packetMax is the longest packet we send, without the length prefix of TCP. Over
-// UDP nobody has probed the path for more.
+// UDP the machine stays below until it has probed the path for more.
 func (k *core) packetMax() int {
 	if k.stream {
 		return k.cfg.MaxRecord - record.PrefixBytes
 	}
-	return wire.DatagramBytesMin
+	return k.cfg.MaxDatagram
 }
 
 // charge says whether a packet that proves nothing may be looked at. The key is that

@@ -51,7 +51,7 @@ func TestBadPacketsGetSilence(t *testing.T) {
 		"nothing":             {[]byte{}, "type"},
 		"unknown type":        {[]byte{0x77, 1, 2, 3}, "type"},
 		"server's type":       {append([]byte{0x02}, make([]byte, 103)...), "type"},
-		"oversize":            {append([]byte{0x40}, make([]byte, 1200)...), "oversize"},
+		"oversize":            {append([]byte{0x40}, make([]byte, datagramMax)...), "oversize"},
 		"short data":          {[]byte{0x40, 1, 2}, "length"},
 		"unknown connection":  {append([]byte{0x40}, make([]byte, 60)...), "unknown_scid"},
 		"short hello":         {c.hello[:255], "length"},
