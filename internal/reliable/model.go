@@ -119,6 +119,7 @@ func (m *bulkModel) lost() {
 
 // measured takes a round trip.
 func (m *bulkModel) measured(at, rtt time.Duration) {
+	rtt = max(rtt, time.Microsecond)
 	m.rtt = rtt
 	m.round.rtt = min(m.round.rtt, rtt)
 	if rtt <= m.rttMin {

@@ -74,6 +74,7 @@ type world struct {
 	loss, dup     float64
 	loses         [2]*lossy
 	delay, jitter time.Duration
+	mtu           int // longer packets never arrive, over UDP
 	epoch         int // connections so far: packets of earlier ones are dropped
 	resumeAt      time.Time
 	pushUntil     time.Time
@@ -135,6 +136,7 @@ func newWorld(seed uint64) *world {
 	for i := range w.loses {
 		w.loses[i] = newLossy(seed, uint64(2+i), w.loss, 1+rng.Float64()*4)
 	}
+	w.mtu = reliable.PacketMin + rng.IntN(300)
 	w.delay = time.Duration(rng.IntN(80)) * time.Millisecond
 	w.jitter = time.Duration(rng.IntN(40)+1) * time.Millisecond
 	for i := range w.sides {
@@ -142,6 +144,9 @@ func newWorld(seed uint64) *world {
 		s.cfg = reliable.Config{Stream: w.stream, Server: i == 1, IdleTimeout: 30 * time.Second}
 		if rng.IntN(2) == 0 {
 			s.cfg.Window = 1 << (16 + rng.IntN(4))
+		}
+		if rng.IntN(2) == 0 {
+			s.cfg.FramesMax = reliable.PacketMin + rng.IntN(300)
 		}
 		w.sides[i] = s
 	}
@@ -306,7 +311,7 @@ func (w *world) flush(from int) {
 
 func (w *world) launch(to int, pn uint64, b []byte) {
 	copies := 1
-	if !w.calm && w.loses[to].loses() {
+	if !w.stream && len(b) > w.mtu || !w.calm && w.loses[to].loses() {
 		copies = 0
 	} else if !w.calm && w.rng.Float64() < w.dup {
 		copies = 2
