@@ -1,0 +1,25 @@
+package harness
+
+import "slices"
+
+// median returns the middle of values, or the mean of the two in the middle. It
+// panics without any.
+func median(values []float64) float64 {
+	s := slices.Sorted(slices.Values(values))
+	mid := len(s) / 2
+	if len(s)%2 == 1 {
+		return s[mid]
+	}
+	return (s[mid-1] + s[mid]) / 2
+}
+
+// ratios divides a by b, round by round. Rounds in which b is zero are left out.
+func ratios(a, b []float64) []float64 {
+	var out []float64
+	for i := range min(len(a), len(b)) {
+		if b[i] != 0 {
+			out = append(out, a[i]/b[i])
+		}
+	}
+	return out
+}
