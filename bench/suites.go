@@ -2,6 +2,7 @@ package main
 
 import (
 	"maps"
+	"slices"
 
 	"github.com/Diarkis/diarkis/bench/internal/harness"
 )
@@ -13,7 +14,7 @@ type suite struct {
 }
 
 // suites are all there are, in the order in which they run.
-var suites = []suite{}
+var suites = slices.Concat(onLinux)
 
 func benches(suites []suite) []harness.Bench {
 	var all []harness.Bench

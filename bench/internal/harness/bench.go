@@ -38,6 +38,9 @@ type Metric struct {
 	Better Better
 	// Targets are what we want to reach.
 	Targets []Target
+	// Aside leaves the metric out of the results but where it has a target: it only
+	// explains the others, in the progress.
+	Aside bool
 }
 
 // Better says which values of a metric are good.

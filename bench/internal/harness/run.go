@@ -92,6 +92,9 @@ func (b Bench) results(h history) []Result {
 		alone.Target = m.target("")
 		before := len(out)
 		for _, s := range b.Sides[1:] {
+			if m.Aside && m.target(s.Name) == nil {
+				continue
+			}
 			theirs := h.values(s.Name, m.Name)
 			rs := ratios(mine, theirs)
 			if len(rs) == 0 {
@@ -103,7 +106,7 @@ func (b Bench) results(h history) []Result {
 			r.Target = m.target(s.Name)
 			out = append(out, r)
 		}
-		if len(out) == before || alone.Target != nil {
+		if len(out) == before && !m.Aside || alone.Target != nil {
 			out = append(out, alone)
 		}
 	}

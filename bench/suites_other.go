@@ -1,0 +1,6 @@
+//go:build !linux
+
+package main
+
+// onLinux are the suites that need what only Linux has.
+var onLinux []suite
