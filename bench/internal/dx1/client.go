@@ -35,6 +35,9 @@ type Client struct {
 	sealer *secure.Sealer
 	opener *secure.Opener
 
+	// Last is the last message that Take found, lent until the next packet.
+	Last []byte
+
 	owed    int    // packets that ask for an acknowledgement and got none
 	largest uint64 // number of the last of them
 	frame   wire.Frame
@@ -68,30 +71,29 @@ func (c *Client) Again(now time.Time) []byte {
 func (c *Client) Open() bool { return c.sealer != nil }
 
 // Handshake takes a packet of the handshake and returns what to send next, if
-// anything. What is no news is ignored.
-func (c *Client) Handshake(now time.Time, pkt []byte) ([]byte, error) {
+// anything. Packets that answer a repeat, or the client that was here before, are
+// ignored, as the protocol asks.
+func (c *Client) Handshake(now time.Time, pkt []byte) []byte {
 	if c.hs == nil {
-		return nil, nil
+		return nil
 	}
 	switch wire.TypeOf(pkt) {
 	case wire.PacketChallenge:
 		confirm, err := c.hs.Challenge(pkt, false, nil)
 		if err != nil {
-			if errors.Is(err, secure.RefusedSpent) {
-				return nil, nil // the answer to a repeated Hello
-			}
-			return nil, fmt.Errorf("take challenge: %w", err)
+			return nil
 		}
 		c.packet, c.sentAt = confirm, now
-		return confirm, nil
+		return confirm
 	case wire.PacketAccept:
-		var err error
-		if _, c.sealer, c.opener, err = c.hs.Accept(now, pkt); err != nil {
-			return nil, fmt.Errorf("take accept: %w", err)
+		_, sealer, opener, err := c.hs.Accept(now, pkt)
+		if err != nil {
+			return nil
 		}
+		c.sealer, c.opener = sealer, opener
 		c.hs, c.packet = nil, nil
 	}
-	return nil, nil
+	return nil
 }
 
 // Take opens a data packet and returns how many messages it brought.
@@ -112,8 +114,9 @@ func (c *Client) Take(now time.Time, pkt []byte) (messages int, err error) {
 		frames = frames[n:]
 		elicits = elicits || c.frame.Type.Elicits()
 		switch c.frame.Type {
-		case wire.FrameMessage:
+		case wire.FrameMessage, wire.FrameReliable: // none is as long as to be in fragments
 			messages++
+			c.Last = c.frame.Data
 		case wire.FrameAck:
 			c.sealer.Acked(c.frame.Ack.Largest)
 		case wire.FrameClose:

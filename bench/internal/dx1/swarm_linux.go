@@ -42,10 +42,12 @@ const inFlight = 64
 // handshakeTimeout bounds the wait for any progress.
 const handshakeTimeout = 10 * time.Second
 
-// Connect shakes hands for clients from the from-th on, until all are connected or
-// ctx ends, and calls opened for each that is. It returns how many were.
-func (s *Swarm) Connect(ctx context.Context, from int, opened func(client int)) (int, error) {
-	next, done, moved := from, 0, time.Now()
+// Connect shakes hands for all clients, or until ctx ends, and calls opened for each
+// that is connected. It returns how many were. Clients that were connected before
+// are forgotten.
+func (s *Swarm) Connect(ctx context.Context, opened func(client int)) (int, error) {
+	clear(s.Clients)
+	next, done, moved := 0, 0, time.Now()
 	var running []int
 	for ctx.Err() == nil {
 		now := time.Now()
@@ -98,11 +100,7 @@ func (s *Swarm) step(opened func(client int)) (done int, err error) {
 			continue
 		}
 		before := c.Open()
-		answer, err := c.Handshake(now, pkt)
-		if err != nil {
-			return done, err
-		}
-		if answer != nil {
+		if answer := c.Handshake(now, pkt); answer != nil {
 			s.Socket.Queue(client, append(s.Socket.Room(), answer...))
 		}
 		if c.Open() && !before {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/pprof"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -39,7 +40,8 @@ var profiles atomic.Int64
 const stopTimeout = 5 * time.Second
 
 // Start starts this program again as "serve NAME", where NAME is one of the
-// programs that [Serve] was given, with args as JSON.
+// programs that [Serve] was given, with args as JSON. A server whose name starts with
+// "ours" writes a CPU profile when that is asked for.
 func (e *Env) Start(ctx context.Context, role Role, name string, args any) (*Child, error) {
 	a, err := json.Marshal(args)
 	if err != nil {
@@ -47,7 +49,7 @@ func (e *Env) Start(ctx context.Context, role Role, name string, args any) (*Chi
 	}
 	cmd := exec.CommandContext(ctx, e.self, "serve", name, string(a))
 	cmd.Env = os.Environ()
-	if e.ProfileDir != "" {
+	if e.ProfileDir != "" && role == Serves && strings.HasPrefix(name, "ours") {
 		file := fmt.Sprintf("%s.%d.pprof", name, profiles.Add(1))
 		cmd.Env = append(cmd.Env, profileEnv+"="+filepath.Join(e.ProfileDir, file))
 	}

@@ -89,8 +89,12 @@ func (r Result) cells() []string {
 	if r.Peer == "" {
 		return []string{r.Name, figure(r.Ours), "", "", "", "", unit, r.targetText()}
 	}
-	spread := fmt.Sprintf("%s–%s", figure(r.RatioMin), figure(r.RatioMax))
-	return []string{r.Name, figure(r.Ours), r.Peer, figure(r.Value), figure(r.Ratio) + "×", spread, unit, r.targetText()}
+	ratio, spread := "–", ""
+	if r.Ratio != 0 {
+		ratio = figure(r.Ratio) + "×"
+		spread = fmt.Sprintf("%s–%s", figure(r.RatioMin), figure(r.RatioMax))
+	}
+	return []string{r.Name, figure(r.Ours), r.Peer, figure(r.Value), ratio, spread, unit, r.targetText()}
 }
 
 var columns = []string{"benchmark", "ours", "peer", "theirs", "ours ÷ theirs", "spread", "unit", "target"}

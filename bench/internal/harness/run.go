@@ -14,7 +14,7 @@ type Result struct {
 	Ours   float64 `json:"ours"` // median over the rounds
 	Peer   string  `json:"peer"`
 	Value  float64 `json:"peer_value"` // median over the rounds
-	Ratio  float64 `json:"ratio"`      // median over the rounds of ours / peer
+	Ratio  float64 `json:"ratio"`      // median over the rounds of ours / peer; 0 when the peer's was always 0
 	Unit   string  `json:"unit"`
 	Rounds int     `json:"rounds"`
 
@@ -96,13 +96,14 @@ func (b Bench) results(h history) []Result {
 				continue
 			}
 			theirs := h.values(s.Name, m.Name)
-			rs := ratios(mine, theirs)
-			if len(rs) == 0 {
+			if len(theirs) == 0 {
 				continue
 			}
 			r := base
-			r.Peer, r.Value, r.Rounds = s.Name, median(theirs), len(rs)
-			r.Ratio, r.RatioMin, r.RatioMax = median(rs), slices.Min(rs), slices.Max(rs)
+			r.Peer, r.Value, r.Rounds = s.Name, median(theirs), min(len(mine), len(theirs))
+			if rs := ratios(mine, theirs); len(rs) > 0 {
+				r.Ratio, r.RatioMin, r.RatioMax = median(rs), slices.Min(rs), slices.Max(rs)
+			}
 			r.Target = m.target(s.Name)
 			out = append(out, r)
 		}

@@ -81,7 +81,7 @@ func connected(a loadArgs) (*dx1.Swarm, error) {
 		return nil, err
 	}
 	s.X25519 = a.X25519
-	if _, err := s.Connect(context.Background(), 0, func(int) {}); err != nil {
+	if _, err := s.Connect(context.Background(), func(int) {}); err != nil {
 		return nil, fmt.Errorf("connect %d clients: %w", a.Clients, err)
 	}
 	return s, nil

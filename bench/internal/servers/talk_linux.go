@@ -77,6 +77,7 @@ type loadArgs struct {
 
 	X25519    bool          // in handshakes of ours
 	Acks      bool          // members acknowledge, as ours do
+	Burst     int           // broadcasts at a time
 	KeepAlive time.Duration // between two signs of life; 0: silent
 	Turbo     bool          // KCP's fastest setting
 	Datagrams bool          // QUIC: no stream
