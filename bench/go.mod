@@ -4,7 +4,14 @@ go 1.26.0
 
 replace github.com/Diarkis/diarkis => ../
 
-require golang.org/x/sys v0.49.0
+require (
+	github.com/Diarkis/diarkis v0.0.0
+	github.com/prometheus/client_golang v1.25.0
+	github.com/quic-go/quic-go v0.65.0
+	github.com/rs/zerolog v1.35.1
+	github.com/xtaci/kcp-go/v5 v5.6.18
+	golang.org/x/sys v0.49.0
+)
 
 require (
 	github.com/beorn7/perks v1.0.1 // indirect
@@ -26,12 +33,4 @@ require (
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/net v0.60.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
-)
-
-require (
-	github.com/Diarkis/diarkis v0.0.0
-	github.com/prometheus/client_golang v1.25.0
-	github.com/quic-go/quic-go v0.65.0
-	github.com/rs/zerolog v1.35.1
-	github.com/xtaci/kcp-go/v5 v5.6.18
 )

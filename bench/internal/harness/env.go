@@ -73,6 +73,9 @@ func (e *Env) Compile(ctx context.Context, source, hint string, flags ...string)
 	if _, err := os.Stat(out); err == nil {
 		return out, nil
 	}
+	if _, err := os.Stat(e.Source("c", source)); err != nil {
+		return "", fmt.Errorf("compile %s: %w", source, err)
+	}
 	cc, err := compiler()
 	if err != nil {
 		return "", err

@@ -99,6 +99,42 @@ func TestRunLeavesOutWhoCannotRun(t *testing.T) {
 	}
 }
 
+func TestRunGoesOnAfterAFailure(t *testing.T) {
+	var ran []string
+	round := 0
+	b := Bench{
+		Name: "b", Metrics: []Metric{{Name: "speed", Better: Higher}},
+		Sides: []Side{fixed("ours", &ran, 10, 20, 30), {Name: "shaky", Run: func(context.Context, *Env) (Sample, error) {
+			if round++; round == 2 {
+				return nil, errors.New("nothing came back")
+			}
+			return Sample{"speed": 10}, nil
+		}}},
+	}
+	results, notes, err := Run(t.Context(), &Env{}, b, 3, func(string) {})
+	if err != nil || len(notes) != 1 {
+		t.Fatal(err, notes)
+	}
+	if len(results) != 1 || results[0].Rounds != 2 || results[0].RatioMin != 1 || results[0].RatioMax != 3 {
+		t.Errorf("results %+v, want rounds 1 and 3", results)
+	}
+}
+
+func TestZeroHasNoRatio(t *testing.T) {
+	var ran []string
+	b := Bench{
+		Name: "b", Metrics: []Metric{{Name: "speed", Better: Lower}},
+		Sides: []Side{fixed("ours", &ran, 10), fixed("free", &ran, 0)},
+	}
+	results, _, err := Run(t.Context(), &Env{}, b, 1, func(string) {})
+	if err != nil || len(results) != 1 {
+		t.Fatal(err, results)
+	}
+	if got := results[0].cells()[4]; got != "–" {
+		t.Errorf("ratio to zero is %q", got)
+	}
+}
+
 func TestTargetText(t *testing.T) {
 	for _, test := range []struct {
 		better Better

@@ -24,7 +24,7 @@ type Result struct {
 	Target   *Target `json:"target,omitempty"`
 }
 
-// Note is a side that did not run, and why.
+// Note is a side that did not run, at least in one round, and why.
 type Note struct {
 	Bench, Side string
 	Err         error
@@ -35,34 +35,34 @@ func (n Note) String() string { return fmt.Sprintf("%s: %s: %v", n.Bench, n.Side
 // Skipped says that the side can't run on this machine, which is no failure.
 func (n Note) Skipped() bool { return errors.Is(n.Err, ErrSkip) }
 
-// history is what the sides of a bench measured, by round. A side that stopped has
-// fewer rounds than the others.
+// history is what the sides of a bench measured, by round; nil for a round in which a
+// side failed.
 type history map[string][]Sample
 
 // Run runs the rounds of one bench. Progress gets a line for each run of a side.
 func Run(ctx context.Context, e *Env, b Bench, rounds int, progress func(string)) ([]Result, []Note, error) {
-	samples, stopped := history{}, map[string]error{}
+	samples, failed := history{}, map[string]error{}
 	for round := range rounds {
 		for _, s := range order(b.Sides, round) {
-			if stopped[s.Name] != nil {
+			if errors.Is(failed[s.Name], ErrSkip) {
 				continue
 			}
 			sample, err := s.Run(ctx, e)
 			if ctx.Err() != nil {
 				return nil, nil, context.Cause(ctx)
 			}
+			samples[s.Name] = append(samples[s.Name], sample) // nil keeps the round's place
 			if err != nil {
-				stopped[s.Name] = err
+				failed[s.Name] = err
 				progress(fmt.Sprintf("%s  %s: %v", b.Name, s.Name, err))
 				continue
 			}
-			samples[s.Name] = append(samples[s.Name], sample)
 			progress(fmt.Sprintf("%s  round %d/%d  %s: %s", b.Name, round+1, rounds, s.Name, b.show(sample)))
 		}
 	}
 	var notes []Note
 	for _, s := range b.Sides {
-		if err := stopped[s.Name]; err != nil {
+		if err := failed[s.Name]; err != nil {
 			notes = append(notes, Note{b.Name, s.Name, err})
 		}
 	}
@@ -101,7 +101,7 @@ func (b Bench) results(h history) []Result {
 			}
 			r := base
 			r.Peer, r.Value, r.Rounds = s.Name, median(theirs), min(len(mine), len(theirs))
-			if rs := ratios(mine, theirs); len(rs) > 0 {
+			if rs := h.ratios(ours, s.Name, m.Name); len(rs) > 0 {
 				r.Ratio, r.RatioMin, r.RatioMax = median(rs), slices.Min(rs), slices.Max(rs)
 			}
 			r.Target = m.target(s.Name)
@@ -120,6 +120,20 @@ func (h history) values(side, metric string) []float64 {
 	for _, s := range h[side] {
 		if v, ok := s[metric]; ok {
 			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// ratios divides the figures of side a by those of side b, round by round. Rounds
+// that one of them lacks, or in which b's is zero, are left out.
+func (h history) ratios(a, b, metric string) []float64 {
+	var out []float64
+	for round := range min(len(h[a]), len(h[b])) {
+		x, okX := h[a][round][metric]
+		y, okY := h[b][round][metric]
+		if okX && okY && y != 0 {
+			out = append(out, x/y)
 		}
 	}
 	return out

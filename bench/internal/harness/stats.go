@@ -12,14 +12,3 @@ func median(values []float64) float64 {
 	}
 	return (s[mid-1] + s[mid]) / 2
 }
-
-// ratios divides a by b, round by round. Rounds in which b is zero are left out.
-func ratios(a, b []float64) []float64 {
-	var out []float64
-	for i := range min(len(a), len(b)) {
-		if b[i] != 0 {
-			out = append(out, a[i]/b[i])
-		}
-	}
-	return out
-}
