@@ -147,9 +147,10 @@ type fanoutLoop struct {
 	burst  int // broadcasts that leave together, once all of those before arrived
 }
 
+// run never sleeps, because then the server would have to wake it.
 func (l *fanoutLoop) run(d time.Duration) (deliveries int, err error) {
 	now := time.Now()
-	end, missing := now.Add(d), 0
+	end, came, missing := now.Add(d), now, 0
 	for now.Before(end) {
 		if missing <= 0 {
 			for range l.burst {
@@ -158,12 +159,14 @@ func (l *fanoutLoop) run(d time.Duration) (deliveries int, err error) {
 			missing = l.burst * receivers
 		}
 		l.socket.Flush()
-		n, err := l.socket.Receive(lostAfter)
+		n, err := l.socket.Receive(0)
 		if err != nil {
 			return deliveries, err
 		}
-		if now = time.Now(); n == 0 {
-			missing = 0 // something got lost
+		if now = time.Now(); n > 0 {
+			came = now
+		} else if now.Sub(came) > lostAfter {
+			came, missing = now, 0 // something got lost
 		}
 		for i := range n {
 			client, pkt := l.socket.At(i)

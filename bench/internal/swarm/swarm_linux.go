@@ -58,6 +58,7 @@ type Socket struct {
 	server unix.RawSockaddrInet4
 	in     lane
 	out    lane
+	look   func(fd uintptr) // in.call for who does not wait
 }
 
 // Dial opens a swarm of clients of a server on the loopback net.
@@ -110,6 +111,7 @@ func (s *Socket) prepare() {
 		c.SetLen(unix.SizeofCmsghdr + unix.SizeofInet4Pktinfo)
 	}
 	s.in.call, s.out.call = s.receive, s.transmit
+	s.look = func(fd uintptr) { s.receive(fd) }
 }
 
 // Close closes the socket.
@@ -128,7 +130,8 @@ func (s *Socket) Room() []byte {
 	return s.out.bytes[s.out.n][:0]
 }
 
-// Queue adds a packet that was appended to Room. It leaves with the next Flush.
+// Queue adds a packet that was appended to Room. It leaves with the next Flush, or
+// when there is a batch of them.
 func (s *Socket) Queue(client int, pkt []byte) {
 	i := s.out.n
 	s.out.n++
@@ -167,7 +170,7 @@ func (s *Socket) transmit(fd uintptr) bool {
 func (s *Socket) Receive(wait time.Duration) (int, error) {
 	s.in.n = 0
 	if wait == 0 {
-		err := s.raw.Control(func(fd uintptr) { s.receive(fd) })
+		err := s.raw.Control(s.look)
 		return s.in.n, err
 	}
 	if err := s.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
