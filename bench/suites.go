@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/Diarkis/diarkis/bench/internal/harness"
+	"github.com/Diarkis/diarkis/bench/internal/netbench"
 )
 
 // suite is benches that belong together, and the programs they start.
@@ -14,7 +15,7 @@ type suite struct {
 }
 
 // suites are all there are, in the order in which they run.
-var suites = slices.Concat(onLinux)
+var suites = slices.Concat(onLinux, []suite{{netbench.Benches, netbench.Programs}})
 
 func benches(suites []suite) []harness.Bench {
 	var all []harness.Bench

@@ -23,6 +23,7 @@ type Role int
 const (
 	Serves Role = iota // what is measured
 	Loads              // what keeps it busy
+	Both               // in one process, which runs anywhere
 )
 
 // Child is a process that a side started. Both talk in JSON values, one a line.
@@ -72,9 +73,13 @@ func (e *Env) start(cmd *exec.Cmd, role Role, name string) (*Child, error) {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	cmd.Stderr = os.Stderr
-	set := e.servers
-	if role == Loads {
+	var set cpuSet
+	switch role {
+	case Serves:
+		set = e.servers
+	case Loads:
 		set = e.loads
+	case Both:
 	}
 	if err := startOn(set, cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
