@@ -108,7 +108,7 @@ func (c *Client) sendLocked(m wire.Message, rel Reliability) error {
 	if cap(b) <= messageBytesKept {
 		c.message = b
 	}
-	return c.machine.Send(time.Now(), b, rel, rel.Channel())
+	return c.machine.Send(time.Now(), b, rel)
 }
 
 // pushOutLocked sends what is queued, and makes the reader wake up in time for the rest.

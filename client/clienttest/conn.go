@@ -31,7 +31,7 @@ type Conn struct {
 
 // Send sends a message.
 func (c *Conn) Send(m wire.Message, rel reliable.Reliability) error {
-	err := c.machine.Send(time.Now(), m.AppendTo(nil), rel, rel.Channel())
+	err := c.machine.Send(time.Now(), m.AppendTo(nil), rel)
 	c.flush(time.Now())
 	return err
 }

@@ -37,7 +37,7 @@ func (l *loop) round(rel reliable.Reliability) error {
 		if err := m.Tick(l.now); err != nil {
 			return err
 		}
-		if err := m.Send(l.now, l.msg, rel, 0); err != nil {
+		if err := m.Send(l.now, l.msg, rel); err != nil {
 			return err
 		}
 	}
@@ -106,7 +106,7 @@ func TestAllocsOfRepeats(t *testing.T) {
 		if lost {
 			rel = reliable.Unreliable
 		}
-		if err := l.a.Send(l.now, l.msg, rel, 0); err != nil {
+		if err := l.a.Send(l.now, l.msg, rel); err != nil {
 			t.Fatal(err)
 		}
 		l.pnA++
@@ -204,7 +204,7 @@ func BenchmarkRound(b *testing.B) {
 func BenchmarkExport(b *testing.B) {
 	l := newLoop(5000, false)
 	for range 20 {
-		if err := l.a.Send(l.now, l.msg, reliable.Reliable, 0); err != nil {
+		if err := l.a.Send(l.now, l.msg, reliable.Reliable); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -187,7 +187,7 @@ func (f *bulk) fill() {
 		if _, waiting := f.from.Queued(); f.every == 0 && waiting > 128<<10 {
 			return
 		}
-		if err := f.from.Send(f.net.now, message(f.size), f.rel, 0); err != nil {
+		if err := f.from.Send(f.net.now, message(f.size), f.rel); err != nil {
 			f.t.Fatalf("Send: %v", err)
 		}
 		if f.every > 0 {

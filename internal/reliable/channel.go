@@ -2,12 +2,13 @@ package reliable
 
 // fragment was sent, or was on the connection before and waits to be sent again.
 type fragment struct {
-	data  []byte // nil once acknowledged
-	size  uint16
-	first bool
-	last  bool
-	acked bool
-	lost  bool // must be sent again
+	data   []byte  // nil once acknowledged
+	shared *Shared // whose bytes data is, or nil
+	size   uint16
+	first  bool
+	last   bool
+	acked  bool
+	lost   bool // must be sent again
 	// counted means it is part of what is outstanding: sent on this connection.
 	counted bool
 	flights uint8  // packets under way that carry it
@@ -102,9 +103,9 @@ func (s *sent) ack(c *sendChannel, f *fragment) {
 		s.lost--
 	}
 	if f.first && f.last {
-		release(f.data) // nobody else has a part of it
+		free(f.data, f.shared) // no other fragment has a part of it
 	}
-	f.data = nil
+	f.data, f.shared = nil, nil
 }
 
 // slide moves the base past what is acknowledged.

@@ -157,7 +157,7 @@ func (r *tripRun) step() error {
 		msg := message(r.size)
 		binary.BigEndian.PutUint32(msg[4:], uint32(r.sent))
 		r.sent++
-		if err := r.sides[0].Send(r.now, msg, reliable.Reliable, 0); err != nil {
+		if err := r.sides[0].Send(r.now, msg, reliable.Reliable); err != nil {
 			return err
 		}
 	}

@@ -38,7 +38,10 @@ func message(n int) []byte {
 
 func (p *peer) send(n int, rel reliable.Reliability, channel uint8) {
 	p.t.Helper()
-	if err := p.Send(p.now, message(n), rel, channel); err != nil {
+	if rel != reliable.Unreliable {
+		rel = reliable.OnChannel(channel)
+	}
+	if err := p.Send(p.now, message(n), rel); err != nil {
 		p.t.Fatalf("Send: %v", err)
 	}
 }

@@ -66,7 +66,7 @@ func (l *line) step(t testing.TB) {
 		if _, waiting := l.ends[0].Queued(); waiting > 128<<10 {
 			break
 		}
-		if err := l.ends[0].Send(l.now, l.msg, reliable.Reliable, 0); errors.Is(err, reliable.ErrSlow) {
+		if err := l.ends[0].Send(l.now, l.msg, reliable.Reliable); errors.Is(err, reliable.ErrSlow) {
 			break // long messages go one behind the other
 		} else if err != nil {
 			t.Fatal(err)

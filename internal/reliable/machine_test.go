@@ -26,16 +26,16 @@ func TestFragments(t *testing.T) {
 	if n := exchange(a, b, 5*ms); n != 1 {
 		t.Fatalf("%d messages, want 1", n)
 	}
-	if err := a.Send(a.now, message(1<<20+1), reliable.Reliable, 0); !errors.Is(err, reliable.ErrTooLarge) {
+	if err := a.Send(a.now, message(1<<20+1), reliable.Reliable); !errors.Is(err, reliable.ErrTooLarge) {
 		t.Errorf("Send of 1 MiB and a byte = %v", err)
 	}
-	if err := a.Send(a.now, message(1169), reliable.Unreliable, 0); !errors.Is(err, reliable.ErrTooLarge) {
+	if err := a.Send(a.now, message(1169), reliable.Unreliable); !errors.Is(err, reliable.ErrTooLarge) {
 		t.Errorf("Send of an unreliable message larger than a packet = %v", err)
 	}
-	if err := a.Send(a.now, message(10), reliable.Reliable, 16); !errors.Is(err, reliable.ErrChannel) {
+	if err := a.Send(a.now, message(10), reliable.OnChannel(16)); !errors.Is(err, reliable.ErrChannel) {
 		t.Errorf("Send on channel 16 = %v", err)
 	}
-	if err := a.Send(a.now, []byte{0, 0, 0}, reliable.Reliable, 0); !errors.Is(err, wire.ErrMessage) {
+	if err := a.Send(a.now, []byte{0, 0, 0}, reliable.Reliable); !errors.Is(err, wire.ErrMessage) {
 		t.Errorf("Send of 3 bytes = %v", err)
 	}
 	a.send(1168, reliable.Unreliable, 0)

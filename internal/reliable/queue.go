@@ -13,6 +13,7 @@ const messageMin = 4
 // outMessage is a message that waits, or the rest of one partly sent.
 type outMessage struct {
 	data    []byte
+	shared  *Shared // whose bytes data is, or nil
 	channel uint8
 	started bool // its first fragments were cut
 }
@@ -82,22 +83,23 @@ func (q *queue) pushReliable(msg outMessage) {
 	q.reliableBytes += len(msg.data)
 }
 
-func (q *queue) pushUnreliable(msg []byte) {
-	*q.unreliable.push() = outMessage{data: copyOf(msg)}
-	q.unreliableBytes += len(msg)
+// pushUnreliable takes over a message.
+func (q *queue) pushUnreliable(msg outMessage) {
+	*q.unreliable.push() = msg
+	q.unreliableBytes += len(msg.data)
 }
 
 func (q *queue) popUnreliable() {
-	data := q.unreliable.at(0).data
-	q.unreliableBytes -= len(data)
-	release(data)
+	m := q.unreliable.at(0)
+	q.unreliableBytes -= len(m.data)
+	free(m.data, m.shared)
 	q.unreliable.pop()
 }
 
 // cut takes the next n bytes off the reliable message whose turn it is.
 func (q *queue) cut(n int) fragment {
 	m := q.head()
-	f := fragment{data: m.data[:n], size: uint16(n), first: !m.started, last: n == len(m.data)}
+	f := fragment{data: m.data[:n], shared: m.shared, size: uint16(n), first: !m.started, last: n == len(m.data)}
 	m.started = true
 	m.data = m.data[n:]
 	q.reliableBytes -= n
@@ -129,7 +131,7 @@ func (m *Machine) accept(size int, rel Reliability) error {
 	if size > wire.MessageMax || rel == Unreliable && size > m.cfg.UnreliableMax {
 		return ErrTooLarge
 	}
-	if rel == Reliable && m.queue.reliable == 0 {
+	if rel != Unreliable && m.queue.reliable == 0 {
 		return nil // it is the one being sent
 	}
 	dropped, ok := m.queue.dropOldest(&m.cfg, size)
@@ -140,35 +142,52 @@ func (m *Machine) accept(size int, rel Reliability) error {
 	return nil
 }
 
-// Send queues a copy of an encoded message. On UDP channel is 0 to 15 or 255 for a
-// reliable message; otherwise it is ignored.
+// Send queues a copy of an encoded message.
 //
 // When too much waits already, an unreliable message replaces the oldest unreliable
 // ones; a reliable one does so too and is refused with [ErrSlow] if that is not
 // enough, after which the caller closes the connection. [ErrTooLarge], [ErrChannel]
 // and [wire.ErrMessage] are the caller's mistakes and change nothing.
-func (m *Machine) Send(now time.Time, msg []byte, rel Reliability, channel uint8) error {
-	if rel > Reliable {
-		rel, channel = Reliable, rel.Channel()
+func (m *Machine) Send(now time.Time, msg []byte, rel Reliability) error {
+	take, err := m.admit(len(msg), rel)
+	if take {
+		m.enqueue(now, outMessage{data: copyOf(msg)}, rel)
 	}
-	if rel == Reliable && m.cfg.Stream {
-		channel = ChannelDefault
+	return err
+}
+
+// SendShared is [Machine.Send] of a message that is not copied.
+func (m *Machine) SendShared(now time.Time, msg *Shared, rel Reliability) error {
+	take, err := m.admit(len(msg.b), rel)
+	if take {
+		msg.refs.Add(1)
+		m.enqueue(now, outMessage{data: msg.b, shared: msg}, rel)
 	}
-	if rel == Reliable && !wire.ChannelValid(channel) {
-		return ErrChannel
+	return err
+}
+
+// admit says whether a message is to be queued, having made room for it.
+func (m *Machine) admit(size int, rel Reliability) (bool, error) {
+	if !rel.Valid() {
+		return false, ErrChannel
 	}
-	err := m.accept(len(msg), rel)
-	switch {
-	case err == ErrSlow && rel == Unreliable:
+	err := m.accept(size, rel)
+	if err == ErrSlow && rel == Unreliable {
 		m.stats.DroppedUnreliable++
-		return nil
-	case err != nil:
-		return err
-	case rel == Reliable:
-		m.queue.pushReliable(outMessage{data: copyOf(msg), channel: channel})
-	default:
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (m *Machine) enqueue(now time.Time, msg outMessage, rel Reliability) {
+	switch {
+	case rel == Unreliable:
 		m.queue.pushUnreliable(msg)
+	case m.cfg.Stream:
+		m.queue.pushReliable(msg) // all channels are the default one
+	default:
+		msg.channel = rel.Channel()
+		m.queue.pushReliable(msg)
 	}
 	m.noteStall(m.at(now))
-	return nil
 }

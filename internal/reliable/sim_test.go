@@ -374,7 +374,10 @@ func (w *world) say(s *side) error {
 	}
 	n := s.sent[channel]
 	msg := wire.Message{Kind: wire.Push, Ver: channel, Payload: pattern(n, size)}.AppendTo(nil)
-	err := s.m.Send(w.now, msg, rel, channel)
+	if rel != reliable.Unreliable {
+		rel = reliable.OnChannel(channel)
+	}
+	err := s.m.Send(w.now, msg, rel)
 	if errors.Is(err, reliable.ErrSlow) {
 		return nil // a node would close; here it was not said
 	}

@@ -29,7 +29,7 @@ func (m *Machine) Export() *State {
 		l := &m.queue.lines[i].messages
 		for k := range l.len() {
 			msg := *l.at(k)
-			msg.data = slices.Clone(msg.data)
+			msg.data, msg.shared = slices.Clone(msg.data), nil
 			st.queue = append(st.queue, msg)
 		}
 	}
@@ -52,7 +52,7 @@ func (c *sendChannel) clone() *sendChannel {
 	out := &sendChannel{id: c.id, base: c.base}
 	for i := range c.fragments.len() {
 		f := *c.fragments.at(i)
-		f.data = slices.Clone(f.data)
+		f.data, f.shared = slices.Clone(f.data), nil
 		*out.fragments.push() = f
 	}
 	return out

@@ -154,7 +154,7 @@ func TestQueueLimits(t *testing.T) {
 		for range 1 + 1024 {
 			p.send(10, reliable.Reliable, 0)
 		}
-		if err := p.Send(p.now, message(10), reliable.Reliable, 0); !errors.Is(err, reliable.ErrSlow) {
+		if err := p.Send(p.now, message(10), reliable.Reliable); !errors.Is(err, reliable.ErrSlow) {
 			t.Errorf("Send = %v, want %v", err, reliable.ErrSlow)
 		}
 		p.send(10, reliable.Unreliable, 0) // no room either: gone, silently
@@ -167,7 +167,7 @@ func TestQueueLimits(t *testing.T) {
 		p.send(1<<20, reliable.Reliable, 0) // the one being sent
 		p.send(100<<10, reliable.Reliable, 0)
 		p.send(156<<10, reliable.Reliable, 0)
-		if err := p.Send(p.now, message(4), reliable.Reliable, 0); !errors.Is(err, reliable.ErrSlow) {
+		if err := p.Send(p.now, message(4), reliable.Reliable); !errors.Is(err, reliable.ErrSlow) {
 			t.Errorf("Send = %v, want %v", err, reliable.ErrSlow)
 		}
 	})

@@ -47,7 +47,7 @@ func newPinger(c *client, size int) *pinger {
 
 // post sends one request.
 func (p *pinger) post(now time.Time, rel reliable.Reliability) error {
-	if err := p.machine.Send(now, p.msg, rel, 0); err != nil {
+	if err := p.machine.Send(now, p.msg, rel); err != nil {
 		return err
 	}
 	return p.drain(now)

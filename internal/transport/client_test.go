@@ -155,7 +155,7 @@ func (c *client) tryHandshake(resume bool, early ...[]byte) bool {
 	c.machine = reliable.New(time.Now(), reliable.Config{Stream: c.options.Stream}, st)
 	var frames []byte
 	for _, m := range early {
-		if err := c.machine.Send(time.Now(), m, reliable.Reliable, 0); err != nil {
+		if err := c.machine.Send(time.Now(), m, reliable.Reliable); err != nil {
 			c.t.Fatal(err)
 		}
 		frames = c.machine.Append(time.Now(), 0, nil, reliable.PacketMin)
@@ -276,7 +276,7 @@ func request(cmd uint16, payload []byte) []byte {
 
 func (c *client) send(cmd uint16, payload []byte, rel reliable.Reliability) {
 	c.t.Helper()
-	if err := c.machine.Send(time.Now(), request(cmd, payload), rel, 0); err != nil {
+	if err := c.machine.Send(time.Now(), request(cmd, payload), rel); err != nil {
 		c.t.Fatal(err)
 	}
 }

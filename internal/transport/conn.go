@@ -133,9 +133,20 @@ func (c *Conn) RTT() time.Duration {
 // large). A client too slow for its reliable messages gets closed, by another
 // goroutine, and the error is [ErrClosed].
 func (c *Conn) Send(b *Batch, msg []byte, rel reliable.Reliability) error {
+	return c.send(b, func(now time.Time) error { return c.machine.Send(now, msg, rel) })
+}
+
+// SendShared is [Conn.Send] of a message that goes to many connections, which is not
+// copied for each.
+func (c *Conn) SendShared(b *Batch, msg *reliable.Shared, rel reliable.Reliability) error {
+	return c.send(b, func(now time.Time) error { return c.machine.SendShared(now, msg, rel) })
+}
+
+// send queues a message by calling queue with the lock held.
+func (c *Conn) send(b *Batch, queue func(now time.Time) error) error {
 	now := b.now()
 	c.mu.Lock()
-	err := c.sendLocked(now, msg, rel)
+	err := c.sendLocked(now, queue)
 	if err == nil && b != nil {
 		b.addLocked(c)
 	}
@@ -146,14 +157,14 @@ func (c *Conn) Send(b *Batch, msg []byte, rel reliable.Reliability) error {
 	return err
 }
 
-func (c *Conn) sendLocked(now time.Time, msg []byte, rel reliable.Reliability) error {
+func (c *Conn) sendLocked(now time.Time, queue func(now time.Time) error) error {
 	switch {
 	case c.over.Load() || c.condemned:
 		return ErrClosed
 	case c.frozen && !c.delivering: // what a running Handle sends still goes along
 		return ErrFrozen
 	}
-	err := c.machine.Send(now, msg, rel, rel.Channel())
+	err := queue(now)
 	if errors.Is(err, reliable.ErrSlow) {
 		c.condemnLocked(now, wire.CloseSlow)
 		return ErrClosed

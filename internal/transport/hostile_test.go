@@ -312,7 +312,7 @@ func TestProtocolErrors(t *testing.T) {
 		c := r.join("u")
 		for _, kind := range []wire.Kind{wire.Response, wire.Push} {
 			m := wire.Message{Kind: kind, Cmd: cmdKeep}.AppendTo(nil)
-			if err := c.machine.Send(time.Now(), m, reliable.Reliable, 0); err != nil {
+			if err := c.machine.Send(time.Now(), m, reliable.Reliable); err != nil {
 				t.Fatal(err)
 			}
 		}

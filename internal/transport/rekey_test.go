@@ -30,7 +30,7 @@ type side struct {
 func (s *side) send(now time.Time) {
 	payload := binary.BigEndian.AppendUint32(nil, uint32(s.sent))
 	m := wire.Message{Kind: wire.Push, Payload: append(payload, make([]byte, 300)...)}
-	if err := s.machine.Send(now, m.AppendTo(nil), reliable.Reliable, 0); err != nil {
+	if err := s.machine.Send(now, m.AppendTo(nil), reliable.Reliable); err != nil {
 		s.t.Fatal(err)
 	}
 	s.sent, s.idle = s.sent+1, now

@@ -83,6 +83,10 @@ type fakeLink struct {
 	sent []string
 }
 
+func (l *fakeLink) SendShared(b *transport.Batch, msg *reliable.Shared, rel reliable.Reliability) error {
+	return l.Send(b, msg.Bytes(), rel)
+}
+
 func (l *fakeLink) Send(_ *transport.Batch, msg []byte, _ reliable.Reliability) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

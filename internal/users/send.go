@@ -24,12 +24,23 @@ type parked struct {
 // Send queues an encoded message for the user, which is copied. A nil batch sends
 // at once. It fails when the user is gone, or the message doesn't fit.
 func (u *User) Send(b *transport.Batch, msg []byte, rel reliable.Reliability) error {
+	return u.sendBy(func(l Link) error { return l.Send(b, msg, rel) }, msg, rel)
+}
+
+// SendShared is [User.Send] of a message that goes to many users, which is copied only
+// when it has to wait for the user to come back.
+func (u *User) SendShared(b *transport.Batch, msg *reliable.Shared, rel reliable.Reliability) error {
+	return u.sendBy(func(l Link) error { return l.SendShared(b, msg, rel) }, msg.Bytes(), rel)
+}
+
+// sendBy sends msg by calling send, or parks it.
+func (u *User) sendBy(send func(Link) error, msg []byte, rel reliable.Reliability) error {
 	for range 3 { // a second round only when the connection changed under us
 		var tried *Link
 		var err error
 		if !u.parking.Load() {
 			if tried = u.link.Load(); tried != nil {
-				err = (*tried).Send(b, msg, rel)
+				err = send(*tried)
 				if !errors.Is(err, transport.ErrClosed) && !errors.Is(err, transport.ErrFrozen) {
 					return err
 				}

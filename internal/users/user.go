@@ -20,6 +20,7 @@ import (
 // Link is a user's connection: what this package uses of *[transport.Conn].
 type Link interface {
 	Send(b *transport.Batch, msg []byte, rel reliable.Reliability) error
+	SendShared(b *transport.Batch, msg *reliable.Shared, rel reliable.Reliability) error
 	RTT() time.Duration
 	RemoteAddr() netip.AddrPort
 	Transport() string

@@ -17,6 +17,9 @@ import (
 type nowhere struct{}
 
 func (nowhere) Send(*transport.Batch, []byte, reliable.Reliability) error { return nil }
+func (nowhere) SendShared(*transport.Batch, *reliable.Shared, reliable.Reliability) error {
+	return nil
+}
 func (nowhere) RTT() time.Duration                                        { return 0 }
 func (nowhere) RemoteAddr() netip.AddrPort                                { return netip.AddrPort{} }
 func (nowhere) Transport() string                                         { return "UDP" }

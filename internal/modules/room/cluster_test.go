@@ -220,6 +220,10 @@ func (n *node) login(uid id.UID) *client {
 	return c
 }
 
+func (c *client) SendShared(b *transport.Batch, msg *reliable.Shared, rel reliable.Reliability) error {
+	return c.Send(b, msg.Bytes(), rel)
+}
+
 func (c *client) Send(_ *transport.Batch, msg []byte, _ reliable.Reliability) error {
 	m, err := wire.ParseMessage(bytes.Clone(msg))
 	if err != nil {

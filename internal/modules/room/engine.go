@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/router"
 	"github.com/Diarkis/diarkis/internal/transport"
 	"github.com/Diarkis/diarkis/internal/users"
@@ -85,7 +86,6 @@ type room struct {
 // are at rest.
 type scratch struct {
 	out   output
-	buf   []byte // an encoded push
 	batch *transport.Batch
 }
 
@@ -312,7 +312,7 @@ func (e *Engine) step(b *transport.Batch, r *room, in input, answer func(*transp
 	}
 	value, err = s.out.Value, s.out.Err
 	e.hooks.call(r.id, in, &s.out)
-	if s.out.size()+cap(s.buf) <= scratchMax {
+	if s.out.size() <= scratchMax {
 		s.out.reset()
 		e.scratch.Put(s)
 	}
@@ -324,12 +324,14 @@ func (e *Engine) step(b *transport.Batch, r *room, in input, answer func(*transp
 func (e *Engine) perform(b *transport.Batch, r *room, s *scratch) {
 	out := &s.out
 	for _, p := range out.Pushes {
-		s.buf = wire.Message{Kind: wire.Push, Ver: Ver, Cmd: p.Cmd, Payload: p.Payload}.AppendTo(s.buf[:0])
+		msg := reliable.NewShared()
+		msg.Set(wire.Message{Kind: wire.Push, Ver: Ver, Cmd: p.Cmd, Payload: p.Payload}.AppendTo(msg.Buffer()))
 		for _, u := range p.To {
-			if err := u.Send(b, s.buf, p.Rel); err != nil {
+			if err := u.SendShared(b, msg, p.Rel); err != nil {
 				e.metrics.unsent.Inc() // they are leaving, and OnEnded takes them out
 			}
 		}
+		msg.Done()
 		e.metrics.pushes.Add(float64(len(p.To)))
 	}
 	e.index(r, out)
