@@ -50,11 +50,7 @@ func Listen(hostPort string, n int, steer []Steer) (Group, error) {
 	if err != nil {
 		return nil, errors.Join(err, first.Close())
 	}
-	g := Group{s}
-	if n > 1 {
-		g = g.grow(n, steer)
-	}
-	return g, nil
+	return Group{s}.grow(n, steer), nil
 }
 
 // Addr is where the group listens.
@@ -67,7 +63,7 @@ func (g Group) Addr() netip.AddrPort {
 func (g Group) Close() error {
 	var errs []error
 	for _, s := range g {
-		errs = append(errs, s.udp.Close())
+		errs = append(errs, s.udp.Close(), s.closeNative())
 	}
 	return errors.Join(errs...)
 }

@@ -10,12 +10,12 @@ import (
 )
 
 // grow binds further sockets to the group's port and has the system deal datagrams
-// out by steer. When it can't, one socket serves them all.
+// out by steer; then, each socket a sender. When it can't, one socket serves them all.
 //
 // The first socket was bound alone and may be joined only from now on: that is how a
 // port taken by another server of ours is found taken, and not shared.
 func (g Group) grow(n int, steer []Steer) Group {
-	if err := g[0].control(shareable); err != nil {
+	if err := control(g[0].raw, shareable); err != nil {
 		return g
 	}
 	hostPort := g[0].udp.LocalAddr().String()
@@ -38,8 +38,13 @@ func (g Group) grow(n int, steer []Steer) Group {
 		}
 		grown = append(grown, s)
 	}
-	if err := g[0].control(func(fd int) error { return attach(fd, program(steer, n)) }); err != nil {
+	if err := control(g[0].raw, func(fd int) error { return attach(fd, program(steer, n)) }); err != nil {
 		return g.shrink(grown)
+	}
+	for _, s := range grown { // they come last, with numbers the program never returns
+		if err := s.sendApart(); err != nil {
+			break // the rest sends with what it receives on
+		}
 	}
 	return grown
 }

@@ -38,12 +38,13 @@ func NewReader(s *Socket, size int) *Reader {
 	return r
 }
 
+// receive makes the system call as Writer.transmit does.
 func (r *Reader) receive(fd uintptr) bool {
 	for i := range r.n { // the system wrote over those it used
 		r.heads[i].hdr.Namelen = unix.SizeofSockaddrInet6
 	}
 	r.n = 0
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.heads[0])),
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.heads[0])),
 		BatchMax, unix.MSG_DONTWAIT, 0, 0)
 	if errno == unix.EAGAIN {
 		return false

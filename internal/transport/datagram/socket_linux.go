@@ -2,10 +2,13 @@ package datagram
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,37 +16,103 @@ import (
 
 // native is the Linux part of a [Socket].
 type native struct {
-	v6    bool        // the socket speaks IPv6, so IPv4 addresses are mapped
-	noGSO atomic.Bool // the system or the network device can't cut for us
+	v6 bool // the socket speaks IPv6, so IPv4 addresses are mapped
+	// sender is a second socket of the same port, to send with, nil if there is none.
+	// The runtime watches every socket of package net for becoming writable too, so
+	// each datagram that leaves one wakes the runtime's poller: a tenth of the cost.
+	sender *os.File
+	out    syscall.RawConn // of sender, or of the socket itself
+	noGSO  atomic.Bool     // the system or the network device can't cut for us
 }
 
-// control runs f on the socket's descriptor.
-func (s *Socket) control(f func(fd int) error) error {
+// control runs f on the descriptor of a socket.
+func control(raw syscall.RawConn, f func(fd int) error) error {
 	var failed error
-	if err := s.raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil {
 		return err
 	}
 	return failed
 }
 
 func (s *Socket) setUp() error {
-	return s.control(func(fd int) error {
+	s.out = s.raw
+	return control(s.raw, func(fd int) error {
 		domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 		if err != nil {
 			return fmt.Errorf("ask for the socket's domain: %w", err)
 		}
 		s.v6 = domain == unix.AF_INET6
-		// A datagram that the path can't carry is to be lost, not cut into fragments on
-		// its way: a search for the path's limit would find nothing otherwise. A system
-		// without the option fragments, which works as well as it did before.
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
-		if s.v6 {
-			_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
-		}
+		dontFragment(fd, s.v6)
 		_, err = unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		s.noGSO.Store(err != nil)
 		return nil
 	})
+}
+
+// dontFragment has datagrams that the path can't carry lost, not cut into fragments on
+// their way: a search for the path's limit would find nothing otherwise. A system
+// without the option fragments, which works as well as it did before.
+func dontFragment(fd int, v6 bool) {
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+	if v6 {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
+	}
+}
+
+// sendApart gives s a sender. The port is shared already, with rules that never choose
+// the sender to receive.
+func (s *Socket) sendApart() error {
+	var fd int
+	err := control(s.raw, func(self int) error {
+		at, err := unix.Getsockname(self)
+		if err != nil {
+			return fmt.Errorf("ask for the socket's address: %w", err)
+		}
+		fd, err = s.bound(at)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	// A descriptor in blocking mode is none that the runtime's poller watches.
+	s.sender = os.NewFile(uintptr(fd), "udp sender")
+	if s.out, err = s.sender.SyscallConn(); err != nil {
+		s.out = s.raw
+		return errors.Join(err, s.closeNative())
+	}
+	return nil
+}
+
+// bound returns a new socket that shares the address of another.
+func (s *Socket) bound(at unix.Sockaddr) (fd int, err error) {
+	family := unix.AF_INET
+	if s.v6 {
+		family = unix.AF_INET6
+	}
+	if fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return 0, fmt.Errorf("make a socket to send with: %w", err)
+	}
+	if s.v6 {
+		var only int
+		_ = control(s.raw, func(self int) (err error) {
+			only, err = unix.GetsockoptInt(self, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+			return err
+		})
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only)
+	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, socketBuffer)
+	dontFragment(fd, s.v6)
+	if err := errors.Join(shareable(fd), unix.Bind(fd, at)); err != nil {
+		return 0, errors.Join(fmt.Errorf("bind a socket to send with: %w", err), unix.Close(fd))
+	}
+	return fd, nil
+}
+
+func (s *Socket) closeNative() error {
+	if s.sender == nil {
+		return nil
+	}
+	return s.sender.Close()
 }
 
 // skMeminfoDrops is where SO_MEMINFO counts datagrams that found no room.

@@ -9,6 +9,8 @@ type native struct{}
 
 func (s *Socket) setUp() error { return nil }
 
+func (s *Socket) closeNative() error { return nil }
+
 // Drops is not told by this system.
 func (s *Socket) Drops() uint32 { return 0 }
 

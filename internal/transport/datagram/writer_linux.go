@@ -27,10 +27,11 @@ type Writer struct {
 	iovecs   [BatchMax]unix.Iovec
 	names    [BatchMax]unix.RawSockaddrInet6
 	controls [BatchMax]segmentControl
-	first    [BatchMax + 1]int     // number of the first packet of each head
-	call     func(fd uintptr) bool // made once: a closure a call would be garbage
-	filled   int                   // heads
-	from     int                   // first head to send
+	first    [BatchMax + 1]int // number of the first packet of each head
+	call     func(fd uintptr)  // made once: a closure a call would be garbage
+	wait     func(fd uintptr)
+	filled   int // heads
+	from     int // first head to send
 	n        int
 	errno    syscall.Errno
 }
@@ -47,18 +48,25 @@ func NewWriter(s *Socket) *Writer {
 		c.hdr.Level, c.hdr.Type = unix.IPPROTO_UDP, unix.UDP_SEGMENT
 		c.hdr.SetLen(unix.CmsgLen(2))
 	}
-	w.call = w.transmit
+	w.call, w.wait = w.transmit, w.await
 	return w
 }
 
-func (w *Writer) transmit(fd uintptr) bool {
-	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&w.heads[w.from])),
+// transmit makes the system call without telling the runtime: it takes a while when
+// there is much to send, but it does not wait, and a scheduler that takes the
+// processor away each time costs more than all of our own work.
+func (w *Writer) transmit(fd uintptr) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&w.heads[w.from])),
 		uintptr(w.filled-w.from), unix.MSG_DONTWAIT, 0, 0)
-	if errno == unix.EAGAIN {
-		return false // wait for room: the system empties its queue by itself
-	}
 	w.n, w.errno = int(n), errno
-	return true
+}
+
+// roomWait is how long at most await waits, in milliseconds.
+const roomWait = 100
+
+// await waits for room: the system empties its queue by itself.
+func (w *Writer) await(fd uintptr) {
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, roomWait)
 }
 
 // Write sends packets, which lie in slab. It returns how many the system refused;
@@ -155,13 +163,15 @@ func (w *Writer) put(i int, slab []byte, packets []Packet) {
 // many it took.
 func (w *Writer) send() (sent int, open bool) {
 	for w.from = 0; w.from < w.filled; {
-		if err := w.socket.raw.Write(w.call); err != nil {
+		if err := w.socket.out.Control(w.call); err != nil {
 			return w.from, false // the socket is closed
 		}
 		switch w.errno {
 		case 0:
 			w.from += w.n
 		case unix.EINTR:
+		case unix.EAGAIN:
+			_ = w.socket.out.Control(w.wait)
 		default:
 			return w.from, true
 		}
