@@ -57,12 +57,17 @@ type PathToken struct {
 // Reset empties r and keeps its memory.
 func (r *Received) Reset() {
 	clear(r.Messages)
+	r.Messages = r.Messages[:0]
+	r.Close, r.Move, r.Offline = nil, nil, 0
+	r.Pong, r.PathChallenge, r.PathResponse = Pong{}, PathToken{}, PathToken{}
 	for i, b := range r.lent {
 		release(b)
 		r.lent[i] = nil
 	}
-	r.keepLong()
-	*r = Received{Messages: r.Messages[:0], lent: r.lent[:0], long: r.long[:0], spares: r.spares}
+	r.lent = r.lent[:0]
+	if len(r.long) > 0 {
+		r.keepLong()
+	}
 }
 
 // keepLong makes spares of what the long messages took.
@@ -77,6 +82,7 @@ func (r *Received) keepLong() {
 			r.spares = append(r.spares, b)
 		}
 	}
+	r.long = r.long[:0]
 }
 
 // lend takes back b, which copyOf returned, when the messages are not used any more.

@@ -13,7 +13,6 @@ import (
 // receive takes one data packet and calls the Handler with what is in it. Only the
 // reader calls it, with its own b and rx. It returns why the packet was dropped.
 func (c *Conn) receive(now time.Time, pkt []byte, src netip.AddrPort, b *Batch, rx *reliable.Received) (dropped error) {
-	rx.Reset() // also when the packet is dropped before the machine does so
 	c.mu.Lock()
 	end, dropped := c.openLocked(now, pkt, src, b, rx)
 	c.mu.Unlock()
