@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,10 @@ type native struct {
 	out    syscall.RawConn // of sender, or of the socket itself
 	noGSO  atomic.Bool     // the system or the network device can't cut for us
 }
+
+// stayFor is how long a Reader waits in the system: the scheduler has one processor
+// less for that long at most, where it has not noticed.
+const stayFor = time.Millisecond
 
 // control runs f on the descriptor of a socket.
 func control(raw syscall.RawConn, f func(fd int) error) error {
@@ -45,7 +50,12 @@ func (s *Socket) setUp() error {
 		dontFragment(fd, s.v6)
 		_, err = unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		s.noGSO.Store(err != nil)
-		return nil
+		// Where a Reader doesn't say otherwise, a call waits, and not for long.
+		if err := unix.SetNonblock(fd, false); err != nil {
+			return fmt.Errorf("let the socket wait: %w", err)
+		}
+		tv := unix.NsecToTimeval(stayFor.Nanoseconds())
+		return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
 	})
 }
 
