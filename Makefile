@@ -11,7 +11,7 @@ FUZZTIME  ?= 20000x
 # Pinned here and fetched by `go run`, so that a fresh machine needs only Go.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build run test unit race e2e soak idle sim flood vectors fuzz lint vet fmt bench clean cross
+.PHONY: all build run test unit race e2e soak idle sim flood vectors fuzz lint vet fmt bench peers bench-test flood vectors clean cross
 
 all: fmt lint test
 
@@ -79,6 +79,7 @@ vet:
 lint: vet
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt: $$out"; exit 1; fi
 	$(GO) run $(STATICCHECK) ./...
+	cd bench && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...
 
 fmt:
 	gofmt -w $$(git ls-files '*.go')
@@ -88,8 +89,17 @@ cross:
 	GOOS=darwin GOARCH=arm64 $(GO) vet ./...
 	GOOS=windows GOARCH=amd64 $(GO) vet ./...
 
+# bench times our own hot paths. `make peers` runs them beside other people's, which
+# takes an hour and writes docs/benchmarks.md; see bench/README.md.
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/secure/... ./internal/reliable/... ./internal/transport/... ./internal/mesh/...
+
+peers:
+	cd bench && $(GO) run . --write
+
+# bench-test tests the tools of bench/, which is a module of its own.
+bench-test:
+	cd bench && $(GO) test -count=1 ./...
 
 clean:
 	rm -rf bin

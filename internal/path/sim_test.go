@@ -14,7 +14,6 @@ type world struct {
 	now  time.Duration
 	rand dice
 
-	pn       int
 	received map[netip.AddrPort]int            // bytes of packets that opened
 	sent     map[netip.AddrPort]int            // bytes to an address that was not the peer
 	told     map[netip.AddrPort]map[Token]bool // challenges an address got

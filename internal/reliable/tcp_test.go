@@ -18,17 +18,16 @@ type tcp struct {
 
 	window    float64 // packets
 	threshold float64
-	next      int             // sequence number of the next packet
-	out       []tcpPacket     // under way, oldest first
-	again     int             // packets to send again; which ones matters to nobody
-	recovery  int             // losses below tell nothing new
-	srtt      time.Duration   //
-	alarm     func(time.Time) // of the retransmission timeout
-	heard     time.Time       // the last acknowledgement
-	got       int             // packets
-	wMax      float64         // CUBIC
-	epoch     time.Time       // when its curve began
-	reno      float64         // what Reno would have since then
+	next      int           // sequence number of the next packet
+	out       []tcpPacket   // under way, oldest first
+	again     int           // packets to send again; which ones matters to nobody
+	recovery  int           // losses below tell nothing new
+	srtt      time.Duration //
+	heard     time.Time     // the last acknowledgement
+	got       int           // packets
+	wMax      float64       // CUBIC
+	epoch     time.Time     // when its curve began
+	reno      float64       // what Reno would have since then
 }
 
 type tcpPacket struct {

@@ -18,9 +18,6 @@ import (
 )
 
 const (
-	// oursChunk is how much of a bulk transfer goes into one message, in bytes: the
-	// longest there is, less its header.
-	oursChunk = wire.MessageMax - 64
 	// oursAhead is how many such messages the server sends before the client said that
 	// it has the first: more than any window of ours.
 	oursAhead = 4

@@ -151,7 +151,7 @@ func TestSeedsDiffer(t *testing.T) {
 			}
 			return bits
 		}
-		if draw(1, 0) != draw(1, 0) {
+		if first, again := draw(1, 0), draw(1, 0); first != again {
 			t.Errorf("%+v: one seed loses differently", loss)
 		}
 		if draw(1, 0) == draw(2, 0) || draw(1, 0) == draw(1, 1) {
