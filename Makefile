@@ -11,7 +11,7 @@ FUZZTIME  ?= 20000x
 # Pinned here and fetched by `go run`, so that a fresh machine needs only Go.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build run test unit race e2e soak idle sim flood vectors fuzz lint vet fmt bench peers bench-test flood vectors clean cross
+.PHONY: all build run test unit race e2e soak idle sim fuzz lint vet fmt bench peers bench-test flood vectors clean cross
 
 all: fmt lint test
 
