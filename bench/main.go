@@ -62,7 +62,7 @@ func parse(args []string) (flags, error) {
 	set.BoolVar(&f.quick, "quick", false, "measure less of everything: rough figures that show it works")
 	set.IntVar(&f.rounds, "rounds", 5, "run every side so many `times`")
 	set.BoolVar(&f.json, "json", false, "print one JSON object a result")
-	set.BoolVar(&f.write, "write", false, "write the table into docs/benchmarks.md, as a full run does anyway")
+	set.BoolVar(&f.write, "write", false, "write the tables into docs/benchmarks.md, as a full run does anyway")
 	set.BoolVar(&f.pin, "pin", true, "keep servers on one CPU and load generators on the others")
 	set.StringVar(&f.profile, "profile", "", "have our servers write CPU profiles into a `folder`")
 	if err := set.Parse(args); err != nil {

@@ -175,9 +175,9 @@ func TestWriteJSON(t *testing.T) {
 
 func TestMarkdown(t *testing.T) {
 	got := markdown([]Result{oneResult}, []Note{{"echo/64", "ENet", Skip("no header")}})
-	want := `| benchmark | ours | peer | theirs | ours ÷ theirs | spread | unit | target |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-| echo/64/packets | 200k | C | 250k | 0.8× | 0.79–0.82 | packets/CPU-s, higher is better | ≥ 0.7, aim 0.9: met |
+	want := `|  | ours | C | target |
+| --- | --- | --- | --- |
+| echo/64/packets, packets/CPU-s ↑ | 200k | 250k · **0.8×** (0.79–0.82) | ≥ 0.7, aim 0.9: met (C) |
 
 Not measured:
 
@@ -189,16 +189,19 @@ Not measured:
 }
 
 func TestReplaceResults(t *testing.T) {
-	page := "# Head\n" + resultsBegin + "\nold\n" + resultsEnd + "\ntail\n"
-	got, err := replaceResults(page, "new\n")
-	if want := "# Head\n" + resultsBegin + "\n\nnew\n\n" + resultsEnd + "\ntail\n"; err != nil || got != want {
+	begin, end := marks("echo")
+	other, otherEnd := marks("idle")
+	page := "# Head\n" + begin + "\nold\n" + end + "\nbetween\n" + other + "\nkept\n" + otherEnd + "\ntail\n"
+	got, err := replaceResults(page, "echo", "new\n")
+	want := "# Head\n" + begin + "\nnew\n\n" + end + "\nbetween\n" + other + "\nkept\n" + otherEnd + "\ntail\n"
+	if err != nil || got != want {
 		t.Errorf("got %q, %v, want %q", got, err, want)
 	}
-	if again, err := replaceResults(got, "new\n"); err != nil || again != got {
+	if again, err := replaceResults(got, "echo", "new\n"); err != nil || again != got {
 		t.Errorf("a second time: %q, %v", again, err)
 	}
-	for _, bad := range []string{"", resultsBegin, resultsEnd} {
-		if _, err := replaceResults(bad, "new"); err == nil {
+	for _, bad := range []string{"", begin, end, other + otherEnd} {
+		if _, err := replaceResults(bad, "echo", "new"); err == nil {
 			t.Errorf("%q was accepted", bad)
 		}
 	}

@@ -128,21 +128,3 @@ func WriteJSON(w io.Writer, results []Result) error {
 	}
 	return nil
 }
-
-// markdown is the table for docs/.
-func markdown(results []Result, notes []Note) string {
-	var b strings.Builder
-	row := func(cells []string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
-	row(columns)
-	fmt.Fprintf(&b, "|%s\n", strings.Repeat(" --- |", len(columns)))
-	for _, r := range results {
-		row(r.cells())
-	}
-	for i, n := range notes {
-		if i == 0 {
-			b.WriteString("\nNot measured:\n\n")
-		}
-		fmt.Fprintf(&b, "- %s\n", n)
-	}
-	return b.String()
-}
