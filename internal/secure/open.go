@@ -156,6 +156,9 @@ func (o *Opener) Trim(now time.Time) {
 	o.key.sleep()
 }
 
+// Asleep says that nothing was opened since Trim.
+func (o *Opener) Asleep() bool { return o.key.aead == nil }
+
 // rebuildPN returns the number closest to the one after largest that ends in
 // these 32 bits, as in RFC 9000 appendix A.3.
 func rebuildPN(largest uint64, low uint32) uint64 {

@@ -171,6 +171,9 @@ func (s *Sealer) WantsPing(now time.Time) bool {
 // Trim drops what can be derived again, for a connection that idles.
 func (s *Sealer) Trim() { s.key.sleep() }
 
+// Asleep says that nothing was sealed since Trim.
+func (s *Sealer) Asleep() bool { return s.key.aead == nil }
+
 func (s *Sealer) flipDue(now time.Time) bool {
 	return s.next-s.phaseFirst >= s.rekey.Packets || now.Sub(s.phaseStart) >= s.rekey.Interval
 }

@@ -369,12 +369,16 @@ func (c *Conn) tickLocked(now time.Time, b *Batch) (code wire.CloseCode, closed,
 	return 0, false, false
 }
 
-// trimLocked drops what keys can be rebuilt from when only PINGs come and go.
+// trimLocked drops what can be made again when only PINGs come and go, or nothing
+// does. While messages do, it has the keeper look later.
 func (c *Conn) trimLocked(now time.Time) {
-	if c.core.nanos(now)-c.active > int64(trimAfter) {
-		c.sealer.Trim()
-		c.opener.Trim(now)
+	quiet := c.core.nanos(now) - c.active
+	if quiet <= int64(trimAfter) {
+		c.armLocked(now.Add(trimAfter - time.Duration(quiet) + time.Millisecond))
+		return
 	}
+	c.sealer.Trim()
+	c.opener.Trim(now)
 }
 
 // counted is what of a machine's counters the metrics have.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/reliable"
 )
 
 // BenchmarkKeepAlive is one PING and its answer on a connection that has said nothing
@@ -38,5 +39,25 @@ func BenchmarkKeepAlive(b *testing.B) {
 			}
 		}
 		p.rx.Pong.Has = false
+	}
+}
+
+// TestSilentConnIsTrimmed has a connection say nothing at all after its first message.
+func TestSilentConnIsTrimmed(t *testing.T) {
+	r := startFast(t, "UDP")
+	c := r.join("u")
+	c.send(cmdEcho, []byte("x"), reliable.Reliable)
+	c.pump("answer", func() bool { return len(c.got) == 1 })
+	conn := r.core.places.Get(c.creds.SID).Conn()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		conn.mu.Lock()
+		asleep := conn.opener.Asleep() && conn.sealer.Asleep()
+		conn.mu.Unlock()
+		if asleep {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("its keys are still awake")
+		}
 	}
 }
