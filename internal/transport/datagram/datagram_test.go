@@ -33,10 +33,13 @@ func peer(t *testing.T, to netip.AddrPort) *net.UDPConn {
 
 // TestBatchesArriveWhole sends runs that may go as one piece, and packets that may not.
 func TestBatchesArriveWhole(t *testing.T) {
-	for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
-		t.Run(host, func(t *testing.T) {
-			g := listen(t, host, 1)
-			a, b := peer(t, g.Addr()), peer(t, g.Addr())
+	for _, q := range []struct{ host, peer string }{
+		{"127.0.0.1:0", "127.0.0.1"}, {"[::1]:0", "::1"}, {":0", "127.0.0.1"}, {":0", "::1"},
+	} {
+		t.Run(q.host+" to "+q.peer, func(t *testing.T) {
+			g := listen(t, q.host, 1)
+			at := netip.AddrPortFrom(netip.MustParseAddr(q.peer), g.Addr().Port())
+			a, b := peer(t, at), peer(t, at)
 			w := NewWriter(g[0])
 			var slab []byte
 			var packets []Packet
