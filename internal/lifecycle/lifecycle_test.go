@@ -101,6 +101,8 @@ func TestMARSStatusAndTasks(t *testing.T) {
 			return err
 		}
 		home, udp := d.nodes[0], d.nodes[2]
+		awaitMembers(t, ctx, home, 4)
+		awaitMembers(t, ctx, udp, 4)
 		st, err := home.marsStatus(ctx)
 		if err != nil || !st.Reigns || st.Authority != string(home.MeshAddr()) || st.AuthorityRole != "mars" || st.LeaseMS <= 0 || len(st.Voters) != 1 || len(st.Members) != 4 {
 			t.Errorf("status of mars = %+v, %v", st, err)
@@ -111,7 +113,7 @@ func TestMARSStatusAndTasks(t *testing.T) {
 			}
 		}
 		st, err = udp.marsStatus(ctx)
-		if err != nil || st.Reigns || st.Authority != string(home.MeshAddr()) || st.LeaseMS != 0 || len(st.Members) < 3 || st.Members[0].AgeMS != nil {
+		if err != nil || st.Reigns || st.Authority != string(home.MeshAddr()) || st.LeaseMS != 0 || len(st.Members) != 4 || st.Members[0].AgeMS != nil {
 			t.Errorf("status of udp = %+v, %v", st, err)
 		}
 		for _, tc := range []struct{ task, param, want string }{
@@ -137,6 +139,20 @@ func TestMARSStatusAndTasks(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// awaitMembers waits until a node knows n members: they register one by one.
+func awaitMembers(t *testing.T, ctx context.Context, n *Node, members int) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; <-time.After(5 * time.Millisecond) {
+		st, err := n.marsStatus(ctx)
+		if err == nil && len(st.Members) == members {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("status = %+v, %v, want %d members", st, err, members)
+		}
 	}
 }
 
