@@ -50,12 +50,13 @@ func (s *Socket) setUp() error {
 		dontFragment(fd, s.v6)
 		_, err = unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		s.noGSO.Store(err != nil)
-		// Where a Reader doesn't say otherwise, a call waits, and not for long.
-		if err := unix.SetNonblock(fd, false); err != nil {
-			return fmt.Errorf("let the socket wait: %w", err)
-		}
+		// Where a Reader doesn't say otherwise, a call waits, and not for long. Without
+		// the limit it must not wait at all; then a busy Reader finds nothing to stay for.
 		tv := unix.NsecToTimeval(stayFor.Nanoseconds())
-		return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
+		if unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv) == nil {
+			_ = unix.SetNonblock(fd, false)
+		}
+		return nil
 	})
 }
 
