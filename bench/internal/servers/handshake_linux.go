@@ -13,7 +13,7 @@ import (
 
 const (
 	// handshakePlaces is how many clients our server expects: more than can come.
-	handshakePlaces = 120_000
+	handshakePlaces = 300_000
 	// handshakeSlots is how many of them use one socket before their addresses are
 	// used again.
 	handshakeSlots = 2048
