@@ -49,7 +49,7 @@ func TestSilentConnIsTrimmed(t *testing.T) {
 	c.send(cmdEcho, []byte("x"), reliable.Reliable)
 	c.pump("answer", func() bool { return len(c.got) == 1 })
 	conn := r.core.places.Get(c.creds.SID).Conn()
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; <-time.After(time.Millisecond) {
 		conn.mu.Lock()
 		asleep := conn.opener.Asleep() && conn.sealer.Asleep()
 		conn.mu.Unlock()

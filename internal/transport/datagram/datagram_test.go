@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 )
@@ -209,4 +210,39 @@ func BenchmarkWriter(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/64, "ns/packet")
 		})
 	}
+}
+
+// TestInterruptUnderLoad: a reader that never finds its socket empty has to end too.
+func TestInterruptUnderLoad(t *testing.T) {
+	g := listen(t, "127.0.0.1:0", 1)
+	var senders sync.WaitGroup
+	defer senders.Wait()
+	stop := make(chan struct{})
+	defer close(stop)
+	for range 2 {
+		c := peer(t, g.Addr())
+		senders.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_, _ = c.Write([]byte("load"))
+				}
+			}
+		})
+	}
+	r := NewReader(g[0], 100)
+	for range 2000 { // by then it is busy
+		if n, err := r.Read(); n == 0 || err != nil {
+			t.Fatalf("read %d, %v", n, err)
+		}
+	}
+	g[0].Interrupt()
+	for range 10 {
+		if n, err := r.Read(); n == 0 && err == nil {
+			return
+		}
+	}
+	t.Error("goes on reading after Interrupt")
 }

@@ -68,7 +68,7 @@ func (r *Reader) receive(fd uintptr) bool {
 // [Socket.Interrupt] or [Group.Close], and never again more.
 func (r *Reader) Read() (int, error) {
 	for {
-		if r.soon >= busyReads {
+		if r.soon >= busyReads && !r.socket.interrupted.Load() {
 			if err := r.socket.raw.Control(r.stay); err == nil && r.errno == 0 {
 				return r.got(), nil
 			}

@@ -3,6 +3,7 @@ package datagram
 import (
 	"fmt"
 	"net"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -12,6 +13,8 @@ type Socket struct {
 	// Constant.
 	udp *net.UDPConn
 	raw syscall.RawConn
+
+	interrupted atomic.Bool
 
 	native // what the system's own calls need
 }
@@ -31,5 +34,8 @@ func newSocket(udp *net.UDPConn) (*Socket, error) {
 	return s, nil
 }
 
-// Interrupt makes Reader.Read return, now and from now on.
-func (s *Socket) Interrupt() { _ = s.udp.SetReadDeadline(time.Unix(1, 0)) }
+// Interrupt makes Reader.Read return, now and from now on, however much comes in.
+func (s *Socket) Interrupt() {
+	s.interrupted.Store(true) // for a Reader that waits in the system
+	_ = s.udp.SetReadDeadline(time.Unix(1, 0))
+}

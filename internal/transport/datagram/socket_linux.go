@@ -20,7 +20,7 @@ type native struct {
 	v6 bool // the socket speaks IPv6, so IPv4 addresses are mapped
 	// sender is a second socket of the same port, to send with, nil if there is none.
 	// The runtime watches every socket of package net for becoming writable too, so
-	// each datagram that leaves one wakes the runtime's poller: a tenth of the cost.
+	// each datagram that leaves one wakes the runtime's poller.
 	sender *os.File
 	out    syscall.RawConn // of sender, or of the socket itself
 	noGSO  atomic.Bool     // the system or the network device can't cut for us
