@@ -16,8 +16,9 @@ type Shared struct {
 
 var shareds = sync.Pool{New: func() any { return new(Shared) }}
 
-// sharedBytesKept is the largest memory of a Shared that is used again, in bytes.
-const sharedBytesKept = 4 << 10
+// sharedBytesKept is the largest memory of a Shared that is used again, in bytes: that
+// of a datagram. A queue counts the messages in it, not what a larger one left them.
+const sharedBytesKept = fragmentMax + 180
 
 // NewShared returns an empty message, which the caller fills by Set before anyone
 // sends it, and gives up by Done.
