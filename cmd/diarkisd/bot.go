@@ -47,7 +47,7 @@ messages that were lost, duplicated or reordered. It exits with 1 if there were 
 	f.StringVar(&o.Type, "type", "UDP", "node type the bots ask for: UDP, TCP, mixed, or one of your own")
 	f.Float64Var(&o.Rate, "rate", 10, "messages a bot sends per second")
 	f.IntVar(&o.Size, "size", 64, "bytes per message")
-	f.Float64Var(&o.Loss, "loss", 0, "`percent` of datagrams to lose, each way, as a bad network does")
+	f.Var(lossFlag{&o.Loss}, "loss", "`percent` of datagrams to lose, each way, as a bad network does")
 	f.DurationVar(&o.Duration, "duration", 30*time.Second, "how long they play (0: until Ctrl-C)")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object at the end and nothing else")
 	return cmd

@@ -24,7 +24,7 @@ messages reliable), half over TCP. A status line a second says how it goes.`,
 	}
 	f := cmd.Flags()
 	f.IntVar(&o.Bots, "bots", 0, "how many bots play")
-	f.Float64Var(&o.Loss, "loss", 0, "`percent` of the bots' datagrams to lose, each way, as a bad network does")
+	f.Var(lossFlag{&o.Loss}, "loss", "`percent` of the bots' datagrams to lose, each way, as a bad network does")
 	f.DurationVar(&o.Duration, "duration", 0, "end after this `time` (0: until Ctrl-C)")
 	f.StringVar(&o.ConfigDir, "config-dir", "", "read settings from `dir`")
 	return cmd

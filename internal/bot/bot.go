@@ -66,6 +66,9 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// LossMax is the largest Options.Loss.
+const LossMax = 50
+
 // unreliableMax is the longest message that fits a datagram with all that is around it.
 const unreliableMax = 1024
 
@@ -83,8 +86,8 @@ func (o Options) validate() error {
 	if o.Size > unreliableMax {
 		errs = append(errs, fmt.Errorf("size must be up to %d bytes", unreliableMax))
 	}
-	if o.Loss < 0 || o.Loss > 50 {
-		errs = append(errs, errors.New("loss must be 0 to 50 %"))
+	if o.Loss < 0 || o.Loss > LossMax {
+		errs = append(errs, fmt.Errorf("loss must be 0 to %d %%", LossMax))
 	}
 	if o.RoomSize < 2 || o.RoomSize > 1000 {
 		errs = append(errs, errors.New("room size must be 2 to 1000"))
