@@ -60,7 +60,7 @@ func TestRoamingUnderLoss(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 5))
 	c.lose = func(bool) bool { return rng.IntN(100) < 15 }
 	n := 0
-	for range 3 {
+	for round := range 3 {
 		for until := time.Now().Add(path.MoveGap + 50*time.Millisecond); time.Now().Before(until); {
 			c.send(cmdEcho, counter(n), reliable.Reliable)
 			n++
@@ -70,6 +70,8 @@ func TestRoamingUnderLoss(t *testing.T) {
 		c.dial(r.addr)
 		c.send(cmdEcho, counter(n), reliable.Reliable)
 		n++
+		// The gap to the next one counts from the move, not from the socket.
+		c.pump("a move", func() bool { return r.figure("path_changes_total", pathMoved) == float64(round+1) })
 	}
 	c.pump("echoes", func() bool { return len(c.got) == n })
 	for i, m := range c.got {
