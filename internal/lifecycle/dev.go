@@ -43,6 +43,7 @@ func RunDev(ctx context.Context, o DevOptions) error {
 	if err := d.build(); err != nil {
 		return err
 	}
+	boundMemory(ctx, d.log)
 	return serve(ctx, signals, d.log, false, d.nodes, d.play)
 }
 

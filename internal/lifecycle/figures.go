@@ -42,6 +42,7 @@ func (n *Node) tickFigures(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		}
+		n.memory.watch()
 		n.announceFigures(cpu.share())
 		if n.files != nil {
 			if err := n.files.Refresh(); err != nil {

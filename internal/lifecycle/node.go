@@ -79,6 +79,7 @@ type Node struct {
 	// member is marsNode for goroutines that may ask before there is one.
 	member   atomic.Pointer[marsnode.Node]
 	beat     telemetry.Heartbeat
+	memory   *memory // set by New
 	draining atomic.Bool
 	// hard ends when waiting for clients makes no sense any more.
 	hard context.Context
@@ -86,10 +87,12 @@ type Node struct {
 
 // New prepares a node. Nothing is bound or started before Run.
 func New(o Options) *Node {
-	return &Node{
+	n := &Node{
 		cfg: o.Config, log: o.Log.With().Str("role", string(o.Config.Role)).Logger(), level: o.Level,
 		reg: telemetry.NewRegistry(o.Build), cold: o.ColdBoot, onUp: o.OnStarted,
 	}
+	n.memory = newMemory(n.log, n.reg)
+	return n
 }
 
 // Run starts the node and serves until ctx ends; then it drains and stops. A hard
