@@ -27,14 +27,11 @@ func (ps *Places) byCID0Of(cid wire.CID) *Place {
 // cidKey is what place limits count by.
 func cidKey(cid0 wire.CID) uint64 { return binary.BigEndian.Uint64(cid0[:]) }
 
-// chargeHello charges a Hello whose mac is good.
-func (k *core) chargeHello(now time.Time, src netip.AddrPort, cid0 wire.CID) error {
-	n := k.nanos(now)
-	if !k.cids.Take(n, cidKey(cid0)) {
+// chargeHello charges a Hello whose mac is good to its place, and to nobody else: it
+// proves nothing of where it comes from.
+func (k *core) chargeHello(now time.Time, cid0 wire.CID) error {
+	if !k.cids.Take(k.nanos(now), cidKey(cid0)) {
 		return dropCID
-	}
-	if !k.addresses.Take(n, limit.AddressKey(src.Addr())) {
-		return dropAddress
 	}
 	return nil
 }
@@ -46,6 +43,26 @@ func (k *core) chargeConfirm(now time.Time, cid0 wire.CID) error {
 		return dropCID
 	}
 	return nil
+}
+
+// chargeArrival charges the address of a client that is about to enter. It is called
+// when its Confirm opened: then whoever sent it has the credentials, and got the
+// Challenge at that address. What is forged or repeated never gets here, so it can't
+// use up what others behind the address need. Who was here before, or comes from
+// another node, is not charged: a network that fails and comes back, or a node that
+// stops, brings everyone behind a carrier's NAT at once.
+func (k *core) chargeArrival(now time.Time, p *Place, src netip.AddrPort) error {
+	if !k.places.openedBefore(p) && !k.addresses.Take(k.nanos(now), limit.AddressKey(src.Addr())) {
+		return dropAddress
+	}
+	return nil
+}
+
+// openedBefore says that a client of the place was in before, here or elsewhere.
+func (ps *Places) openedBefore(p *Place) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return p.more != nil && p.more.opened
 }
 
 // checkReplay says whether a Confirm may be new. An equal one to the last accepted
@@ -233,6 +250,7 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 		st = nil
 	}
 	x.saved = nil
+	x.opened = true
 	x.last = lastConfirm{cookie: a.accepted.CookieTime, hash: a.accepted.Hash}
 	ps.unsayLostLocked(p)
 	ps.keepLocked(p)

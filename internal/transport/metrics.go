@@ -24,13 +24,16 @@ const (
 	dropProcess  = wire.Refusal("process_limit") // too many unauthenticated packets
 	dropRate     = wire.Refusal("rate_limit")    // one connection sends too much
 	// record.ErrSize is one too.
-	dropReplayed = wire.Refusal("confirm_replay")     // a Confirm that was accepted before
-	dropSCID     = wire.Refusal("unknown_scid")       // no such connection
-	dropSend     = wire.Refusal("send")               // the system refused to send it
-	dropSlot     = wire.Refusal("handshakes")         // too many TCP handshakes at once
-	dropShare    = wire.Refusal("address_handshakes") // too many TCP handshakes of one address at once
-	dropTimeout  = wire.Refusal("handshake_timeout")  // a TCP handshake took too long
-	dropUnknown  = wire.Refusal("other")
+	dropReplayed = wire.Refusal("confirm_replay") // a Confirm that was accepted before
+	dropSCID     = wire.Refusal("unknown_scid")   // no such connection
+	dropSend     = wire.Refusal("send")           // the system refused to send it
+	// TCP handshakes that had to go for a newer one: see slots.
+	dropSlot        = wire.Refusal("handshakes")         // of all
+	dropShare       = wire.Refusal("address_handshakes") // of its IPv4 address or IPv6 /64
+	dropNetwork     = wire.Refusal("network_handshakes") // of its IPv6 /48
+	dropDescriptors = wire.Refusal("descriptors")        // there was no descriptor for both
+	dropTimeout     = wire.Refusal("handshake_timeout")  // a TCP handshake took too long
+	dropUnknown     = wire.Refusal("other")
 )
 
 // The results of a handshake.

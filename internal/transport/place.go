@@ -51,6 +51,7 @@ type moreOfPlace struct {
 	last    lastConfirm
 	saved   *reliable.State // what a resume goes on from, while there is no connection
 	release func(context.Context) error
+	opened  bool // a client was in, here or at the node the user comes from
 	owned   bool // its old node has let go of the user
 	frozen  bool // no connection may open until Thaw
 	lost    bool // Lost is waiting to be told
@@ -153,7 +154,7 @@ func (ps *Places) Reserve(r Reservation) (*Place, error) {
 	p := &Place{creds: r.Credentials, uid: r.UID, owner: r.Owner}
 	p.base = secure.Derive(r.Credentials, ps.core.cfg.ClientKey)
 	if r.State != nil || r.Release != nil {
-		p.more = &moreOfPlace{saved: r.State, release: r.Release}
+		p.more = &moreOfPlace{saved: r.State, release: r.Release, opened: true}
 	}
 	ttl := r.TTL
 	if ttl <= 0 {
@@ -168,7 +169,7 @@ func (ps *Places) Reserve(r Reservation) (*Place, error) {
 		return nil, ErrPlaceExists
 	}
 	if old, ok := ps.memory[p.SID()]; ok {
-		p.extra().last = old.last
+		p.extra().last, p.more.opened = old.last, true
 	}
 	ps.bySID[p.SID()] = p
 	ps.byCID0[p.base.CID0()] = p

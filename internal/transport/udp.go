@@ -197,7 +197,7 @@ func (r *udpReader) hello(now time.Time, pkt []byte, src netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	if err := r.core.chargeHello(now, src, cid0); err != nil {
+	if err := r.core.chargeHello(now, cid0); err != nil {
 		return err
 	}
 	r.batch.raw(answer, src)
@@ -236,6 +236,9 @@ func (r *udpReader) confirm(now time.Time, pkt []byte, src netip.AddrPort) error
 	}
 	accepted, err := checked.Open()
 	if err != nil {
+		return err
+	}
+	if err := k.chargeArrival(now, p, src); err != nil {
 		return err
 	}
 	release, err := k.places.claim(p, accepted.CookieTime)
