@@ -225,8 +225,8 @@ func (r *tcpReader) answer(pkt []byte) error {
 	return err
 }
 
-// admit asks the old node of a moved user, stops an older connection at a message
-// boundary, and makes this one the user's.
+// admit asks the old node of a moved user, has an older connection finish what it
+// received, and makes this one the user's.
 func (r *tcpReader) admit(ctx context.Context, a arrival) error {
 	k := r.tcp.core
 	release, err := k.places.claim(a.place, 0)
@@ -243,16 +243,7 @@ func (r *tcpReader) admit(ctx context.Context, a arrival) error {
 	if ctx.Err() != nil {
 		return dropGone // and hurry may have set its deadline before we took it away
 	}
-	if old := a.place.Conn(); old != nil {
-		if err := old.halt(ctx, &old.yielding); err != nil {
-			return dropGone
-		}
-		defer old.goOn(&old.yielding) // which does nothing, unless we are refused now
-	}
-	b := k.borrow()
-	defer r.giveBack(b)
-	b.reader = true
-	r.conn, err = k.admit(time.Now(), a, b, &r.rx)
+	r.conn, err = k.admitAfter(ctx, a, &r.rx)
 	return err
 }
 
@@ -269,7 +260,9 @@ func (r *tcpReader) serve() {
 		b := k.borrow()
 		b.reader = true
 		pause, err := r.burst(b)
-		r.giveBack(b)
+		b.Flush()
+		b.reader = false
+		k.giveBack(b)
 		if err != nil {
 			c.Close(wire.CloseProtocol, err.Error())
 			return
@@ -320,13 +313,6 @@ func (c *Conn) charge(now time.Time, n int) time.Duration {
 	c.flow.packets.Force(at, k.packets, 1)
 	c.flow.bytes.Force(at, k.bytes, n)
 	return max(c.flow.packets.Wait(at, k.packets, 1), c.flow.bytes.Wait(at, k.bytes, 1))
-}
-
-// giveBack ends a batch of this reader.
-func (r *tcpReader) giveBack(b *Batch) {
-	b.Flush()
-	b.reader = false
-	r.tcp.giveBack(b)
 }
 
 // linger waits for the client to end its side after our CLOSE.

@@ -249,8 +249,7 @@ func (r *udpReader) confirm(now time.Time, pkt []byte, src netip.AddrPort) error
 	if release != nil {
 		return k.admitReleased(a, release)
 	}
-	_, err = k.admit(now, a, r.batch, &r.rx)
-	return err
+	return k.admitNow(now, a, r.batch, &r.rx)
 }
 
 // admitReleased admits an arrival once its old node has let go, in a goroutine of
@@ -269,15 +268,10 @@ func (k *core) admitReleased(a arrival, release func(context.Context) error) err
 			return // told there
 		}
 		a.claimed = true
-		b := k.borrow()
-		defer k.giveBack(b)
-		b.reader = true
 		var rx reliable.Received
-		if _, err := k.admit(time.Now(), a, b, &rx); err != nil {
+		if _, err := k.admitAfter(ctx, a, &rx); err != nil {
 			k.m.drop(err)
 		}
-		b.Flush()
-		b.reader = false
 	})
 	if !ok {
 		<-k.releases
