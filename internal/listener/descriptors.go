@@ -3,10 +3,10 @@ package listener
 import "sync/atomic"
 
 // Of the descriptors a process may have, an eighth is held back from connections, but no
-// fewer than reserveMin: a node's own sockets, listeners and files take about 20, and
-// one for every socket of a udp node twice. And no more than reserveMax or the half.
+// fewer than reserveMin: a node's own sockets and files take about 20, connections to
+// its admin listener up to 16. And no more than reserveMax, or the half.
 const (
-	reserveMin = 32
+	reserveMin = 48
 	reserveMax = 512
 )
 

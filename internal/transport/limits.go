@@ -2,6 +2,9 @@ package transport
 
 import "cmp"
 
+// Handshakes is the default of Limits.HandshakesMax.
+const Handshakes = 4096
+
 // Limits bounds what clients may cost. The zero value means the defaults in the
 // comments; a negative rate means no limit.
 type Limits struct {
@@ -47,7 +50,7 @@ func (l Limits) withDefaults() Limits {
 	l.PacketsPerSec, l.PacketsBurst = cmp.Or(l.PacketsPerSec, 200), cmp.Or(l.PacketsBurst, 400)
 	l.BytesPerSec, l.BytesBurst = cmp.Or(l.BytesPerSec, 128<<10), cmp.Or(l.BytesBurst, 256<<10)
 	l.TableSize = cmp.Or(l.TableSize, 16_384)
-	l.HandshakesMax = cmp.Or(l.HandshakesMax, 4096)
+	l.HandshakesMax = cmp.Or(l.HandshakesMax, Handshakes)
 	l.HandshakesPerAddress = cmp.Or(l.HandshakesPerAddress, 64)
 	return l
 }
