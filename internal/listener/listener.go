@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/Diarkis/diarkis/internal/shortage"
 	"github.com/Diarkis/diarkis/internal/telemetry"
 )
 
@@ -53,13 +54,8 @@ const (
 	reasonConnections = "connections" // Options.Max of them were open
 )
 
-const (
-	// pauseMin and pauseMax bound the wait before Accept tries again.
-	pauseMin = 5 * time.Millisecond
-	pauseMax = time.Second
-	// episodeQuiet is how long nothing fails before a shortage is over.
-	episodeQuiet = 30 * time.Second
-)
+// episodeQuiet is how long nothing fails before a shortage is over.
+const episodeQuiet = 30 * time.Second
 
 // Listener is a net.Listener that outlives a shortage. Accept is for one goroutine, the
 // other methods for any.
@@ -74,7 +70,7 @@ type Listener struct {
 	closing  sync.Once
 	closeErr error // written by closing
 
-	pause time.Duration // owned by Accept
+	pause shortage.Pause // owned by Accept
 
 	mu    sync.Mutex // guards the field below
 	conns int
@@ -119,7 +115,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		c, err := l.Listener.Accept()
 		switch {
 		case err == nil:
-			l.pause = 0
+			l.pause.Reset()
 			if conn := l.admit(c); conn != nil {
 				return conn, nil
 			}
@@ -129,9 +125,9 @@ func (l *Listener) Accept() (net.Conn, error) {
 			l.fail(reasonAccept, err)
 			// Only a shortage of descriptors ends when a connection is closed.
 			if isDescriptors(err) && l.o.MakeRoom != nil && l.o.MakeRoom() {
-				l.pause = 0
+				l.pause.Reset()
 			}
-			l.wait()
+			l.pause.Wait(l.closed)
 		}
 	}
 }
@@ -178,17 +174,6 @@ func (l *Listener) leave() {
 func (l *Listener) fail(reason string, err error) {
 	l.refused.WithLabelValues(reason).Inc()
 	l.episode.Note(err)
-}
-
-// wait pauses before Accept tries again, longer each time in a row.
-func (l *Listener) wait() {
-	l.pause = min(max(2*l.pause, pauseMin), pauseMax)
-	timer := time.NewTimer(l.pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-l.closed:
-	}
 }
 
 func (l *Listener) isClosed() bool {

@@ -53,7 +53,7 @@ func isEnded(c net.Conn) bool {
 	return !errors.As(err, &timeout)
 }
 
-func shortage() error {
+func noDescriptor() error {
 	return &net.OpError{Op: "accept", Net: "tcp", Err: syscall.EMFILE}
 }
 
@@ -65,7 +65,7 @@ func TestAcceptOutlivesAShortage(t *testing.T) {
 		l := Wrap(f, Options{Name: "tcp", Log: zerolog.New(&log), Reg: reg, Descriptors: NewDescriptors(0)})
 		const failures = 600
 		for range failures {
-			f.accepts <- shortage()
+			f.accepts <- noDescriptor()
 		}
 		f.connect()
 		start := time.Now()
@@ -74,7 +74,7 @@ func TestAcceptOutlivesAShortage(t *testing.T) {
 			t.Fatalf("after %v: %v", time.Since(start), err)
 		}
 		_ = c.Close()
-		if took := time.Since(start); took > failures*pauseMax || took < 500*time.Second {
+		if took := time.Since(start); took > failures*time.Second || took < 500*time.Second {
 			t.Errorf("%d failures took %v: not at about one a second", failures, took)
 		}
 		time.Sleep(time.Minute)
@@ -96,7 +96,7 @@ func TestCloseEndsAWaitingAccept(t *testing.T) {
 		f := newFake()
 		l := Wrap(f, Options{Name: "tcp", Log: zerolog.Nop(), Reg: prometheus.NewRegistry(), Descriptors: NewDescriptors(0)})
 		for range 20 {
-			f.accepts <- shortage()
+			f.accepts <- noDescriptor()
 		}
 		ended := make(chan error)
 		go func() {

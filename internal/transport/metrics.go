@@ -49,6 +49,7 @@ const (
 type metrics struct {
 	connected  prometheus.Gauge
 	places     prometheus.Gauge
+	readErrors prometheus.Counter
 	packetsIn  prometheus.Counter
 	packetsOut prometheus.Counter
 	bytesIn    prometheus.Counter
@@ -83,6 +84,7 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 	return &metrics{
 		connected:  gauge("users_connected", "Users with a live connection."),
 		places:     gauge("places", "Places that are reserved, connected or may be resumed."),
+		readErrors: counter("read_errors_total", "Times the system refused to read a socket; it was tried again.").With(nil),
 		packetsIn:  counter("packets_in_total", "Packets received.").With(nil),
 		packetsOut: counter("packets_out_total", "Packets sent.").With(nil),
 		bytesIn:    counter("bytes_in_total", "Bytes received, without the headers of IP and UDP or TCP.").With(nil),

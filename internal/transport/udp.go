@@ -14,6 +14,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/shortage"
 	"github.com/Diarkis/diarkis/internal/transport/datagram"
 	"github.com/Diarkis/diarkis/internal/transport/limit"
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -62,7 +63,7 @@ func (u *UDP) Run(ctx context.Context) error {
 	ended := u.begin()
 	failed := make(chan error, len(u.shards))
 	for _, s := range u.shards {
-		go func() { failed <- s.read() }()
+		go func() { failed <- s.read(ctx) }()
 	}
 	var errs []error
 	reading := len(u.shards)
@@ -82,14 +83,31 @@ func (u *UDP) Run(ctx context.Context) error {
 	return errors.Join(append(errs, u.sockets.Close())...)
 }
 
+// await calls read until it works, the socket is of no more use, or ctx ends: then it
+// returns 0. A shortage of the system passes, and the players are still there after it.
+func (s *shard) await(ctx context.Context, read func() (int, error)) (int, error) {
+	for pause := (shortage.Pause{}); ; {
+		n, err := read()
+		if err == nil || shortage.IsEnd(err) {
+			return n, err
+		}
+		s.core.m.readErrors.Inc()
+		s.core.unread.Note(err)
+		if !pause.Wait(ctx.Done()) {
+			return 0, nil
+		}
+	}
+}
+
 // read handles the datagrams of a shard's socket until it is interrupted.
-func (s *shard) read() error {
+func (s *shard) read(ctx context.Context) error {
 	m := s.core.m
 	in := datagram.NewReader(s.socket, s.core.cfg.MaxDatagram+1)
 	r := &udpReader{core: s.core, shard: s, batch: s.newBatch()}
 	r.batch.reader = true
+	receive := in.Read
 	for {
-		n, err := in.Read()
+		n, err := s.await(ctx, receive)
 		if err != nil {
 			return fmt.Errorf("read from UDP socket: %w", err)
 		}
