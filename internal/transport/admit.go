@@ -112,7 +112,7 @@ func (ps *Places) mayOpenLocked(p *Place, cookie uint64, claimed bool) error {
 
 // claim finds out whether a Confirm may be accepted, and whether another node has
 // to be asked first: then the place is ours until unclaim, or the admission.
-func (ps *Places) claim(p *Place, cookie uint64) (release func(context.Context) error, err error) {
+func (ps *Places) claim(p *Place, cookie uint64) (old *oldNode, err error) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	if err := ps.mayOpenLocked(p, cookie, false); err != nil {
@@ -125,12 +125,12 @@ func (ps *Places) claim(p *Place, cookie uint64) (release func(context.Context) 
 	return p.more.release, nil
 }
 
-// askRelease calls release and settles what follows. It returns nil when the user
+// askRelease has the old node let go and settles what follows. It returns nil when the user
 // is ours, and the place still claimed.
-func (ps *Places) askRelease(ctx context.Context, p *Place, release func(context.Context) error) error {
+func (ps *Places) askRelease(ctx context.Context, p *Place, old *oldNode) error {
 	ctx, cancel := context.WithTimeout(ctx, ps.core.cfg.ReleaseTimeout)
 	defer cancel()
-	err := release(ctx)
+	err := old.release(ctx)
 	ps.mu.Lock()
 	defer ps.core.alarm.wake()
 	defer ps.mu.Unlock()
@@ -146,7 +146,7 @@ func (ps *Places) askRelease(ctx context.Context, p *Place, release func(context
 		ps.endLocked(p, wire.CloseNormal)
 	} else {
 		ps.core.m.handshakes.WithLabelValues(resultHeld).Inc()
-		ps.core.log.Warn().Err(err).Msg("moved user not released by its old node")
+		ps.core.unreleased.Note(err) // the client asks again and again
 	}
 	return err
 }

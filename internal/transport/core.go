@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
 	"github.com/Diarkis/diarkis/internal/telemetry"
@@ -22,28 +24,30 @@ import (
 // core is what the UDP and the TCP server have in common.
 type core struct {
 	// Set by newCore, then constant.
-	cfg       Config
-	handler   Handler
-	log       zerolog.Logger
-	m         *metrics
-	protocol  string
-	stream    bool
-	epoch     time.Time // of every int64 time in this package
-	gate      *secure.Gate
-	places    *Places
-	shards    []*shard     // Listen may drop some, never the first
-	alarm     alarm        // of keep
-	attempts  *limit.Table // by place, and by address that probes
-	cids      *limit.Table
-	addresses *limit.Table
-	anyone    limit.Rate
-	packets   limit.Rate
-	bytes     limit.Rate
-	releases  chan struct{}      // a token for each Release that runs
-	housekeep func()             // called once a second by the keeper
-	unread    *telemetry.Episode // the system refuses to read
-	unrandom  *telemetry.Episode // there are no random bytes
-	batches   sync.Pool
+	cfg        Config
+	handler    Handler
+	log        zerolog.Logger
+	m          *metrics
+	protocol   string
+	stream     bool
+	epoch      time.Time // of every int64 time in this package
+	gate       *secure.Gate
+	places     *Places
+	shards     []*shard     // Listen may drop some, never the first
+	alarm      alarm        // of keep
+	attempts   *limit.Table // by place, and by own address that probes
+	cids       *limit.Table
+	addresses  *limit.Table
+	anyone     limit.Rate
+	packets    limit.Rate
+	bytes      limit.Rate
+	self       netip.Addr // bound, invalid for every interface
+	releases   releases
+	housekeep  func()             // called once a second by the keeper
+	unread     *telemetry.Episode // the system refuses to read
+	unrandom   *telemetry.Episode // there are no random bytes
+	unreleased *telemetry.Episode // an old node did not let go
+	batches    sync.Pool
 
 	state   atomic.Uint32
 	unauth  limit.Shared
@@ -55,9 +59,38 @@ type core struct {
 	ctx     context.Context // of Run
 }
 
-// releasesMax is how many calls of Reservation.Release may run at once. Past it, a
-// Confirm is dropped and the client's next one tries again.
+// releasesMax is how many calls of Reservation.Release for users of one node may run at
+// once. Past it, a Confirm is dropped and the client's next one tries again: a node
+// that answers late holds up those who come from it, and nobody else.
 const releasesMax = 256
+
+// releases counts the calls of Reservation.Release that run, by Reservation.From. The
+// zero value is ready to use.
+type releases struct {
+	mu      sync.Mutex // guards the field below
+	running map[id.Node]int
+}
+
+func (r *releases) begin(from id.Node) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.running[from] >= releasesMax {
+		return false
+	}
+	if r.running == nil {
+		r.running = map[id.Node]int{}
+	}
+	r.running[from]++
+	return true
+}
+
+func (r *releases) end(from id.Node) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.running[from]--; r.running[from] == 0 {
+		delete(r.running, from)
+	}
+}
 
 // episodeQuiet is how long nothing fails before a shortage is over.
 const episodeQuiet = 30 * time.Second
@@ -91,11 +124,12 @@ func newCore(cfg Config, h Handler, log zerolog.Logger, reg prometheus.Registere
 		anyone:    limit.NewRate(l.UnauthenticatedPerSec, l.UnauthenticatedPerSec),
 		packets:   limit.NewRate(l.PacketsPerSec, l.PacketsBurst),
 		bytes:     limit.NewRate(l.BytesPerSec, l.BytesBurst),
-		releases:  make(chan struct{}, releasesMax),
 		ctx:       context.Background(),
 	}
+	k.self, _ = netip.ParseAddr(cfg.Address) // empty, or a name: then no source is that
 	k.unread = telemetry.NewEpisode(k.log, episodeQuiet, "socket not read, still trying", "socket is read again")
 	k.unrandom = telemetry.NewEpisode(k.log, episodeQuiet, "no random bytes", "random bytes again")
+	k.unreleased = telemetry.NewEpisode(k.log, episodeQuiet, "moved user not released by its old node", "moved users released again")
 	k.alarm = newAlarm(k.epoch)
 	for i := range k.cfg.Sockets {
 		k.shards = append(k.shards, newShard(k, i))
@@ -197,6 +231,7 @@ func (k *core) begin() (end func(closeAll func())) {
 		k.places.tell()
 		k.unread.End()
 		k.unrandom.End()
+		k.unreleased.End()
 	}
 }
 

@@ -9,8 +9,8 @@ const Handshakes = 4096
 // comments; a negative rate means no limit.
 type Limits struct {
 	// UnauthenticatedPerSec is how many handshake and probe packets a second the
-	// process looks at, beyond the few it looks at for every place and for every
-	// address that probes: who floods uses up no one else's. Zero means 20,000.
+	// process looks at, beyond the few it looks at for every place and for the probes
+	// of its own host: who floods uses up no one else's. Zero means 20,000.
 	UnauthenticatedPerSec int
 	// HelloPerSec and HelloBurst bound the Hellos with a good mac of one place, and
 	// apart from them the Confirms with a good cookie. Zero means 5 and 10.

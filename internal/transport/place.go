@@ -50,7 +50,7 @@ const (
 type moreOfPlace struct {
 	last    lastConfirm
 	saved   *reliable.State // what a resume goes on from, while there is no connection
-	release func(context.Context) error
+	release *oldNode
 	opened  bool   // a client was in, here or at the node the user comes from
 	owned   bool   // its old node has let go of the user
 	frozen  bool   // no connection may open until Thaw
@@ -58,6 +58,12 @@ type moreOfPlace struct {
 	freezes uint32 // how often it was frozen
 	leaving *Conn  // lost while a reader was in the Handler for it
 	lost    bool   // Lost is waiting to be told
+}
+
+// oldNode is the node a moved user comes from, until it has let go.
+type oldNode struct {
+	node    id.Node
+	release func(ctx context.Context) error // Reservation.Release
 }
 
 // lastConfirm keeps a Confirm from being accepted twice.
@@ -100,6 +106,9 @@ type Reservation struct {
 	// State is what the reliable messages of a moved user go on from, else nil. It
 	// belongs to the place from here on.
 	State *reliable.State
+	// From is the node a moved user comes from: how many calls of Release run at once
+	// is counted by it.
+	From id.Node
 	// Release asks the node a user comes from to give it up for good. It is called
 	// at the client's first valid Confirm, from a goroutine of its own and with at
 	// most Config.ReleaseTimeout; only when it returns nil is the Confirm accepted.
@@ -157,7 +166,10 @@ func (ps *Places) Reserve(r Reservation) (*Place, error) {
 	p := &Place{creds: r.Credentials, uid: r.UID, owner: r.Owner}
 	p.base = secure.Derive(r.Credentials, ps.core.cfg.ClientKey)
 	if r.State != nil || r.Release != nil {
-		p.more = &moreOfPlace{saved: r.State, release: r.Release, opened: true}
+		p.more = &moreOfPlace{saved: r.State, opened: true}
+		if r.Release != nil {
+			p.more.release = &oldNode{r.From, r.Release}
+		}
 	}
 	ttl := r.TTL
 	if ttl <= 0 {

@@ -104,8 +104,11 @@ func (c *Conn) deliver(b *Batch, rx *reliable.Received) {
 	}
 	if rx.Close != nil {
 		code := rx.Close.Code
-		if code > wire.CloseInternal {
-			code = wire.CloseNormal // made up by the client: to us they mean the same
+		if code != wire.CloseIdle && code != wire.CloseReplaced {
+			// To us the others mean the same. Counted as what the client calls it, it could
+			// ring the alarm for faults of ours.
+			c.core.log.Debug().Stringer("code", code).Str("reason", rx.Close.Reason).Msg("client closed")
+			code = wire.CloseNormal
 		}
 		c.gone(code)
 	}

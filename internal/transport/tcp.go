@@ -212,6 +212,9 @@ func (r *tcpReader) handshake(ctx context.Context) error {
 	if err := k.chargeArrival(time.Now(), p, r.peer); err != nil {
 		return err
 	}
+	if evicted := r.tcp.slots.leave(r.slot); evicted != "" {
+		return evicted // its last packet came when the socket was closed already
+	}
 	return r.admit(ctx, arrival{place: p, accepted: accepted, peer: r.peer, shard: k.shardOf(cid0), stream: r.stream, rtt: rtt})
 }
 
@@ -229,12 +232,17 @@ func (r *tcpReader) answer(pkt []byte) error {
 // received, and makes this one the user's.
 func (r *tcpReader) admit(ctx context.Context, a arrival) error {
 	k := r.tcp.core
-	release, err := k.places.claim(a.place, 0)
+	old, err := k.places.claim(a.place, 0)
 	if err != nil {
 		return err
 	}
-	if release != nil {
-		if err := k.places.askRelease(ctx, a.place, release); err != nil {
+	if old != nil {
+		if !k.releases.begin(old.node) {
+			k.places.unclaim(a.place)
+			return dropBusy
+		}
+		defer k.releases.end(old.node)
+		if err := k.places.askRelease(ctx, a.place, old); err != nil {
 			return dropGone
 		}
 		a.claimed = true

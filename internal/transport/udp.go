@@ -259,30 +259,28 @@ func (r *udpReader) confirm(now time.Time, pkt []byte, src netip.AddrPort) error
 	if err := k.chargeArrival(now, p, src); err != nil {
 		return err
 	}
-	release, err := k.places.claim(p, accepted.CookieTime)
+	old, err := k.places.claim(p, accepted.CookieTime)
 	if err != nil {
 		return err
 	}
 	a := arrival{place: p, accepted: accepted, peer: src, shard: r.shard, rtt: k.sinceCookie(now, accepted.CookieTime)}
-	if release != nil {
-		return k.admitReleased(a, release)
+	if old != nil {
+		return k.admitReleased(a, old)
 	}
 	return k.admitNow(now, a, r.batch, &r.rx)
 }
 
 // admitReleased admits an arrival once its old node has let go, in a goroutine of
 // its own: the reader can't wait.
-func (k *core) admitReleased(a arrival, release func(context.Context) error) error {
+func (k *core) admitReleased(a arrival, old *oldNode) error {
 	a.accepted.Frames = slices.Clone(a.accepted.Frames) // the packet's buffer is used again
-	select {
-	case k.releases <- struct{}{}:
-	default:
+	if !k.releases.begin(old.node) {
 		k.places.unclaim(a.place)
 		return dropBusy
 	}
 	ok := k.spawn(func(ctx context.Context) {
-		defer func() { <-k.releases }()
-		if k.places.askRelease(ctx, a.place, release) != nil {
+		defer k.releases.end(old.node)
+		if k.places.askRelease(ctx, a.place, old) != nil {
 			return // told there
 		}
 		a.claimed = true
@@ -292,7 +290,7 @@ func (k *core) admitReleased(a arrival, release func(context.Context) error) err
 		}
 	})
 	if !ok {
-		<-k.releases
+		k.releases.end(old.node)
 		k.places.unclaim(a.place)
 		return dropGone
 	}
@@ -306,9 +304,12 @@ func (k *core) sinceCookie(now time.Time, cookie uint64) time.Duration {
 	return max(now.Sub(made), time.Millisecond)
 }
 
-// probe answers a health check.
+// probe answers a health check. Those of this host are looked at whoever floods: nobody
+// else can send from its addresses.
 func (k *core) probe(now time.Time, pkt []byte, src netip.AddrPort) ([]byte, error) {
-	if !k.charge(now, limit.AddressKey(src.Addr())) {
+	from := src.Addr().Unmap()
+	own := from.IsLoopback() || from == k.self
+	if own && !k.charge(now, limit.AddressKey(from)) || !own && !k.unauth.Take(k.nanos(now), k.anyone) {
 		return nil, dropProcess
 	}
 	if len(k.cfg.ProbeKey) == 0 {

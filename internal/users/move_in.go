@@ -42,7 +42,7 @@ func (r *Registry) handleOffer(_ context.Context, from mesh.Peer, payload []byte
 	u.moveIn = &moveIn{id: o.id, user: u, from: from.Node}
 	r.moves.addIn(u.moveIn)
 	refused, err := r.admit(u, transport.Reservation{
-		Credentials: o.creds, UID: o.uid, Owner: u, TTL: o.ttl, State: state,
+		Credentials: o.creds, UID: o.uid, Owner: u, TTL: o.ttl, State: state, From: from.Node,
 		Release: func(ctx context.Context) error { return r.takeOver(ctx, u) },
 	})
 	if err != nil || refused != Accepted {
