@@ -270,6 +270,9 @@ func (k *core) admit(now time.Time, a arrival, b *Batch, rx *reliable.Received) 
 	c.early(now, a.accepted, b, rx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.over.Load() {
+		c.deliveredLocked(b) // nothing sends for it, so b's end may not say it
+	}
 	if c.over.Load() && c.ending == nil {
 		return c, nil
 	}
@@ -355,6 +358,7 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 // newConn makes a connection and queues its Accept.
 func (k *core) newConn(now time.Time, a arrival, scid wire.CID, st *reliable.State, b *Batch) *Conn {
 	c := &Conn{core: k, shard: a.shard, place: a.place, stream: a.stream, scid: scid, path: path.New(a.peer)}
+	c.delivering = b // from Opened on
 	c.active = k.nanos(now)
 	c.flow.since = c.active
 	body := wire.Accept{

@@ -231,32 +231,57 @@ func TestLossDuringHandle(t *testing.T) {
 	}
 }
 
+// slowOpening is a Handler whose Opened stays for the first connection of a user.
+type slowOpening struct {
+	*stays
+	opening chan struct{} // closed when it does
+	open    chan struct{} // closed to let it go
+	once    sync.Once
+}
+
+func (s *slowOpening) Opened(b *Batch, c *Conn, resumed bool) {
+	s.recorder.Opened(b, c, resumed)
+	if c.Place().UID() == "moved" {
+		s.once.Do(func() {
+			close(s.opening)
+			<-s.open
+		})
+	}
+}
+
 // Over UDP the reader doesn't wait for a Handler that another goroutine is in: who
 // takes over does, and all others of the socket are served meanwhile.
 func TestTakeoverWaitsForTheHandler(t *testing.T) {
-	h := newStays()
-	r := start(t, "UDP", func(c *Config) { c.Sockets = 1 }, h.recorder)
+	h := &slowOpening{stays: newStays(), opening: make(chan struct{}), open: make(chan struct{})}
+	r := startHandler(t, "UDP", func(c *Config) { c.Sockets = 1 }, h)
 	first := r.reserve("moved", func(q *Reservation) {
 		q.Release = func(context.Context) error { return nil } // so a goroutine lets the client in
 	})
 	first.tries = 1
 	first.dial(r.addr)
 	first.tryHandshake(false, request(cmdStay, []byte{1}))
-	h.awaitEntered(t)
+	<-h.opening
 
 	second := newClient(t, "UDP", first.creds)
 	second.tries = 2
 	second.dial(r.addr)
 	if second.tryHandshake(false) {
-		t.Error("a newer connection opened while the Handler ran for the older")
+		t.Error("a newer connection opened while the older was opening")
 	}
 	r.join("bystander")
+	close(h.open)
+	h.awaitEntered(t)
+	if second.exchange(second.confirm, wire.PacketAccept) != nil {
+		t.Error("a newer connection opened while the Handler ran for the older")
+	}
+	r.join("another")
 	close(h.leave)
 	second.tries = 0
 	if second.exchange(second.confirm, wire.PacketAccept) == nil {
 		t.Fatal("no way in after the Handler returned")
 	}
-	h.waitLog(t, "opened moved resumed=false", "opened bystander resumed=false", "stayed moved [1]", "opened moved resumed=false")
+	h.waitLog(t, "opened moved resumed=false", "opened bystander resumed=false", "opened another resumed=false",
+		"stayed moved [1]", "opened moved resumed=false")
 }
 
 // A Freeze that ends early leaves the user as they were.
