@@ -66,6 +66,12 @@ func (s *socket) WriteMsgUDP(b, oob []byte, to *net.UDPAddr) (n, oobn int, err e
 	return n, oobn, err
 }
 
+// Close closes the socket.
+func (s *socket) Close() error {
+	s.failing.End()
+	return s.UDPConn.Close()
+}
+
 func (s *socket) fail(direction string, err error) {
 	s.m.metrics.socketErrors.WithLabelValues(direction).Inc()
 	s.failing.Note(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -316,4 +317,33 @@ func TestFreezeThatFails(t *testing.T) {
 	if err := <-frozen; !errors.Is(err, ErrThawed) && !errors.Is(err, ErrNoPlace) {
 		t.Errorf("Freeze that was thawed meanwhile: %v", err)
 	}
+}
+
+// A Thaw in the middle of a Freeze leaves nobody frozen for good.
+func TestThawDuringFreeze(t *testing.T) {
+	r := start(t, "UDP", nil, nil)
+	c := r.join("u")
+	places, conn := r.srv.Places(), r.h.last()
+	thawed := 0
+	for range 5000 {
+		frozen := make(chan error)
+		go func() {
+			_, err := places.Freeze(t.Context(), c.creds.SID)
+			frozen <- err
+		}()
+		for !places.Thaw(c.creds.SID) {
+			runtime.Gosched()
+		}
+		if err := <-frozen; errors.Is(err, ErrThawed) {
+			thawed++
+		}
+		conn.mu.Lock()
+		if conn.frozen {
+			conn.mu.Unlock()
+			t.Fatalf("still frozen, after %d that were thawed meanwhile", thawed)
+		}
+		conn.mu.Unlock()
+	}
+	c.send(cmdEcho, nil, reliable.Reliable)
+	c.pump("answer", func() bool { return len(c.got) == 1 })
 }

@@ -50,7 +50,10 @@ func (ps *Places) Freeze(ctx context.Context, sid id.SID) (*reliable.State, erro
 		switch {
 		case p.state == placeEnded:
 			return nil, ErrNoPlace
-		case !x.frozen || x.freezes != mine:
+		case !x.frozen:
+			c.thaw(time.Now()) // in case it was frozen after the Thaw
+			return nil, ErrThawed
+		case x.freezes != mine: // and somebody else froze it again
 			return nil, ErrThawed
 		case err != nil:
 			ps.thawLocked(p)
