@@ -11,11 +11,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/Diarkis/diarkis/client"
 )
 
-// keepSilent keeps count connections open to addr that say nothing, until the test ends.
+// keepSilent has count strangers connect to addr and say nothing, until the test ends.
+// Whom the node hangs up on comes again a second later.
 func keepSilent(t *testing.T, addr string, count int) {
 	ctx, stop := context.WithCancel(context.Background())
 	var wg, first sync.WaitGroup
@@ -28,12 +30,17 @@ func keepSilent(t *testing.T, addr string, count int) {
 				conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 				opened()
 				if err != nil {
-					continue
+					t.Errorf("a stranger: %v", err)
+					return
 				}
 				end := context.AfterFunc(ctx, func() { _ = conn.Close() })
 				_, _ = io.Copy(io.Discard, conn) // until the node hangs up
 				end()
 				_ = conn.Close()
+				select {
+				case <-ctx.Done():
+				case <-time.After(time.Second):
+				}
 			}
 		})
 	}

@@ -10,10 +10,11 @@ import (
 
 // slots bounds the TCP handshakes under way: all of them, those of one IPv4 address or
 // IPv6 /64, and those of one IPv6 /48. When one of these is full, the newcomer gets
-// in and one of the same goes, from the larger of two halves: those that proved
-// nothing, and those whose Hello was good and whose Confirm is awaited; there the
-// oldest. So who connects and is silent keeps out nobody who speaks, who says
-// Hello and then stalls nobody who goes on, and neither half can empty the other.
+// in and one of the same goes, in all one of an address that has many; from the larger
+// of two halves: those that proved nothing, and those whose Hello was good and whose
+// Confirm is awaited; there the oldest. So who connects and is silent keeps out nobody
+// who speaks, who says Hello and then stalls nobody who goes on, neither half can
+// empty the other, and who comes again and again pushes out their own.
 type slots struct {
 	most, perAddress, perNetwork int // constant; zero or less: any number
 
@@ -75,13 +76,13 @@ func (s *slots) enter(addr netip.Addr, end func()) *slot {
 	n := &slot{end: end}
 	var gone []*slot
 	s.mu.Lock()
+	gone = s.joinLocked(n, 2, netip.Prefix{}, s.most, dropSlot, gone) // first: its address counts without it
 	if addr.Is6() {
 		gone = s.joinLocked(n, 0, prefix(addr, 64), s.perAddress, dropShare, gone)
 		gone = s.joinLocked(n, 1, prefix(addr, 48), s.perNetwork, dropNetwork, gone)
 	} else {
 		gone = s.joinLocked(n, 0, prefix(addr, 32), s.perAddress, dropShare, gone)
 	}
-	gone = s.joinLocked(n, 2, netip.Prefix{}, s.most, dropSlot, gone)
 	s.mu.Unlock()
 	for _, v := range gone {
 		v.end()
@@ -98,6 +99,9 @@ func prefix(a netip.Addr, bits int) netip.Prefix {
 func (s *slots) joinLocked(n *slot, i int, key netip.Prefix, most int, why wire.Refusal, gone []*slot) []*slot {
 	if c := s.crowdLocked(key); most > 0 && c.len() >= most {
 		v := c.victim()
+		if c == &s.total {
+			v = s.victimLocked()
+		}
 		s.evictLocked(v, why)
 		gone = append(gone, v)
 	}
@@ -165,11 +169,33 @@ func (s *slots) evictLocked(n *slot, why wire.Refusal) {
 	n.evicted = why
 }
 
+// sample is how many crowds are compared to find one that has many.
+const sample = 32
+
+// victimLocked is who goes when there are too many in all: one of the largest of a few
+// crowds, as chance has it, and the oldest of all when each has one. Nil when there is none.
+func (s *slots) victimLocked() *slot {
+	most, from, seen := 1, &s.total, 0
+	for key, c := range s.crowds {
+		n := c.len()
+		if key.Addr().Is6() && key.Bits() == 48 {
+			n /= networkShare
+		}
+		if n > most {
+			most, from = n, c
+		}
+		if seen++; seen == sample {
+			break
+		}
+	}
+	return from.victim()
+}
+
 // makeRoom ends one handshake for a connection that there is no descriptor for. It
 // returns false when there is none.
 func (s *slots) makeRoom() bool {
 	s.mu.Lock()
-	v := s.total.victim()
+	v := s.victimLocked()
 	if v != nil {
 		s.evictLocked(v, dropDescriptors)
 	}

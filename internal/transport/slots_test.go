@@ -65,7 +65,7 @@ func TestStalledHandshakesTakeHalf(t *testing.T) {
 		r.enter(name, "192.0.2.1")
 		r.slots.await(r.in[name])
 	}
-	r.enter("honest", "192.0.2.2")
+	r.enter("honest", "192.0.2.1")
 	for i := range most/2 - 1 {
 		r.enter(fmt.Sprint("silent", i), "192.0.2.1")
 	}
@@ -77,6 +77,27 @@ func TestStalledHandshakesTakeHalf(t *testing.T) {
 		r.enter(fmt.Sprint("more", i), "192.0.2.1")
 	}
 	r.require("honest", "")
+}
+
+// Who connects as fast as they can pushes out their own.
+func TestFloodPushesOutItsOwn(t *testing.T) {
+	const most = 16
+	r := newSlotsRig(t, most, 0)
+	for i := range 3 {
+		r.enter(fmt.Sprint("honest", i), fmt.Sprintf("192.0.2.%d", 10+i))
+	}
+	for i := range 1000 {
+		r.enter(fmt.Sprint("flood", i), "192.0.2.1")
+		if i%100 == 99 && !r.slots.makeRoom() {
+			t.Fatal("nobody made room")
+		}
+	}
+	for i := range 2000 {
+		r.enter(fmt.Sprint("net", i), fmt.Sprintf("2001:db8:0:%x::1", i)) // a /64 each, of one /48
+	}
+	for i := range 3 {
+		r.require(fmt.Sprint("honest", i), "")
+	}
 }
 
 func TestAddressesCountByTheirNetworks(t *testing.T) {
