@@ -242,7 +242,11 @@ func reserveRequest(r *http.Request, c *secure.Credentials) (users.ReserveReques
 	if err != nil {
 		return users.ReserveRequest{}, err
 	}
-	return users.ReserveRequest{UID: uid, Props: props, Credentials: c}, nil
+	encoded, err := users.EncodeProps(props)
+	if err != nil {
+		return users.ReserveRequest{}, &httpError{http.StatusBadRequest, err.Error()}
+	}
+	return users.ReserveRequest{UID: uid, Props: encoded, Credentials: c}, nil
 }
 
 // properties reads the initial properties from the body: a JSON object or a form.

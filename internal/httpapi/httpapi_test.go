@@ -143,13 +143,23 @@ func TestProperties(t *testing.T) {
 	f := oneOfEach()
 	s, _ := newAPI(t, f, nil)
 	do(s, "POST", "/endpoint/type/UDP/user/ann", `{"rank":7,"name":"Ann"}`, "Content-Type", "application/json")
-	if f.last.Props["name"] != "Ann" || f.last.Props["rank"] != float64(7) {
-		t.Errorf("properties %v", f.last.Props)
+	if props := f.props(t); props["name"] != "Ann" || props["rank"] != float64(7) {
+		t.Errorf("properties %v", props)
 	}
 	do(s, "POST", "/endpoint/type/UDP/user/ann", "rank=7&rank=8", "Content-Type", "application/x-www-form-urlencoded")
-	if f.last.Props["rank"] != "7" {
-		t.Errorf("properties %v", f.last.Props)
+	if props := f.props(t); props["rank"] != "7" {
+		t.Errorf("properties %v", props)
 	}
+}
+
+// props are those of the last reservation.
+func (f *fake) props(t *testing.T) map[string]any {
+	t.Helper()
+	props, err := mesh.DecodeMap(f.last.Props)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return props
 }
 
 func TestRefusals(t *testing.T) {

@@ -122,17 +122,13 @@ func (m moveID) marshal() []byte { return append([]byte{moveLayout}, m[:]...) }
 //	4         number of messages that wait for the user, oldest first
 //	1, u32+…  each: 1 when it goes reliably; the message
 type moveData struct {
-	props    map[string]any
+	props    []byte
 	commands []task
 	parked   []parked
 }
 
-func (d moveData) marshal() ([]byte, error) {
-	props, err := marshalProps(d.props, movePropsMax)
-	if err != nil {
-		return nil, fmt.Errorf("encode user data: %w", err)
-	}
-	dst := appendBytes([]byte{moveLayout, 1}, props)
+func (d moveData) marshal() []byte {
+	dst := appendBytes([]byte{moveLayout, 1}, d.props)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(d.commands)))
 	for _, t := range d.commands {
 		dst = appendBytes(append(dst, byte(t.rel)), t.m.AppendTo(nil))
@@ -141,7 +137,7 @@ func (d moveData) marshal() ([]byte, error) {
 	for _, p := range d.parked {
 		dst = appendBytes(append(dst, byte(p.rel)), p.msg)
 	}
-	return dst, nil
+	return dst
 }
 
 // notReleased is the other answer to MoveRelease.
@@ -154,7 +150,9 @@ func parseMoveData(b []byte) (d moveData, released bool, err error) {
 	if r.u8() == 0 {
 		return moveData{}, false, r.end()
 	}
-	props := r.bytes(movePropsMax)
+	if props := r.bytes(movePropsMax); len(props) > 0 {
+		d.props = props
+	}
 	readMessages(&r, func(rel reliable.Reliability, b []byte) {
 		m, err := wire.ParseMessage(b)
 		if err != nil {
@@ -166,7 +164,7 @@ func parseMoveData(b []byte) (d moveData, released bool, err error) {
 		d.parked = append(d.parked, parked{b, rel})
 	})
 	if err = r.end(); err == nil {
-		d.props, err = parseProps(props)
+		err = checkMoveProps(d.props)
 	}
 	if err != nil {
 		return moveData{}, false, fmt.Errorf("parse user data: %w", err)

@@ -1,6 +1,7 @@
 package users
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -75,7 +76,7 @@ func (r *Registry) takeOver(ctx context.Context, u *User) error {
 		return nil // asked twice, or ended meanwhile
 	}
 	u.phase = arrived
-	u.props = data.props
+	u.props.encoded = bytes.Clone(data.props) // the message they are in is far larger
 	u.parked = data.parked
 	for _, p := range data.parked {
 		u.parkedBytes += len(p.msg)

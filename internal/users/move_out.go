@@ -104,7 +104,7 @@ func (u *User) freeze(m *moveOut) error {
 	if u.phase != open || u.move != nil || u.link.Load() == nil {
 		return ErrMoving
 	}
-	if _, err := marshalProps(u.props, movePropsMax); err != nil {
+	if _, err := u.props.marshal(); err != nil {
 		return err // better to know before the client does
 	}
 	u.move = m
@@ -302,8 +302,7 @@ func (r *Registry) handleRelease(_ context.Context, from mesh.Peer, payload []by
 		m.decision = aborted
 		return notReleased, nil
 	}
-	data := moveData{props: u.props, commands: append([]task{m.pending}, u.box.queue...), parked: u.parked}
-	b, err := data.marshal()
+	b, err := u.releaseLocked(m.pending)
 	if err != nil {
 		u.mu.Unlock()
 		m.decision = aborted
@@ -325,6 +324,16 @@ func (r *Registry) handleRelease(_ context.Context, from mesh.Peer, payload []by
 	r.leftOpen()
 	close(m.done)
 	return b, nil
+}
+
+// releaseLocked encodes u as the new node takes it over.
+func (u *User) releaseLocked(pending task) ([]byte, error) {
+	props, err := u.props.marshal()
+	if err != nil {
+		return nil, fmt.Errorf("encode user data: %w", err)
+	}
+	d := moveData{props: props, commands: append([]task{pending}, u.box.queue...), parked: u.parked}
+	return d.marshal(), nil
 }
 
 func (r *Registry) newMoveID(m *moveID) error {

@@ -278,7 +278,7 @@ func TestProperties(t *testing.T) {
 		nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1")
 		defer stop()
 		n := nodes[0]
-		reply, err := n.Reserve(ReserveRequest{UID: "u", Props: map[string]any{"level": 3.0}})
+		reply, err := n.Reserve(ReserveRequest{UID: "u", Props: encodedProps(map[string]any{"level": 3.0})})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package users
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,8 @@ func (r *Registry) Reserve(q ReserveRequest) (ReserveReply, error) {
 	if err != nil {
 		return ReserveReply{}, fmt.Errorf("reserve: %w", err)
 	}
-	u := &User{ID: q.UID, SID: c.SID, registry: r, order: order{at, digestOf(c.SID)}, props: q.Props}
+	u := &User{ID: q.UID, SID: c.SID, registry: r, order: order{at, digestOf(c.SID)}}
+	u.props.encoded = bytes.Clone(q.Props) // the request they came in may be far larger
 	refusal, err := r.admit(u, transport.Reservation{Credentials: c, UID: q.UID, Owner: u, TTL: r.cfg.ReserveTTL})
 	if err != nil {
 		return ReserveReply{}, fmt.Errorf("reserve: %w", err)

@@ -75,7 +75,7 @@ type User struct {
 	phase       phase
 	revoked     bool // a newer sid won while this one could not be cancelled
 	openedAt    time.Time
-	props       map[string]any
+	props       properties
 	parked      []parked
 	parkedBytes int
 	box         mailbox
