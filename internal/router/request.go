@@ -121,7 +121,9 @@ func (q *Request[U]) forgotten() {
 	}
 	r := q.router
 	r.metrics.forgotten.Inc()
-	r.log.Warn().Str("handler", q.name).Dur("after_ms", r.cfg.AnswerMax).Msg("handler never answered")
+	if more, ok := r.silent.Line(q.name); ok {
+		r.log.Warn().Str("handler", q.name).Dur("after_ms", r.cfg.AnswerMax).Int("more", more).Msg("handler never answered")
+	}
 	if q.msg.HasID {
 		q.send(nil, status.Err, r.errorPayload(errForgotten), reliable.Reliable)
 	}
@@ -147,11 +149,15 @@ func (q *Request[U]) RespondIn(b *transport.Batch, st status.Byte, payload []byt
 }
 
 // Fail answers with the error's status byte, code and text. Errors that are no
-// [status.Error] are hidden from the client and logged.
+// [status.Error] are hidden from the client, counted and logged, one line a handler
+// and episode. A panic has its line already.
 func (q *Request[U]) Fail(err error) bool {
 	e := status.Of(err)
-	if e.Code == status.Internal && e.Ours {
-		q.router.log.Error().Err(err).Str("handler", q.name).Msg("command failed")
+	if r := q.router; e.Code == status.Internal && e.Ours && e != errPanic {
+		r.metrics.failed.Inc()
+		if more, ok := r.failing.Line(q.name); ok {
+			r.log.Error().Err(err).Str("handler", q.name).Int("more", more).Msg("command failed")
+		}
 	}
 	return q.Respond(e.Byte(), q.router.errorPayload(e), reliable.Reliable)
 }

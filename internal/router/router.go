@@ -30,8 +30,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/rs/zerolog"
 
+	"github.com/Diarkis/diarkis/internal/guard"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/status"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 	"github.com/Diarkis/diarkis/internal/transport"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
@@ -92,7 +94,10 @@ type Router[U User] struct {
 	cfg      Config
 	log      zerolog.Logger
 	metrics  metrics
+	guard    *guard.Guard
 	requests sync.Pool // of *Request[U], for built-ins that run in the read loop
+
+	slow, silent, failing telemetry.Episodes // by handler
 
 	mu    sync.Mutex // serializes writers of table
 	table atomic.Pointer[map[key]*entry[U]]
@@ -113,7 +118,7 @@ type entry[U User] struct {
 type metrics struct {
 	builtin, application, unknown prometheus.Counter
 	answers                       prometheus.Counter
-	panics, slow                  prometheus.Counter
+	panics, failed, slow          prometheus.Counter
 	surplus, forgotten, busy      prometheus.Counter
 }
 
@@ -132,11 +137,13 @@ func New[U User](cfg Config, log zerolog.Logger, reg prometheus.Registerer) *Rou
 		unknown:     commands.WithLabelValues("unknown"),
 		answers:     counter("answers_total", "Responses sent to clients."),
 		panics:      counter("handler_panics_total", "Handlers that panicked."),
+		failed:      counter("handler_errors_total", "Requests whose handler returned an error that is not meant for clients."),
 		slow:        counter("handlers_slow_total", "Handlers that ran past the limit that names them in the log."),
 		surplus:     counter("answers_surplus_total", "Answers dropped because the request had been answered."),
 		forgotten:   counter("answers_forgotten_total", "Requests the router answered because their handler never did."),
 		busy:        counter("mailbox_full_total", "Commands refused because their user's mailbox was full."),
 	}}
+	r.guard = guard.New(log, r.metrics.panics)
 	r.requests.New = func() any { return new(Request[U]) }
 	r.table.Store(&map[key]*entry[U]{})
 	return r

@@ -228,6 +228,28 @@ func TestSlowAndPanickingHandlersAreNamed(t *testing.T) {
 	})
 }
 
+// Whatever a client makes fail, it makes fail as often as it likes: one line a handler.
+func TestFaultsThatClientsRepeatAreOneLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, p, log := newRouter(router.Config{})
+		build(r)
+		r.Handle(2, 10, "slowpoke", func(q *request, next func(error)) { <-time.After(6 * time.Second); next(nil) })
+		for range 100 {
+			for _, m := range []wire.Message{{Ver: 1, Cmd: 4}, {Ver: 1, Cmd: 5}, {Ver: 1, Cmd: 7}, {Ver: 2, Cmd: 5}} {
+				r.Serve(nil, p, m, reliable.Reliable)
+			}
+		}
+		<-time.After(15 * time.Second)
+		for range 3 {
+			r.Serve(nil, p, wire.Message{Ver: 2, Cmd: 10}, reliable.Reliable)
+		}
+		synctest.Wait()
+		if n := strings.Count(log.String(), "\n"); n != 5 {
+			t.Errorf("%d lines, want one for each of 5 faults:\n%s", n, log)
+		}
+	})
+}
+
 func TestAbandonedRequestIsAnsweredByNobody(t *testing.T) {
 	r, p, _ := newRouter(router.Config{})
 	r.Ordered(1, 1, "moved", func(q *request) error { q.Abandon(); return nil })

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/rs/zerolog"
 
+	"github.com/Diarkis/diarkis/internal/guard"
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/router"
@@ -51,6 +52,7 @@ type Engine struct {
 	self    id.Node
 	addr    netip.AddrPort
 	hooks   Hooks
+	guard   *guard.Guard
 	metrics metrics
 	ctx     context.Context // ends with Run
 	cancel  context.CancelFunc
@@ -94,6 +96,7 @@ const scratchMax = 256 << 10
 
 type metrics struct {
 	messages, pushes, unsent prometheus.Counter
+	hookPanics               prometheus.Counter
 	joins, creates           *prometheus.CounterVec
 }
 
@@ -116,6 +119,7 @@ func New(cfg Config, u *users.Registry, commands *router.Router[*users.User], me
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.scratch.New = func() any { return &scratch{batch: u.NewBatch()} }
 	e.register(reg)
+	e.guard = guard.New(log, e.metrics.hookPanics)
 	e.addCommands(commands)
 	e.addMeshCommands()
 	u.OnEnded(func(u *users.User, _ wire.CloseCode) { e.vanish(u) })
@@ -131,6 +135,8 @@ func (e *Engine) register(reg prometheus.Registerer) {
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "diarkis", Name: "rooms", Help: "Rooms on this node."},
 		func() float64 { return float64(e.Count()) })
 	e.metrics = metrics{
+		hookPanics: counter("hook_panics_total", "Hooks of the application that panicked."),
+
 		messages: counter("messages_total", "Broadcasts and messages that members sent."),
 		pushes:   counter("pushes_total", "Pushes to members, each receiver counted."),
 		unsent:   counter("pushes_unsent_total", "Pushes that could not be queued for their receiver."),
@@ -266,7 +272,7 @@ func (e *Engine) enter(r *room, u *users.User, message []byte, answer func(b *tr
 	if !e.claim(u, r) {
 		return ErrIn
 	}
-	err := e.hooks.joinAllowed(r.id, u)
+	err := e.joinAllowed(r.id, u)
 	if err == nil {
 		_, err = e.step(nil, r, input{Op: OpJoin, User: u.ID, Link: u, Message: message}, answer)
 	}
@@ -311,7 +317,7 @@ func (e *Engine) step(b *transport.Batch, r *room, in input, answer func(*transp
 		users.Flush(b)
 	}
 	value, err = s.out.Value, s.out.Err
-	e.hooks.call(r.id, in, &s.out)
+	e.tell(r.id, &in, &s.out)
 	if s.out.size() <= scratchMax {
 		s.out.reset()
 		e.scratch.Put(s)

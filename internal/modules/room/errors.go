@@ -46,6 +46,9 @@ var (
 	ErrTooLarge = &status.Error{Code: status.InvalidParameter, Text: "message is too large"}
 )
 
+// errHook is all that a client sees of a hook that panicked.
+var errHook = &status.Error{Code: status.RoomJoin, Ours: true, Text: "the application could not decide on the join"}
+
 // invalid is an InvalidParameter error that says which one.
 func invalid(text string) error {
 	return &status.Error{Code: status.InvalidParameter, Text: text}
