@@ -180,6 +180,12 @@ func (p *fakePlaces) End(sid id.SID, code wire.CloseCode, _ string) bool {
 	return true
 }
 
+func (p *fakePlaces) ttl(sid id.SID) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.places[sid].res.TTL
+}
+
 func (p *fakePlaces) Freeze(context.Context, id.SID) (*reliable.State, error) { return nil, nil }
 
 func (p *fakePlaces) freeze(sid id.SID, err error, frozen bool) bool {

@@ -96,7 +96,7 @@ func (u *User) execute() {
 			return
 		}
 		if t.f != nil {
-			u.registry.guard("function on an executor", t.f)
+			_ = u.registry.guard.Do("function on an executor", t.f)
 		} else {
 			u.registry.commands.Run(u, t.m, t.rel)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/mesh"
@@ -12,6 +13,10 @@ import (
 	"github.com/Diarkis/diarkis/internal/transport"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
+
+// offerTTLMax bounds how long another node can make this one keep a place: it gives up
+// long before, and gets a place that ends sooner than it asked for, which is safe.
+const offerTTLMax = 30 * time.Second
 
 // moveIn is a user on the way here, as the new node sees it.
 type moveIn struct {
@@ -41,16 +46,16 @@ func (r *Registry) handleOffer(_ context.Context, from mesh.Peer, payload []byte
 		order: order{o.issued, digestOf(o.creds.SID)},
 	}
 	u.moveIn = &moveIn{id: o.id, user: u, from: from.Node}
-	r.moves.addIn(u.moveIn)
-	refused, err := r.admit(u, transport.Reservation{
-		Credentials: o.creds, UID: o.uid, Owner: u, TTL: o.ttl, State: state,
+	refused, err := r.admitMoved(u, transport.Reservation{
+		Credentials: o.creds, UID: o.uid, Owner: u, State: state,
+		TTL:     min(max(o.ttl, time.Millisecond), offerTTLMax), // zero would mean the transport's own
 		Release: func(ctx context.Context) error { return r.takeOver(ctx, u) },
 	})
-	if err != nil || refused != Accepted {
-		r.moves.dropIn(u.moveIn)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("take a user: %w", err)
+	}
+	if refused != Accepted {
+		r.metrics.moves.WithLabelValues("in", refused.String()).Inc()
 	}
 	return moveReply{refused: refused, host: host, port: port}.marshal(), nil
 }
@@ -75,7 +80,7 @@ func (r *Registry) takeOver(ctx context.Context, u *User) error {
 	if u.phase != incoming {
 		return nil // asked twice, or ended meanwhile
 	}
-	u.phase = arrived
+	u.setPhaseLocked(arrived)
 	u.props.encoded = bytes.Clone(data.props) // the message they are in is far larger
 	u.parked = data.parked
 	for _, p := range data.parked {
@@ -94,7 +99,7 @@ func (r *Registry) takeOver(ctx context.Context, u *User) error {
 func (r *Registry) finishMoveIn(b *transport.Batch, u *User, link Link) {
 	r.metrics.moves.WithLabelValues("in", "ok").Inc()
 	for _, f := range r.hooks.movedIn {
-		f(u)
+		_ = r.guard.Do("moved in hook", func() { f(u) })
 	}
 	r.moves.dropIn(u.moveIn)
 	u.mu.Lock()
@@ -123,16 +128,33 @@ func (r *Registry) handleAbort(_ context.Context, from mesh.Peer, payload []byte
 	return []byte{moveLayout, 1}, nil
 }
 
-func (v *moves) addIn(m *moveIn) {
+// addIn notes a user on the way here, of at most limit. An id that is in use is that
+// of an offer which came twice.
+func (v *moves) addIn(m *moveIn, limit int) Refusal {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	switch {
+	case v.arriving[m.id] != nil:
+		return InUse
+	case len(v.arriving) >= limit:
+		return Busy
+	}
 	v.arriving[m.id] = m
+	return Accepted
 }
 
 func (v *moves) dropIn(m *moveIn) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	delete(v.arriving, m.id)
+	if v.arriving[m.id] == m {
+		delete(v.arriving, m.id)
+	}
+}
+
+func (v *moves) countIn() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.arriving)
 }
 
 func (v *moves) in(mid moveID) *moveIn {

@@ -148,7 +148,7 @@ func (u *User) runFunctions(r *Registry) {
 	u.box.queue = commands
 	u.mu.Unlock()
 	for _, t := range functions {
-		r.guard("function on an executor", t.f)
+		_ = r.guard.Do("function on an executor", t.f)
 	}
 }
 
@@ -287,43 +287,54 @@ func (r *Registry) handleRelease(_ context.Context, from mesh.Peer, payload []by
 	if m == nil || m.to != from.Node {
 		return notReleased, nil
 	}
+	answer, now := m.release()
+	if !now {
+		return answer, nil
+	}
+	u := m.user
+	time.AfterFunc(releaseKept, func() { r.moves.dropOut(m) })
+	r.places.Released(u.SID)
+	r.drop(u)
+	close(m.done)
+	r.afterwards(func() { // the new node waits for the answer
+		for _, f := range r.hooks.movedOut {
+			_ = r.guard.Do("moved out hook", func() { f(u) })
+		}
+		r.leftOpen()
+	})
+	return answer, nil
+}
+
+// release decides for the new node, unless the move was decided before. It returns
+// what that node is told, and whether the user left with this very answer.
+func (m *moveOut) release() (answer []byte, now bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch m.decision {
 	case released:
-		return m.data, nil
+		return m.data, false
 	case aborted:
-		return notReleased, nil
+		return notReleased, false
 	}
 	u := m.user
 	u.mu.Lock()
+	defer u.mu.Unlock()
 	if u.phase != open {
-		u.mu.Unlock()
 		m.decision = aborted
-		return notReleased, nil
+		return notReleased, false
 	}
 	b, err := u.releaseLocked(m.pending)
 	if err != nil {
-		u.mu.Unlock()
 		m.decision = aborted
 		m.stop()
-		return notReleased, nil
+		return notReleased, false
 	}
-	u.phase = ended
+	u.setPhaseLocked(ended)
 	u.link.Store(nil)
 	u.box.queue, u.box.ordered = nil, 0
 	u.dropParkedLocked()
-	u.mu.Unlock()
 	m.decision, m.data = released, b
-	time.AfterFunc(releaseKept, func() { r.moves.dropOut(m) })
-	r.places.Released(u.SID)
-	r.drop(u)
-	for _, f := range r.hooks.movedOut {
-		f(u)
-	}
-	r.leftOpen()
-	close(m.done)
-	return b, nil
+	return b, true
 }
 
 // releaseLocked encodes u as the new node takes it over.

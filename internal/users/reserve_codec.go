@@ -88,14 +88,16 @@ const (
 	Accepted   Refusal = 0
 	Draining   Refusal = 1 // shutting down or not started
 	Taken      Refusal = 2 // taken out by an operator or full by the game's own choice
-	Full       Refusal = 3 // no free place
+	Full       Refusal = 3 // full of players
 	WrongType  Refusal = 4 // the node has another type than the asker thinks
 	BadRequest Refusal = 5 // the request does not parse
 	InUse      Refusal = 6 // the given sid has a place here already
+	Memory     Refusal = 7 // the process is short of memory
+	Busy       Refusal = 8 // too many users are on their way here from other nodes
 )
 
 func (r Refusal) String() string {
-	names := [...]string{"accepted", "draining", "taken", "full", "wrong type", "bad request", "in use"}
+	names := [...]string{"accepted", "draining", "taken", "full", "wrong type", "bad request", "in use", "memory", "busy"}
 	if int(r) < len(names) {
 		return names[r]
 	}
