@@ -39,6 +39,15 @@ type Limits struct {
 	MaxUsers       int           `key:"maxUsers" min:"1" max:"10000000"` // places reserved or connected
 	ReservationTTL time.Duration `key:"reservationTTL" unit:"s" min:"5" max:"3600"`
 
+	// Of places that were reserved and nobody opened yet: past a limit the oldest of them goes.
+	ReservationsPerUser int           `key:"reservationsPerUser" min:"1" max:"1000"`
+	ReservationsMax     int           `key:"reservationsMax" min:"0" max:"10000000"`         // 0: a tenth of MaxUsers, at least 64
+	ReservationTTLMin   time.Duration `key:"reservationTTLMin" unit:"s" min:"5" max:"3600"`  // the TTL of the last that fits ReservationsMax
+	ReservedBytesMax    int           `key:"reservedBytesMax" min:"65536" max:"17179869184"` // of their initial properties, as encoded
+	// ArrivalsMax is how many users may be on their way here from other nodes at once; 0:
+	// a tenth of MaxUsers, at least 64.
+	ArrivalsMax int `key:"arrivalsMax" min:"0" max:"10000000"`
+
 	// Before the handshake, per second and in one burst.
 	HelloPerUser           int `key:"helloPerUser" min:"0" max:"1000000"`
 	HelloPerUserBurst      int `key:"helloPerUserBurst" min:"1" max:"1000000"`

@@ -43,13 +43,16 @@ func (a meshAdapter) Keep(nodes ...id.Node) { a.m.Keep(nodes...) }
 // startPlayers starts what a udp or tcp node is for: users, commands, rooms and the
 // transport they come in by.
 func (n *Node) startPlayers(ctx context.Context, s *stack) error {
+	l := n.limits()
 	var err error
 	n.users, err = users.New(users.Config{
-		Self:       n.marsNode.Self().Instance,
-		Endpoint:   n.PublicAddr,
-		Directory:  n.marsNode.Directory,
-		UsersMax:   n.limits().MaxUsers,
-		ReserveTTL: n.limits().ReservationTTL,
+		Self:      n.marsNode.Self().Instance,
+		Endpoint:  n.PublicAddr,
+		Directory: n.marsNode.Directory,
+		UsersMax:  l.MaxUsers, ArrivalsMax: l.ArrivalsMax,
+		ReservationsPerUser: l.ReservationsPerUser, ReservationsMax: l.ReservationsMax,
+		ReservedBytesMax: l.ReservedBytesMax,
+		ReserveTTL:       l.ReservationTTL, ReserveTTLMin: l.ReservationTTLMin,
 	}, n.mesh, n.log, n.reg)
 	if err != nil {
 		return err
