@@ -38,6 +38,7 @@ const (
 	delivered loss = iota
 	requestLost
 	replyLost
+	silent // no answer until the caller gives up
 )
 
 type fakeMesh struct {
@@ -63,6 +64,10 @@ func (m *fakeMesh) Request(ctx context.Context, to id.Node, cmd uint16, payload 
 	m.net.mu.Unlock()
 	if h == nil || what == requestLost {
 		return nil, mesh.ErrUnreachable
+	}
+	if what == silent {
+		<-ctx.Done()
+		return nil, mesh.ErrTimeout
 	}
 	b, err := h(ctx, mesh.Peer{Node: m.self}, payload)
 	if what == replyLost {

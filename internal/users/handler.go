@@ -61,7 +61,7 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 		r.finishMoveIn(b, u, link)
 	case first:
 		r.replaceOlder(u)
-		r.notify(u)
+		r.notify(notice{uid: u.ID, order: u.order})
 		for _, f := range r.hooks.opened {
 			_ = r.guard.Do("opened hook", func() { f(u) })
 		}
@@ -85,7 +85,7 @@ func (r *Registry) forget(u *User, code wire.CloseCode) {
 	u.setPhaseLocked(ended)
 	u.link.Store(nil)
 	u.dropParkedLocked()
-	u.box.queue, u.box.ordered = nil, 0
+	u.box.clear()
 	move, moveIn := u.move, u.moveIn
 	u.mu.Unlock()
 	if before == ended {

@@ -47,7 +47,7 @@ func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
 		}, []string{"direction", "result"}),
 		replaced:       counter("replaced_total", "Users ended because a newer sid of the same user id opened."),
 		noticesDropped: counter("notices_dropped_total", "Notices of opened users dropped because the queue was full."),
-		noticesFailed:  counter("notices_failed_total", "Notices of opened users that a node could not be told."),
+		noticesFailed:  counter("notices_failed_total", "Messages with notices of opened users that could not be sent to a node."),
 		unsent:         counter("unreliable_unsent_total", "Unreliable messages dropped because their user had no connection."),
 		panics:         counter("handler_panics_total", "Functions on executors and hooks that panicked."),
 	}

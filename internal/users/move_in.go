@@ -18,11 +18,17 @@ import (
 // long before, and gets a place that ends sooner than it asked for, which is safe.
 const offerTTLMax = 30 * time.Second
 
+// arrivalBytesMax bounds the states of all users on the way here, in bytes. One may take
+// a quarter of what is left of it: so few with much can't keep out the many with little
+// (Choudhury and Hahne, dynamic queue length thresholds).
+const arrivalBytesMax = 64 << 20
+
 // moveIn is a user on the way here, as the new node sees it.
 type moveIn struct {
-	id   moveID
-	user *User
-	from id.Node
+	id    moveID
+	user  *User
+	from  id.Node
+	bytes int // of the state that came along
 }
 
 // handleOffer answers mesh.CmdMoveOffer: it reserves a place under the same sid.
@@ -45,7 +51,7 @@ func (r *Registry) handleOffer(_ context.Context, from mesh.Peer, payload []byte
 		ID: o.uid, SID: o.creds.SID, registry: r, movedIn: true, phase: incoming,
 		order: order{o.issued, digestOf(o.creds.SID)},
 	}
-	u.moveIn = &moveIn{id: o.id, user: u, from: from.Node}
+	u.moveIn = &moveIn{id: o.id, user: u, from: from.Node, bytes: len(o.state)}
 	refused, err := r.admitMoved(u, transport.Reservation{
 		Credentials: o.creds, UID: o.uid, Owner: u, State: state,
 		TTL:     min(max(o.ttl, time.Millisecond), offerTTLMax), // zero would mean the transport's own
@@ -75,10 +81,19 @@ func (r *Registry) takeOver(ctx context.Context, u *User) error {
 	if err != nil {
 		return fmt.Errorf("take over user %q from %v: %w: %w", string(u.ID), in.from, err, transport.ErrRevoked)
 	}
+	u.takeData(data)
+	if err := r.mesh.Send(ctx, in.from, mesh.CmdMoveDone, in.id.marshal()); err != nil {
+		r.log.Debug().Err(err).Stringer("peer", in.from).Msg("old node not told that a user has arrived")
+	}
+	return nil
+}
+
+// takeData makes u the user that the old node gave up.
+func (u *User) takeData(data moveData) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.phase != incoming {
-		return nil // asked twice, or ended meanwhile
+		return // asked twice, or ended meanwhile
 	}
 	u.setPhaseLocked(arrived)
 	u.props.encoded = bytes.Clone(data.props) // the message they are in is far larger
@@ -91,7 +106,9 @@ func (r *Registry) takeOver(ctx context.Context, u *User) error {
 	// commands that came along.
 	u.box.frozen = true
 	u.box.queue, u.box.ordered = data.commands, len(data.commands)
-	return nil
+	for _, t := range data.commands {
+		u.box.bytes += len(t.m.Payload)
+	}
 }
 
 // finishMoveIn runs when the client of a user from another node is here: first
@@ -136,10 +153,11 @@ func (v *moves) addIn(m *moveIn, limit int) Refusal {
 	switch {
 	case v.arriving[m.id] != nil:
 		return InUse
-	case len(v.arriving) >= limit:
+	case len(v.arriving) >= limit, m.bytes > (arrivalBytesMax-v.bytesIn)/4:
 		return Busy
 	}
 	v.arriving[m.id] = m
+	v.bytesIn += m.bytes
 	return Accepted
 }
 
@@ -148,6 +166,7 @@ func (v *moves) dropIn(m *moveIn) {
 	defer v.mu.Unlock()
 	if v.arriving[m.id] == m {
 		delete(v.arriving, m.id)
+		v.bytesIn -= m.bytes
 	}
 }
 

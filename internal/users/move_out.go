@@ -21,7 +21,7 @@ const (
 	moveSlack    = 2 * time.Second        // the reservation there outlives the client's deadline by this
 	abortRetry   = 500 * time.Millisecond // between two attempts to have the new node give up
 	abortTimeout = time.Second
-	releaseKept  = 30 * time.Second // a granted release is answered again for this long
+	releaseKept  = 30 * time.Second // a granted release is answered again for this long at most
 )
 
 // ErrMoving means the user can't be moved now: it is being moved already, is not
@@ -188,7 +188,8 @@ func (r *Registry) offer(ctx context.Context, m *moveOut, state []byte) (moveRep
 		reply, err = parseMoveReply(b)
 	}
 	if err == nil && reply.refused != Accepted {
-		err = fmt.Errorf("refused: %v", reply.refused)
+		m.abort() // and there is nothing to give up
+		return moveReply{}, time.Time{}, fmt.Errorf("offer: refused: %v", reply.refused)
 	}
 	if err != nil {
 		if m.abort() {
@@ -261,7 +262,7 @@ func (r *Registry) thaw(u *User, m *moveOut) {
 	if !m.abort() {
 		return
 	}
-	r.moves.dropOut(m)
+	r.moves.dropOut(m.id)
 	r.places.Thaw(u.SID)
 	b := r.NewBatch()
 	u.mu.Lock()
@@ -292,7 +293,7 @@ func (r *Registry) handleRelease(_ context.Context, from mesh.Peer, payload []by
 		return answer, nil
 	}
 	u := m.user
-	time.AfterFunc(releaseKept, func() { r.moves.dropOut(m) })
+	time.AfterFunc(releaseKept, func() { r.moves.dropOut(mid) }) // which holds on to no more than the id
 	r.places.Released(u.SID)
 	r.drop(u)
 	close(m.done)
@@ -303,6 +304,30 @@ func (r *Registry) handleRelease(_ context.Context, from mesh.Peer, payload []by
 		r.leftOpen()
 	})
 	return answer, nil
+}
+
+// handleDone takes mesh.CmdMoveDone: the new node has the user's data and will not ask
+// for it again. Without it the data waits for releaseKept.
+func (r *Registry) handleDone(_ context.Context, from mesh.Peer, payload []byte) ([]byte, error) {
+	mid, err := parseMoveID(payload)
+	if err != nil {
+		return nil, err
+	}
+	if m := r.moves.out(mid); m != nil && m.to == from.Node && m.forgetData() {
+		r.moves.dropOut(m.id)
+	}
+	return nil, nil
+}
+
+// forgetData drops what was released; false when nothing was.
+func (m *moveOut) forgetData() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.decision != released {
+		return false
+	}
+	m.data = notReleased
+	return true
 }
 
 // release decides for the new node, unless the move was decided before. It returns
@@ -331,7 +356,7 @@ func (m *moveOut) release() (answer []byte, now bool) {
 	}
 	u.setPhaseLocked(ended)
 	u.link.Store(nil)
-	u.box.queue, u.box.ordered = nil, 0
+	u.box.clear()
 	u.dropParkedLocked()
 	m.decision, m.data = released, b
 	return b, true
@@ -361,6 +386,7 @@ type moves struct {
 	mu       sync.Mutex
 	outgoing map[moveID]*moveOut
 	arriving map[moveID]*moveIn
+	bytesIn  int // states of those arriving
 	closed   chan struct{}
 	close    func()
 }
@@ -377,10 +403,10 @@ func (v *moves) addOut(m *moveOut) {
 	v.outgoing[m.id] = m
 }
 
-func (v *moves) dropOut(m *moveOut) {
+func (v *moves) dropOut(mid moveID) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	delete(v.outgoing, m.id)
+	delete(v.outgoing, mid)
 }
 
 func (v *moves) out(mid moveID) *moveOut {

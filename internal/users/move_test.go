@@ -85,6 +85,9 @@ func TestMove(t *testing.T) {
 		if !u.Gone() || a.CCU() != 0 || b.CCU() != 1 || a.BySID(u.SID) != nil || len(a.endCodes()) != 0 {
 			t.Errorf("gone %v, ccu %d and %d, ended %v", u.Gone(), a.CCU(), b.CCU(), a.endCodes())
 		}
+		if len(a.moves.outgoing) != 0 {
+			t.Error("the old node keeps what it released, although it has arrived")
+		}
 		if out.Load() != 1 || in.Load() != 1 {
 			t.Errorf("hooks ran %d times there and %d times here", out.Load(), in.Load())
 		}
@@ -268,4 +271,54 @@ func assertOneOwner(t *testing.T, seed uint64, a, b *node, u *User) {
 	if here && there {
 		t.Fatalf("seed %d: two owners", seed)
 	}
+}
+
+// What was released is answered again until its arrival is known, which only the node
+// that got it can say.
+func TestReleasedDataIsKeptUntilItHasArrived(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork()
+		a, b, u, _, result, stop := moving(t, net)
+		defer stop()
+		net.setCut(func(_, _ id.Node, cmd uint16) loss {
+			if cmd == mesh.CmdMoveDone {
+				return requestLost
+			}
+			return delivered
+		})
+		a.serve(u, cmdMove, "join")
+		synctest.Wait()
+		mid := b.BySID(u.SID).moveIn.id
+		done := func(from id.Node) {
+			if _, err := a.handleDone(t.Context(), peer(from), mid.marshal()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		release := func() bool {
+			answer, err := a.handleRelease(t.Context(), peer(b.cfg.Self.Node), mid.marshal())
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, released, err := parseMoveData(answer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return released
+		}
+		done(b.cfg.Self.Node) // before anything was released
+		b.places.connect(u.SID, true)
+		synctest.Wait()
+		if err := <-result; err != nil {
+			t.Fatal(err)
+		}
+		if done("somebody else"); !release() {
+			t.Error("a released user is not answered again")
+		}
+		if done(b.cfg.Self.Node); release() {
+			t.Error("the data is kept although it has arrived")
+		}
+		if len(a.moves.outgoing) != 0 {
+			t.Error("the move is kept")
+		}
+	})
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
@@ -18,11 +17,8 @@ const (
 	// and still count as opened at the same time, for which order decides.
 	concurrentMax = 2 * time.Second
 
-	noticesMax     = 4096 // waiting; one more is dropped and counted
-	noticesPerSend = 256
+	noticesPerSend = 256 // in one message
 	noticeLayout   = 1
-	noticeTimeout  = 2 * time.Second
-	noticeParallel = 16 // nodes told at the same time
 )
 
 // notice says that a sid of a user id has opened.
@@ -118,77 +114,6 @@ func (r *Registry) endReplaced(u *User) {
 	}
 }
 
-// notify queues a notice for every other node.
-func (r *Registry) notify(u *User) { r.queue(notice{uid: u.ID, order: u.order}) }
-
-func (r *Registry) queue(n notice) {
-	select {
-	case r.notices <- n:
-	default:
-		r.metrics.noticesDropped.Inc()
-	}
-}
-
-// announce sends queued notices until ctx ends, as many at a time as have gathered.
-func (r *Registry) announce(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case n := <-r.notices:
-			r.announceBatch(ctx, n)
-		}
-	}
-}
-
-func (r *Registry) announceBatch(ctx context.Context, n notice) {
-	all := []byte{noticeLayout}
-	for count := 0; ; count++ {
-		if n.to != "" {
-			r.tell(ctx, n.to, appendNotice([]byte{noticeLayout}, n))
-		} else {
-			all = appendNotice(all, n)
-		}
-		if count+1 < noticesPerSend {
-			select {
-			case n = <-r.notices:
-				continue
-			default:
-			}
-		}
-		break
-	}
-	if len(all) > 1 {
-		r.tellAll(ctx, all)
-	}
-}
-
-// tellAll sends a message to every other node that can have users.
-func (r *Registry) tellAll(ctx context.Context, b []byte) {
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, noticeParallel)
-	for _, m := range r.cfg.Directory().Members {
-		if m.Node == r.cfg.Self.Node || m.Role != "udp" && m.Role != "tcp" {
-			continue
-		}
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			r.tell(ctx, m.Node, b)
-		})
-	}
-	wg.Wait()
-}
-
-func (r *Registry) tell(ctx context.Context, to id.Node, b []byte) {
-	ctx, cancel := context.WithTimeout(ctx, noticeTimeout)
-	defer cancel()
-	if err := r.mesh.Send(ctx, to, mesh.CmdUserOpened, b); err != nil {
-		r.metrics.noticesFailed.Inc()
-		r.log.Debug().Err(err).Stringer("peer", to).Msg("notice of an opened user was not delivered")
-	}
-}
-
 // handleNotices answers mesh.CmdUserOpened.
 func (r *Registry) handleNotices(_ context.Context, from mesh.Peer, payload []byte) ([]byte, error) {
 	all, err := parseNotices(payload)
@@ -222,7 +147,7 @@ func (r *Registry) loses(u *User, n notice, from id.Node) bool {
 	case older, isOpen && since > concurrentMax:
 		return true
 	case isOpen:
-		r.queue(notice{uid: u.ID, order: u.order, to: from})
+		r.notify(notice{uid: u.ID, order: u.order, to: from})
 	}
 	return false
 }

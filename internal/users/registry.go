@@ -158,7 +158,7 @@ type Registry struct {
 	state   atomic.Uint32 // a mars.State
 	count   atomic.Int64  // users with a place
 	opened  atomic.Int64  // of them, those who were connected
-	notices chan notice
+	notices noticeQueue
 
 	randMu sync.Mutex // guards cfg.Rand and issued
 	issued int64      // newest order.issued
@@ -188,12 +188,13 @@ func New(cfg Config, m Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Re
 		return nil, err
 	}
 	r := &Registry{
-		cfg: cfg, mesh: m, log: log, notices: make(chan notice, noticesMax), empty: make(chan struct{}),
+		cfg: cfg, mesh: m, log: log, empty: make(chan struct{}),
 		newBatch: func() *transport.Batch { return nil },
 	}
 	r.metrics = newMetrics(reg, r)
 	r.guard = guard.New(log, r.metrics.panics)
 	r.unopened.init()
+	r.notices.init()
 	r.enders.max, r.enders.spawn = endersMax, r.spawn
 	r.hookers.max, r.hookers.spawn = hookersMax, r.spawn
 	r.users.init()
@@ -204,6 +205,7 @@ func New(cfg Config, m Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Re
 	m.Handle(mesh.CmdMoveOffer, r.handleOffer)
 	m.Handle(mesh.CmdMoveRelease, r.handleRelease)
 	m.Handle(mesh.CmdMoveAbort, r.handleAbort)
+	m.Handle(mesh.CmdMoveDone, r.handleDone)
 	return r, nil
 }
 

@@ -242,6 +242,43 @@ func TestExecutorRunsInOrderAndIsBounded(t *testing.T) {
 	})
 }
 
+// What waits for a handler that is stuck is bounded in bytes too; one large command
+// always fits.
+func TestMailboxIsBoundedInBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1")
+		defer stop()
+		n := nodes[0]
+		u, _ := n.login(t, "u")
+		gate := make(chan struct{})
+		n.commands.run = func(*User, wire.Message) { <-gate }
+		post := func(size int) error {
+			return u.Post(wire.Message{Ver: 2, Cmd: 9, Payload: make([]byte, size)}, reliable.Reliable)
+		}
+		if err := post(10); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // it runs
+		if err := post(mailboxBytesMax); err != nil {
+			t.Errorf("the largest: %v", err)
+		}
+		if err := post(1); !errors.Is(err, ErrBusy) {
+			t.Errorf("one more byte: %v", err)
+		}
+		close(gate)
+		synctest.Wait()
+		if err := post(1); err != nil {
+			t.Errorf("after all ran: %v", err)
+		}
+		synctest.Wait()
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if u.box.bytes != 0 {
+			t.Errorf("an empty mailbox has %d bytes", u.box.bytes)
+		}
+	})
+}
+
 func TestDoSurvivesPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1")
