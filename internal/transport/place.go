@@ -180,7 +180,9 @@ func (ps *Places) Reserve(r Reservation) (*Place, error) {
 
 // Cancel drops a place that no client has opened here, without telling the
 // Handler. It returns false when there is none, a client is opening it now, or the
-// old node of a moved user has let go of it.
+// old node of a moved user has let go of it. A place is being opened from the moment a
+// Confirm for it is accepted, also while Handler.Opened has not been called yet: of
+// Cancel and that Confirm one wins, and a client that was let in stays.
 func (ps *Places) Cancel(sid id.SID) bool {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
