@@ -52,6 +52,13 @@ type Limits struct {
 	BytesPerSecond   int `key:"bytesPerSecond" min:"0" max:"67107840"`
 	BytesBurst       int `key:"bytesBurst" min:"2048" max:"1073741824"`
 
+	// Of one user, whatever the connection: commands, and what built-in ones make others
+	// receive (messages times receivers).
+	CommandsPerSecond   int `key:"commandsPerSecond" min:"0" max:"1000000"`
+	CommandsBurst       int `key:"commandsBurst" min:"1" max:"1000000"`
+	DeliveriesPerSecond int `key:"deliveriesPerSecond" min:"0" max:"1000000000"`
+	DeliveriesBurst     int `key:"deliveriesBurst" min:"1" max:"1000000000"`
+
 	// Waiting to be sent to one client.
 	SendQueueMessages int `key:"sendQueueMessages" min:"1" max:"1000000"`
 	SendQueueBytes    int `key:"sendQueueBytes" min:"2048" max:"1073741824"`

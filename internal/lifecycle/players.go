@@ -50,6 +50,7 @@ func (n *Node) startPlayers(ctx context.Context, s *stack) error {
 		Directory:  n.marsNode.Directory,
 		UsersMax:   n.limits().MaxUsers,
 		ReserveTTL: n.limits().ReservationTTL,
+		Budget:     n.budget(),
 	}, n.mesh, n.log, n.reg)
 	if err != nil {
 		return err
@@ -76,6 +77,15 @@ func (n *Node) limits() config.Limits {
 		return n.cfg.TCP.Limits
 	}
 	return n.cfg.UDP.Limits
+}
+
+// budget is what each user may have the node do.
+func (n *Node) budget() users.Budget {
+	l := n.limits()
+	return users.Budget{
+		CommandsPerSec: unlimited(l.CommandsPerSecond), CommandsBurst: l.CommandsBurst,
+		DeliveriesPerSec: unlimited(l.DeliveriesPerSecond), DeliveriesBurst: l.DeliveriesBurst,
+	}
 }
 
 // listenPlayers binds the public port and finds the address players are told.

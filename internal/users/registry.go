@@ -76,6 +76,7 @@ type Config struct {
 	MailboxMax   int           // commands that wait for one user's executor; zero means 64
 	ReserveTTL   time.Duration // a reserved place expires unopened; zero means 60 s
 	MoveDeadline time.Duration // a client has this long to reach the node it is moved to; zero means 5 s
+	Budget       Budget        // what a client may have the node do
 	CloseMax     time.Duration // Run waits this long for handlers when it ends; zero means 5 s
 	Rand         io.Reader     // makes sids and keys; nil means crypto/rand
 }
@@ -121,6 +122,7 @@ type Registry struct {
 	places   Places
 	newBatch func() *transport.Batch
 	hooks    hooks
+	budgets  budgets
 
 	users   table
 	state   atomic.Uint32 // a mars.State
@@ -160,6 +162,7 @@ func New(cfg Config, m Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Re
 		newBatch: func() *transport.Batch { return nil },
 	}
 	r.metrics = newMetrics(reg, r)
+	r.budgets = newBudgets(cfg.Budget, reg)
 	r.users.init()
 	r.moves.init()
 	r.state.Store(uint32(mars.Offline))

@@ -70,6 +70,7 @@ type User struct {
 
 	link    atomic.Pointer[Link] // nil while not connected
 	parking atomic.Bool          // Send must go through park: see there
+	budget  budget
 
 	mu          sync.Mutex // guards the fields below; taken after a room's lock, before a Conn's
 	phase       phase

@@ -274,7 +274,7 @@ func (e *Engine) enter(r *room, u *users.User, message []byte, answer func(b *tr
 	}
 	err := e.joinAllowed(r.id, u)
 	if err == nil {
-		_, err = e.step(nil, r, input{Op: OpJoin, User: u.ID, Link: u, Message: message}, answer)
+		_, err = e.step(nil, r, input{Op: OpJoin, By: u, User: u.ID, Link: u, Message: message}, answer)
 	}
 	if err != nil {
 		e.unclaim(u, r)
@@ -307,7 +307,11 @@ func (e *Engine) step(b *transport.Batch, r *room, in input, answer func(*transp
 	if in.Op == OpTick {
 		r.wake = time.Time{} // most likely its timer fired
 	}
-	r.m.Step(time.Now(), in, &s.out)
+	now := time.Now()
+	r.m.Step(now, in, &s.out)
+	if in.By != nil {
+		in.By.Delivered(now, s.out.Deliveries)
+	}
 	if answer != nil && s.out.Err == nil {
 		answer(b)
 	}

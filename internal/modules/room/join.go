@@ -54,6 +54,10 @@ func (e *Engine) onJoin(q *Request) error {
 	if err != nil {
 		return ErrMissingID
 	}
+	// Who may join may leave, which is never refused: so it is the join that waits.
+	if err := mayPush(q); err != nil {
+		return e.count(here, err)
+	}
 	if node != e.self {
 		return e.count(elsewhere, e.joinElsewhere(q, rid, node))
 	}
@@ -231,6 +235,9 @@ func (e *Engine) onRandomJoin(q *Request) error {
 	s.Random = true
 	if e.roomOf(q.User()) != nil {
 		return ErrIn
+	}
+	if err := mayPush(q); err != nil {
+		return e.count(here, err)
 	}
 	err := e.enterRandom(q, s, message, false)
 	if !errors.Is(err, ErrNotFound) {
