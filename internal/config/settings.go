@@ -148,5 +148,11 @@ type HealthCheck struct {
 
 // Room is shared/room.json.
 type Room struct {
-	MaxMembers int `key:"maxMembers" min:"2" max:"1000"` // largest room that may be created
+	MaxMembers int           `key:"maxMembers" min:"2" max:"1000"`          // largest room that may be created
+	MaxRooms   int           `key:"maxRooms" min:"1" max:"10000000"`        // on a node; then those go that nobody is in, the longest empty first
+	MaxTTL     time.Duration `key:"maxTTL" unit:"s" min:"10" max:"65535"`   // of a room that a client made and nobody is in
+	EmptyRooms int           `key:"emptyRoomsPerUser" min:"1" max:"100000"` // of one maker, on a node
+	// CreatesPerSecond is how many rooms a user makes, or looks for on other nodes; 0 is unlimited.
+	CreatesPerSecond int `key:"createsPerSecond" min:"0" max:"1000000"`
+	CreatesBurst     int `key:"createsBurst" min:"1" max:"1000000"`
 }

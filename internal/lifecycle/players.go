@@ -56,7 +56,10 @@ func (n *Node) startPlayers(ctx context.Context, s *stack) error {
 		return err
 	}
 	commands := router.New[*users.User](router.Config{StructErrors: n.cfg.Env.StructErr}, n.log, n.reg)
-	n.rooms, err = room.New(room.Config{MembersMax: n.cfg.Room.MaxMembers}, n.users, commands, n.mesh, n.log, n.reg)
+	n.rooms, err = room.New(room.Config{
+		MembersMax: n.cfg.Room.MaxMembers, RoomsMax: n.cfg.Room.MaxRooms,
+		EmptyMax: n.cfg.Room.EmptyRooms, TTLMax: n.cfg.Room.MaxTTL,
+	}, n.users, commands, n.mesh, n.log, n.reg)
 	if err != nil {
 		return err
 	}
@@ -85,6 +88,7 @@ func (n *Node) budget() users.Budget {
 	return users.Budget{
 		CommandsPerSec: unlimited(l.CommandsPerSecond), CommandsBurst: l.CommandsBurst,
 		DeliveriesPerSec: unlimited(l.DeliveriesPerSecond), DeliveriesBurst: l.DeliveriesBurst,
+		CreatesPerSec: unlimited(n.cfg.Room.CreatesPerSecond), CreatesBurst: n.cfg.Room.CreatesBurst,
 	}
 }
 

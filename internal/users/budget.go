@@ -21,6 +21,9 @@ type Budget struct {
 	// What built-in commands make others receive: messages times receivers. Zero means
 	// 25,000 and 50,000, one member of the largest room at 25 messages a second.
 	DeliveriesPerSec, DeliveriesBurst int
+	// Rooms and the like that a client makes, or looks for on other nodes. Zero means 2
+	// and 10.
+	CreatesPerSec, CreatesBurst int
 }
 
 func (b Budget) withDefaults() Budget {
@@ -28,6 +31,8 @@ func (b Budget) withDefaults() Budget {
 	b.CommandsBurst = cmp.Or(b.CommandsBurst, 2048)
 	b.DeliveriesPerSec = cmp.Or(b.DeliveriesPerSec, 25_000)
 	b.DeliveriesBurst = cmp.Or(b.DeliveriesBurst, 50_000)
+	b.CreatesPerSec = cmp.Or(b.CreatesPerSec, 2)
+	b.CreatesBurst = cmp.Or(b.CreatesBurst, 10)
 	return b
 }
 
@@ -45,11 +50,11 @@ const (
 
 // budgets is what users are charged against: the same for all of a node.
 type budgets struct {
-	epoch                                time.Time // of the buckets' clock
-	commands, deliveries, refuse, exempt limit.Rate
-	spentCommands, spentDeliveries       int // what a user from another node has spent already
+	epoch                                         time.Time // of the buckets' clock
+	commands, deliveries, creates, refuse, exempt limit.Rate
+	spentCommands, spentDeliveries                int // what a user from another node has spent already
 
-	overCommands, overDeliveries, untold prometheus.Counter
+	overCommands, overDeliveries, overCreates, untold prometheus.Counter
 }
 
 func newBudgets(c Budget, reg prometheus.Registerer) budgets {
@@ -62,12 +67,14 @@ func newBudgets(c Budget, reg prometheus.Registerer) budgets {
 		epoch:           time.Now(),
 		commands:        limit.NewRate(c.CommandsPerSec, c.CommandsBurst),
 		deliveries:      limit.NewRate(c.DeliveriesPerSec, c.DeliveriesBurst),
+		creates:         limit.NewRate(c.CreatesPerSec, c.CreatesBurst),
 		refuse:          limit.NewRate(refusalsPerSec, refusalsBurst),
 		exempt:          limit.NewRate(exemptPerSec, exemptBurst),
 		spentCommands:   c.CommandsBurst - c.CommandsBurst/movedInPart,
 		spentDeliveries: c.DeliveriesBurst - c.DeliveriesBurst/movedInPart,
 		overCommands:    over.WithLabelValues("commands"),
 		overDeliveries:  over.WithLabelValues("deliveries"),
+		overCreates:     over.WithLabelValues("creates"),
 		untold:          over.WithLabelValues("refusals"),
 	}
 }
@@ -110,7 +117,7 @@ func (b *bucket) positive(now int64, r limit.Rate) bool {
 }
 
 // budget is what is left of one user's.
-type budget struct{ commands, deliveries, refuse, exempt bucket }
+type budget struct{ commands, deliveries, creates, refuse, exempt bucket }
 
 // spendMoved makes u begin as one who has spent most of it.
 func (u *User) spendMoved() {
@@ -150,6 +157,16 @@ func (u *User) Delivered(now time.Time, n int) {
 		s := &u.registry.budgets
 		u.budget.deliveries.force(int64(now.Sub(s.epoch)), s.deliveries, n)
 	}
+}
+
+// ChargeCreate takes one from what u's client may make, or look for on other nodes.
+func (u *User) ChargeCreate(b *transport.Batch) bool {
+	s := &u.registry.budgets
+	if u.budget.creates.take(s.now(b), s.creates) {
+		return true
+	}
+	s.overCreates.Inc()
+	return false
 }
 
 // MayRefuse reports whether u is told that something was refused for its rate.

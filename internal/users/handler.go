@@ -51,6 +51,9 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 	u.unparkLocked(b, link)
 	revoked := u.revoked
 	u.mu.Unlock()
+	if !first {
+		r.tellPresence(u)
+	}
 	switch {
 	case revoked:
 		r.end(u, wire.CloseReplaced, "a newer sid of this user is open")
@@ -66,7 +69,10 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 }
 
 // UserLost is [Registry.Lost]: u may come back.
-func (r *Registry) UserLost(u *User) { u.link.Store(nil) }
+func (r *Registry) UserLost(u *User) {
+	u.link.Store(nil)
+	r.tellPresence(u)
+}
 
 // UserEnded is [Registry.Ended]: the end of u on this node. The hooks run in a goroutine of their
 // own: this may be called while the caller of Send holds a room's lock.

@@ -148,6 +148,7 @@ type hooks struct {
 	ended    []func(*User, wire.CloseCode)
 	movedIn  []func(*User)
 	movedOut []func(*User)
+	presence []func(*User)
 }
 
 // New makes a registry and registers its commands at the mesh. It takes no user
@@ -203,6 +204,17 @@ func (r *Registry) OnMovedIn(f func(*User)) { r.hooks.movedIn = append(r.hooks.m
 // OnMovedOut adds a function that is called when another node owns the user.
 // OnEnded is not called for them.
 func (r *Registry) OnMovedOut(f func(*User)) { r.hooks.movedOut = append(r.hooks.movedOut, f) }
+
+// OnPresence adds a function that is called when a user's connection was lost, or came
+// back: [User.Connected] says which by now. It may be called while connections are
+// locked, so that it takes note and returns.
+func (r *Registry) OnPresence(f func(*User)) { r.hooks.presence = append(r.hooks.presence, f) }
+
+func (r *Registry) tellPresence(u *User) {
+	for _, f := range r.hooks.presence {
+		f(u)
+	}
+}
 
 // Self returns the node the registry is on.
 func (r *Registry) Self() mars.Instance { return r.cfg.Self }

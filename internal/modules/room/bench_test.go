@@ -41,7 +41,7 @@ func crowd(tb testing.TB) (broadcast func(), stop func()) {
 		u := n.users.BySID(reply.SID)
 		n.users.UserOpened(nil, u, nowhere{}, false)
 		if r == nil {
-			if r, err = n.rooms.create(Settings{MembersMax: 100, EmptyTTL: time.Minute}); err != nil {
+			if r, err = n.rooms.create(Settings{MembersMax: 100, EmptyTTL: time.Minute}, "", false); err != nil {
 				tb.Fatal(err)
 			}
 		}

@@ -60,7 +60,7 @@ func newArena(t *testing.T, size int, s Settings) *arena {
 	t.Cleanup(c.stop)
 	a := &arena{node: c.nodes[0], t: t}
 	s.MembersMax, s.EmptyTTL = MembersMax, time.Minute
-	r, err := a.rooms.create(s)
+	r, err := a.rooms.create(s, "", true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,11 +54,16 @@ func (e *Engine) onCreate(q *Request, random bool) error {
 	if p.err != nil {
 		return p.err
 	}
+	s = e.limited(s)
 	s.Random = random
 	if join && e.roomOf(q.User()) != nil {
 		return ErrNew
 	}
-	r, err := e.create(s)
+	if err := mayMake(q); err != nil {
+		e.metrics.creates.WithLabelValues(refusedRate).Inc()
+		return err
+	}
+	r, err := e.create(s, q.User().ID, !join)
 	if err != nil {
 		return err
 	}
@@ -91,7 +96,7 @@ func (e *Engine) local(q *Request) (*room, payload, error) {
 		return nil, p, p.err
 	}
 	e.mu.RLock()
-	r := e.rooms[id.Room(rid)] // a conversion inside a lookup costs no allocation
+	r := e.index.rooms[id.Room(rid)] // a conversion inside a lookup costs no allocation
 	e.mu.RUnlock()
 	if r != nil {
 		return r, p, nil

@@ -81,6 +81,7 @@ const (
 	OpCancel              // User (empty: the server), To
 	OpHold                // User, Until
 	OpUnhold              // User
+	OpEvict               // ends the room if nobody is in it or on the way, else ErrIn
 	OpDiscard             // User, Message: what OpLeave with Lost pushes for this member
 )
 
@@ -118,6 +119,7 @@ type Output[L any] struct {
 	Value  int64     // OpIncr: the sum
 	Pushes []Push[L] // in order; of OpJoin, after the answer to the one who joins
 	Left   []L       // members who are out now
+	Unheld []id.UID  // users for whom no seat is held any more, joined or not
 	// Deliveries is what this input makes others receive, at once or merged later: pushes
 	// times receivers, without merged ones of earlier inputs.
 	Deliveries int
@@ -135,7 +137,8 @@ func (o *Output[L]) reset() {
 	clear(o.Pushes)
 	clear(o.Left)
 	clear(o.links)
-	*o = Output[L]{Pushes: o.Pushes[:0], Left: o.Left[:0], bytes: o.bytes[:0], links: o.links[:0]}
+	clear(o.Unheld)
+	*o = Output[L]{Pushes: o.Pushes[:0], Left: o.Left[:0], Unheld: o.Unheld[:0], bytes: o.bytes[:0], links: o.links[:0]}
 }
 
 // size is how much memory the output holds on to, about, in bytes.
@@ -190,7 +193,7 @@ func (m *Machine[L]) Step(now time.Time, in Input[L], out *Output[L]) {
 	if !m.flushAt.IsZero() && !now.Before(m.flushAt) {
 		m.flush(out)
 	}
-	m.dropExpiredHolds(now)
+	m.dropExpiredHolds(now, out)
 	owner := m.owner
 	out.Err = m.apply(now, in, out)
 	if m.owner != owner {
@@ -227,7 +230,12 @@ func (m *Machine[L]) apply(now time.Time, in Input[L], out *Output[L]) error {
 	case OpHold:
 		return m.hold(in)
 	case OpUnhold:
-		delete(m.holds, in.User)
+		m.unhold(in.User, out)
+	case OpEvict:
+		if len(m.members) > 0 || len(m.holds) > 0 {
+			return ErrIn
+		}
+		m.closed = true
 	case OpDiscard:
 		return m.setDiscard(in)
 	}
@@ -249,7 +257,7 @@ func (m *Machine[L]) join(in Input[L], out *Output[L]) error {
 	if m.find(in.User) >= 0 {
 		return ErrIn
 	}
-	if !m.takeSeat(in.User) {
+	if !m.takeSeat(in.User, out) {
 		return ErrFull
 	}
 	m.flush(out)
@@ -304,6 +312,9 @@ func (m *Machine[L]) delete(in Input[L], out *Output[L]) error {
 	out.Deliveries += m.push(out, CmdLeave, reliable.Reliable, in.Message, -1)
 	for _, member := range m.members {
 		out.Left = append(out.Left, member.Link)
+	}
+	for user := range m.holds {
+		m.unhold(user, out)
 	}
 	m.members, m.owner, m.closed = nil, "", true
 	return nil
