@@ -61,6 +61,13 @@ type Limits struct {
 	BytesPerSecond   int `key:"bytesPerSecond" min:"0" max:"67107840"`
 	BytesBurst       int `key:"bytesBurst" min:"2048" max:"1073741824"`
 
+	// Of one user, whatever the connection: commands, and what built-in ones make others
+	// receive (messages times receivers).
+	CommandsPerSecond   int `key:"commandsPerSecond" min:"0" max:"1000000"`
+	CommandsBurst       int `key:"commandsBurst" min:"1" max:"1000000"`
+	DeliveriesPerSecond int `key:"deliveriesPerSecond" min:"0" max:"1000000000"`
+	DeliveriesBurst     int `key:"deliveriesBurst" min:"1" max:"1000000000"`
+
 	// Waiting to be sent to one client.
 	SendQueueMessages int `key:"sendQueueMessages" min:"1" max:"1000000"`
 	SendQueueBytes    int `key:"sendQueueBytes" min:"2048" max:"1073741824"`
@@ -150,5 +157,11 @@ type HealthCheck struct {
 
 // Room is shared/room.json.
 type Room struct {
-	MaxMembers int `key:"maxMembers" min:"2" max:"1000"` // largest room that may be created
+	MaxMembers int           `key:"maxMembers" min:"2" max:"1000"`          // largest room that may be created
+	MaxRooms   int           `key:"maxRooms" min:"1" max:"10000000"`        // on a node; then those go that nobody is in, the longest empty first
+	MaxTTL     time.Duration `key:"maxTTL" unit:"s" min:"10" max:"65535"`   // of a room that a client made and nobody is in
+	EmptyRooms int           `key:"emptyRoomsPerUser" min:"1" max:"100000"` // of one maker, on a node
+	// CreatesPerSecond is how many rooms a user makes, or looks for on other nodes; 0 is unlimited.
+	CreatesPerSecond int `key:"createsPerSecond" min:"0" max:"1000000"`
+	CreatesBurst     int `key:"createsBurst" min:"1" max:"1000000"`
 }

@@ -53,12 +53,16 @@ func (n *Node) startPlayers(ctx context.Context, s *stack) error {
 		ReservationsPerUser: l.ReservationsPerUser, ReservationsMax: l.ReservationsMax,
 		ReservedBytesMax: l.ReservedBytesMax,
 		ReserveTTL:       l.ReservationTTL, ReserveTTLMin: l.ReservationTTLMin,
+		Budget: n.budget(),
 	}, n.mesh, n.log, n.reg)
 	if err != nil {
 		return err
 	}
 	commands := router.New[*users.User](router.Config{StructErrors: n.cfg.Env.StructErr}, n.log, n.reg)
-	n.rooms, err = room.New(room.Config{MembersMax: n.cfg.Room.MaxMembers}, n.users, commands, n.mesh, n.log, n.reg)
+	n.rooms, err = room.New(room.Config{
+		MembersMax: n.cfg.Room.MaxMembers, RoomsMax: n.cfg.Room.MaxRooms,
+		EmptyMax: n.cfg.Room.EmptyRooms, TTLMax: n.cfg.Room.MaxTTL,
+	}, n.users, commands, n.mesh, n.log, n.reg)
 	if err != nil {
 		return err
 	}
@@ -79,6 +83,16 @@ func (n *Node) limits() config.Limits {
 		return n.cfg.TCP.Limits
 	}
 	return n.cfg.UDP.Limits
+}
+
+// budget is what each user may have the node do.
+func (n *Node) budget() users.Budget {
+	l := n.limits()
+	return users.Budget{
+		CommandsPerSec: unlimited(l.CommandsPerSecond), CommandsBurst: l.CommandsBurst,
+		DeliveriesPerSec: unlimited(l.DeliveriesPerSecond), DeliveriesBurst: l.DeliveriesBurst,
+		CreatesPerSec: unlimited(n.cfg.Room.CreatesPerSecond), CreatesBurst: n.cfg.Room.CreatesBurst,
+	}
 }
 
 // listenPlayers binds the public port and finds the address players are told.

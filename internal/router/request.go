@@ -153,6 +153,9 @@ func (q *Request[U]) RespondIn(b *transport.Batch, st status.Byte, payload []byt
 // and episode. A panic has its line already.
 func (q *Request[U]) Fail(err error) bool {
 	e := status.Of(err)
+	if e.Code == status.Rate {
+		return q.overRate()
+	}
 	if r := q.router; e.Code == status.Internal && e.Ours && e != errPanic {
 		r.metrics.failed.Inc()
 		if more, ok := r.failing.Line(q.name); ok {
@@ -160,6 +163,14 @@ func (q *Request[U]) Fail(err error) bool {
 		}
 	}
 	return q.Respond(e.Byte(), q.router.errorPayload(e), reliable.Reliable)
+}
+
+// overRate answers a request that was refused for its user's rate, or drops it.
+func (q *Request[U]) overRate() bool {
+	if !q.HasID() && q.rel == reliable.Unreliable || !q.user.MayRefuse(q.batch) {
+		return q.claim()
+	}
+	return q.Respond(status.Bad, q.router.tooMany, reliable.Reliable)
 }
 
 // Abandon leaves the answer to someone else: the node that a user was moved to.

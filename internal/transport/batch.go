@@ -49,6 +49,10 @@ func (b *Batch) now() time.Time {
 	return b.read
 }
 
+// Now is the time of the messages the batch came with, the current time for a batch
+// that no reader made and for nil. Times of one goroutine do not go back.
+func (b *Batch) Now() time.Time { return b.now() }
+
 // addLocked puts c on the list, or has the keeper send for it later when output is
 // collected over an interval. The caller holds c.mu.
 func (b *Batch) addLocked(c *Conn) {

@@ -54,6 +54,9 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 	if before == reserved {
 		r.unopened.remove(u)
 	}
+	if !first {
+		r.tellPresence(u)
+	}
 	switch {
 	case revoked:
 		r.end(u, wire.CloseReplaced, "a newer sid of this user is open")
@@ -69,7 +72,10 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 }
 
 // UserLost is [Registry.Lost]: u may come back.
-func (r *Registry) UserLost(u *User) { u.link.Store(nil) }
+func (r *Registry) UserLost(u *User) {
+	u.link.Store(nil)
+	r.tellPresence(u)
+}
 
 // UserEnded is [Registry.Ended]: the end of u on this node. The hooks run later, on a
 // goroutine of the registry.

@@ -29,6 +29,8 @@ func TestHooksMayPanic(t *testing.T) {
 		for _, n := range []*node{a, b} {
 			n.OnOpened(func(*User) { panic("opened") })
 			n.OnOpened(func(*User) { then("opened") })
+			n.OnPresence(func(*User) { panic("presence") })
+			n.OnPresence(func(*User) { then("presence") })
 			n.OnEnded(func(*User, wire.CloseCode) { panic("ended") })
 			n.OnEnded(func(*User, wire.CloseCode) { then("ended") })
 			n.OnMovedIn(func(*User) { panic("in") })
@@ -44,13 +46,14 @@ func TestHooksMayPanic(t *testing.T) {
 		if err := <-result; err != nil {
 			t.Fatal(err)
 		}
+		b.UserLost(b.BySID(u.SID))
 		b.BySID(u.SID).Disconnect(wire.CloseKicked, "")
 		synctest.Wait()
 		slices.Sort(ran)
-		if want := []string{"ended", "in", "opened", "out"}; !slices.Equal(ran, want) {
+		if want := []string{"ended", "in", "opened", "out", "presence"}; !slices.Equal(ran, want) {
 			t.Errorf("the hooks after those that panicked: %v, want %v", ran, want)
 		}
-		if got := testutil.ToFloat64(a.metrics.panics) + testutil.ToFloat64(b.metrics.panics); got != 4 {
+		if got := testutil.ToFloat64(a.metrics.panics) + testutil.ToFloat64(b.metrics.panics); got != 5 {
 			t.Errorf("%v panics were counted", got)
 		}
 		if a.CCU() != 1 || b.CCU() != 0 {

@@ -51,6 +51,7 @@ func (r *Registry) handleOffer(_ context.Context, from mesh.Peer, payload []byte
 		ID: o.uid, SID: o.creds.SID, registry: r, movedIn: true, phase: incoming,
 		order: order{o.issued, digestOf(o.creds.SID)},
 	}
+	u.spendMoved()
 	u.moveIn = &moveIn{id: o.id, user: u, from: from.Node, bytes: len(o.state)}
 	refused, err := r.admitMoved(u, transport.Reservation{
 		Credentials: o.creds, UID: o.uid, Owner: u, State: state,

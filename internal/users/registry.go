@@ -91,6 +91,7 @@ type Config struct {
 	MemoryShort func() bool
 
 	MoveDeadline time.Duration // a client has this long to reach the node it is moved to; zero means 5 s
+	Budget       Budget        // what a client may have the node do
 	CloseMax     time.Duration // Run waits this long for handlers when it ends; zero means 5 s
 	Rand         io.Reader     // makes sids and keys; nil means crypto/rand
 }
@@ -153,6 +154,7 @@ type Registry struct {
 	unopened unopened
 	enders   crew // close places
 	hookers  crew // run hooks of who is gone
+	budgets  budgets
 
 	users   table
 	state   atomic.Uint32 // a mars.State
@@ -178,6 +180,7 @@ type hooks struct {
 	ended    []func(*User, wire.CloseCode)
 	movedIn  []func(*User)
 	movedOut []func(*User)
+	presence []func(*User)
 }
 
 // New makes a registry and registers its commands at the mesh. It takes no user
@@ -197,6 +200,7 @@ func New(cfg Config, m Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Re
 	r.notices.init()
 	r.enders.max, r.enders.spawn = endersMax, r.spawn
 	r.hookers.max, r.hookers.spawn = hookersMax, r.spawn
+	r.budgets = newBudgets(cfg.Budget, reg)
 	r.users.init()
 	r.moves.init()
 	r.state.Store(uint32(mars.Offline))
@@ -240,6 +244,17 @@ func (r *Registry) OnMovedIn(f func(*User)) { r.hooks.movedIn = append(r.hooks.m
 // OnEnded is not called for them. Like OnEnded's it runs on a goroutine of the
 // registry, without any lock, perhaps when the user is on the other node already.
 func (r *Registry) OnMovedOut(f func(*User)) { r.hooks.movedOut = append(r.hooks.movedOut, f) }
+
+// OnPresence adds a function that is called when a user's connection was lost, or came
+// back: [User.Connected] says which by now. It may be called while connections are
+// locked, so that it takes note and returns.
+func (r *Registry) OnPresence(f func(*User)) { r.hooks.presence = append(r.hooks.presence, f) }
+
+func (r *Registry) tellPresence(u *User) {
+	for _, f := range r.hooks.presence {
+		_ = r.guard.Do("presence hook", func() { f(u) })
+	}
+}
 
 // Self returns the node the registry is on.
 func (r *Registry) Self() mars.Instance { return r.cfg.Self }

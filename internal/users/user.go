@@ -75,6 +75,7 @@ type User struct {
 	parking atomic.Bool          // Send must go through park: see there
 	isOpen  atomic.Bool          // phase is open; written with it
 	ending  atomic.Bool          // end was called
+	budget  budget
 
 	mu          sync.Mutex // guards the fields below; taken after a room's lock, before a Conn's
 	phase       phase

@@ -59,6 +59,11 @@ type node struct {
 // newCluster starts nodes; roles name them, e.g. "udp", "udp", "tcp".
 func newCluster(t testing.TB, cfg Config, roles ...string) *cluster {
 	t.Helper()
+	return newClusterOf(t, cfg, users.Budget{}, roles...)
+}
+
+func newClusterOf(t testing.TB, cfg Config, budget users.Budget, roles ...string) *cluster {
+	t.Helper()
 	c := &cluster{t: t, handlers: map[id.Node]map[uint16]mesh.Handler{}, down: map[id.Node]bool{}, clients: map[id.SID]*client{}}
 	var members []mars.Member
 	for i, role := range roles {
@@ -73,7 +78,7 @@ func newCluster(t testing.TB, cfg Config, roles ...string) *cluster {
 		n := &node{cluster: c, name: m.Node, places: map[id.SID]*place{}}
 		var err error
 		n.users, err = users.New(users.Config{
-			Self: m.Instance, Directory: c.directory.Load,
+			Self: m.Instance, Directory: c.directory.Load, Budget: budget,
 			Endpoint: func() string { return "192.0.2.1:" + strconv.Itoa(i) },
 		}, n, zerolog.Nop(), prometheus.NewRegistry())
 		if err != nil {

@@ -11,7 +11,7 @@ import (
 // and may block: JoinAllowed before the join, the others after the pushes were
 // queued, all in the goroutine that acted. That is the executor of the user whose
 // command it was, a goroutine of its own for a user whose connection ended, a timer's
-// for a room that ended empty, or the caller of one of Engine's methods.
+// or one of its own for a room that ended empty, or the caller of one of Engine's methods.
 type Hooks struct {
 	// JoinAllowed refuses a join by returning an error, which the client gets, or by
 	// panicking.

@@ -7,15 +7,23 @@ import (
 )
 
 // takeSeat uses up the user's reservation, their held seat or a free one.
-func (m *Machine[L]) takeSeat(user id.UID) bool {
+func (m *Machine[L]) takeSeat(user id.UID, out *Output[L]) bool {
 	_, reserved := m.reserved[user]
 	_, held := m.holds[user]
 	if !reserved && !held && m.Free() <= 0 {
 		return false
 	}
 	delete(m.reserved, user)
-	delete(m.holds, user)
+	m.unhold(user, out)
 	return true
+}
+
+// unhold frees the seat held for a user, if there is one.
+func (m *Machine[L]) unhold(user id.UID, out *Output[L]) {
+	if _, held := m.holds[user]; held {
+		delete(m.holds, user)
+		out.Unheld = append(out.Unheld, user)
+	}
 }
 
 // Free returns how many seats nobody sits on, has reserved or is on the way to.
@@ -29,10 +37,10 @@ func (m *Machine[L]) Free() int {
 	return free
 }
 
-func (m *Machine[L]) dropExpiredHolds(now time.Time) {
+func (m *Machine[L]) dropExpiredHolds(now time.Time, out *Output[L]) {
 	for user, until := range m.holds {
 		if !now.Before(until) {
-			delete(m.holds, user)
+			m.unhold(user, out)
 		}
 	}
 }
