@@ -58,6 +58,8 @@ func newNode(a serverArgs) (*node, error) {
 		Self: self, ReserveTTL: time.Hour,
 		Directory: func() *mars.Directory { return directory },
 		Endpoint:  func() string { return "127.0.0.1:1" }, // clients know without being told
+		// All places are reserved before the first client comes, and none may go for another.
+		ReservationsMax: 2 * a.Places,
 	}, alone{}, log, reg)
 	if err != nil {
 		return nil, err
