@@ -188,11 +188,11 @@ func (r *Registry) offer(ctx context.Context, m *moveOut, state []byte) (moveRep
 		reply, err = parseMoveReply(b)
 	}
 	if err == nil && reply.refused != Accepted {
-		m.abort() // and there is nothing to give up
-		return moveReply{}, time.Time{}, fmt.Errorf("offer: refused: %v", reply.refused)
+		err = fmt.Errorf("refused: %v", reply.refused)
 	}
 	if err != nil {
-		if m.abort() {
+		// Who refused has nothing to give up, unless the offer came twice.
+		if m.abort() && (reply.refused == Accepted || reply.refused == InUse) {
 			r.spawn(func() { r.askToGiveUp(m) }) // it may have accepted: free the place early
 		}
 		return moveReply{}, time.Time{}, fmt.Errorf("offer: %w", err)
