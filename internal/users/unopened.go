@@ -12,7 +12,7 @@ import (
 // come. So the places nobody opened yet are bounded by themselves, far below the
 // node, and a new one never waits for an old one to expire: the oldest goes.
 
-// order of age in which an unopened place stands, oldest first.
+// ageOrder is one of the lists an unopened place stands in, oldest first.
 type ageOrder uint8
 
 const (
