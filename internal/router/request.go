@@ -22,6 +22,7 @@ type Request[U User] struct {
 	owned  bool // the payload is this request's own memory
 
 	batch  *transport.Batch // nil outside the read loop
+	watch  *time.Timer      // names a built-in on an executor that runs for long; else nil
 	kept   bool             // the handler's own; set before the handler returns
 	buffer []byte           // the encoded answer, kept for the next request
 
@@ -80,6 +81,14 @@ func (q *Request[U]) Keep() {
 		q.msg.Payload, q.owned = bytes.Clone(q.msg.Payload), true
 	}
 	q.owe()
+}
+
+// Waits says that the built-in waits for its client from here on, so that it is not
+// the server that is slow.
+func (q *Request[U]) Waits() {
+	if q.watch != nil {
+		q.watch.Stop()
+	}
 }
 
 // owe counts the answer as owed and bounds how long it may take.

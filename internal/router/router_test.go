@@ -239,6 +239,20 @@ func TestSlowAndPanickingHandlersAreNamed(t *testing.T) {
 	})
 }
 
+// A built-in that waits for its client is not slow.
+func TestWaitingForTheClientIsNotSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, p, log := newRouter(router.Config{})
+		r.Ordered(1, 1, "patient", func(q *request) error { q.Waits(); <-time.After(time.Minute); return nil })
+		r.Builtin(1, 2, "inline", func(q *request) error { q.Waits(); return nil })
+		r.Serve(nil, p, wire.Message{Ver: 1, Cmd: 1}, reliable.Reliable)
+		r.Serve(nil, p, wire.Message{Ver: 1, Cmd: 2}, reliable.Reliable)
+		if log.Len() > 0 {
+			t.Errorf("log: %s", log)
+		}
+	})
+}
+
 // Whatever a client makes fail, it makes fail as often as it likes: one line a handler.
 func TestFaultsThatClientsRepeatAreOneLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

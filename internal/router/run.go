@@ -15,7 +15,8 @@ var errPanic = &status.Error{Code: status.Internal, Ours: true, Text: "internal 
 // builtin runs a built-in and answers for it unless it did or keeps the request.
 func (r *Router[U]) builtin(q *Request[U], e *entry[U]) {
 	if q.owned { // in the read loop nothing may wait, and a timer a packet costs too much
-		defer r.watch(e.name).Stop()
+		q.watch = r.watch(e.name)
+		defer q.watch.Stop()
 	}
 	err := r.call(q, e)
 	if errors.Is(err, guard.ErrPanic) {

@@ -3,6 +3,7 @@ package room
 import (
 	"bytes"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,12 +15,16 @@ import (
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
+type counter struct{ atomic.Int64 }
+
+func (c *counter) get() int { return int(c.Load()) }
+
 // counted is a connection that counts what it gets.
 type counted struct {
 	nowhere
-	messages int // broadcasts, merged ones each
-	pushes   int // packets of them, and all other pushes
-	answers  map[byte]int
+	messages counter // broadcasts, merged ones each
+	pushes   counter // packets of them, and all other pushes
+	answers  [8]counter
 }
 
 func (l *counted) Send(_ *transport.Batch, msg []byte, _ reliable.Reliability) error {
@@ -28,11 +33,11 @@ func (l *counted) Send(_ *transport.Batch, msg []byte, _ reliable.Reliability) e
 		return err
 	}
 	if m.Kind == wire.Response {
-		l.answers[m.Status]++
+		l.answers[m.Status].Add(1)
 		return nil
 	}
-	l.pushes++
-	for b := m.Payload; m.Cmd == CmdBroadcast && len(b) > 0; l.messages++ {
+	l.pushes.Add(1)
+	for b := m.Payload; m.Cmd == CmdBroadcast && len(b) > 0; l.messages.Add(1) {
 		p := payload{b: b}
 		p.sized(MessageMax)
 		b = p.b
@@ -44,7 +49,7 @@ func (l *counted) SendShared(b *transport.Batch, msg *reliable.Shared, rel relia
 	return l.Send(b, msg.Bytes(), rel)
 }
 
-func (l *counted) status(s byte) int { return l.answers[s] }
+func (l *counted) status(s byte) int { return l.answers[s].get() }
 
 // arena is a room of many with links that count. All members are in one room.
 type arena struct {
@@ -77,7 +82,7 @@ func (a *arena) join() {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	u, l := a.node.users.BySID(reply.SID), &counted{answers: map[byte]int{}}
+	u, l := a.node.users.BySID(reply.SID), &counted{}
 	a.node.users.UserOpened(nil, u, l, false)
 	r, err := a.rooms.find(id.Room(a.room))
 	if err == nil {
@@ -119,7 +124,7 @@ func TestFloodIsTheSendersOwn(t *testing.T) {
 				a.broadcast(0, attack)
 				most := min(2048, 50_000/(size-1)+1)
 				pass(time.Second) // what is merged comes out
-				if got := a.links[1].messages; got > most || got < most-1 {
+				if got := a.links[1].messages.get(); got > most || got < most-1 {
 					t.Errorf("another member got %d of %d broadcasts, want %d", got, attack, most)
 				}
 				if told := a.links[0].status(4); told < 1 || told > 100 {
@@ -128,13 +133,13 @@ func TestFloodIsTheSendersOwn(t *testing.T) {
 				a.broadcast(0, attack)
 				perSecond := min(500, 25_000/(size-1)+1)
 				pass(time.Second)
-				if got := a.links[1].messages - most; got > perSecond+1 || got < perSecond-1 {
+				if got := a.links[1].messages.get() - most; got > perSecond+1 || got < perSecond-1 {
 					t.Errorf("another member got %d broadcasts a second later, want %d", got, perSecond)
 				}
-				before := a.links[2].messages
+				before := a.links[2].messages.get()
 				a.broadcast(1, 1)
 				pass(time.Second)
-				if a.links[2].messages != before+1 {
+				if a.links[2].messages.get() != before+1 {
 					t.Error("another member can't speak any more")
 				}
 			})
@@ -152,7 +157,7 @@ func TestBudgetsNeverTouchPlay(t *testing.T) {
 				a.broadcast(0, 1)
 				pass(time.Second / time.Duration(c.perSecond))
 			}
-			if got, want := a.links[1].messages, seconds*c.perSecond; got != want {
+			if got, want := a.links[1].messages.get(), seconds*c.perSecond; got != want {
 				t.Errorf("%d of %d broadcasts", got, want)
 			}
 		})
@@ -163,7 +168,7 @@ func TestBudgetsNeverTouchPlay(t *testing.T) {
 		a.node.users.UserLost(u)
 		a.node.users.UserOpened(nil, u, a.links[0], true)
 		a.broadcast(0, 2000)
-		if got := a.links[1].messages; got != 2000 {
+		if got := a.links[1].messages.get(); got != 2000 {
 			t.Errorf("%d of 2000 broadcasts", got)
 		}
 	})
@@ -178,7 +183,7 @@ func TestBudgetSurvivesResume(t *testing.T) {
 			a.node.users.UserLost(a.users[0])
 			a.node.users.UserOpened(nil, a.users[0], a.links[0], true)
 		}
-		if got := a.links[1].messages; got > 2048 {
+		if got := a.links[1].messages.get(); got > 2048 {
 			t.Errorf("another member got %d broadcasts", got)
 		}
 	})
@@ -209,7 +214,7 @@ func TestUnreliableFloodIsDropped(t *testing.T) {
 		if got := a.links[0].status(4); got != 0 {
 			t.Errorf("%d refusals were told", got)
 		}
-		if got := a.links[1].messages; got != 2048 {
+		if got := a.links[1].messages.get(); got != 2048 {
 			t.Errorf("%d of 5000 got through", got)
 		}
 	})
@@ -225,7 +230,7 @@ func TestEveryPushOfAClientIsPaid(t *testing.T) {
 			a.serve(999, CmdLeave, 0, reliable.Reliable, big)
 			a.serve(999, CmdJoin, 0, reliable.Reliable, big)
 		}
-		if got := a.links[1].pushes; got > 52 {
+		if got := a.links[1].pushes.get(); got > 52 {
 			t.Errorf("another member got %d pushes", got)
 		}
 		a.serve(999, CmdLeave, 7, reliable.Reliable) // in or out by now: not refused for the rate
@@ -236,7 +241,7 @@ func TestEveryPushOfAClientIsPaid(t *testing.T) {
 			a.serve(0, CmdOwnerChange, 0, reliable.Reliable, "user1")
 			a.serve(1, CmdOwnerChange, 0, reliable.Reliable, "user0")
 		}
-		if got := a.links[2].pushes; got > 52+104 {
+		if got := a.links[2].pushes.get(); got > 52+104 {
 			t.Errorf("another member got %d pushes", got)
 		}
 		a.broadcast(2, 5000) // the budget of commands is empty
@@ -261,7 +266,7 @@ func TestServersOwnPushesAreFree(t *testing.T) {
 			}
 		}
 		a.broadcast(999, 1)
-		if got := a.links[1].messages; got != 1 {
+		if got := a.links[1].messages.get(); got != 1 {
 			t.Error("who was kicked pays for it")
 		}
 	})

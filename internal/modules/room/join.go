@@ -21,6 +21,8 @@ const (
 	// of a small cluster. The directory is looked at every newcomerPoll.
 	newcomerMax  = 2 * time.Second
 	newcomerPoll = 50 * time.Millisecond
+	// seatMax is how long a seat is held for a user on the way, whatever their node asks.
+	seatMax = time.Minute
 	// Where a user joined, and how it went, as metric labels.
 	here, elsewhere    = "here", "elsewhere"
 	succeeded, refused = "ok", "refused"
@@ -116,6 +118,7 @@ func (e *Engine) lookup(node id.Node) (mars.Member, bool) {
 func (e *Engine) handOver(q *Request, r id.Room, node id.Node) error {
 	ctx, cancel := context.WithTimeout(e.ctx, e.users.MoveTTL())
 	defer cancel()
+	q.Waits()
 	if err := e.users.MoveOut(ctx, q.User(), node, q.Message(), q.Reliability()); err != nil {
 		// Counted by the users. Who does not follow a MOVE does so whenever they like.
 		e.log.Debug().Err(err).Stringer("peer", node).Msg("user not moved")
@@ -192,12 +195,17 @@ func (e *Engine) onSeat(b []byte) error {
 	}
 	switch action {
 	case holdSeat:
-		return e.hold(r, user, time.Duration(ttl)*time.Millisecond)
+		return e.hold(r, user, seatTime(ttl))
 	case unholdSeat:
 		_, err = e.step(nil, r, input{Op: OpUnhold, User: user}, nil)
 		return err
 	}
 	return invalid(fmt.Sprintf("unknown seat action %d", action))
+}
+
+// seatTime is how long a seat is held that another node asked for.
+func seatTime(ms uint32) time.Duration {
+	return min(time.Duration(ms)*time.Millisecond, seatMax)
 }
 
 // hold keeps a seat for a user on the way, who has one on this node at most. The

@@ -37,7 +37,8 @@ type Settings struct {
 	EmptyTTL   time.Duration // 10 s and more
 	Interval   time.Duration // broadcasts are merged over this long; below 100 ms nothing is merged
 	Random     bool          // random joins may find it
-	// ReserveOwnerOnly keeps everyone but the owner from reserving seats.
+	// ReserveOwnerOnly keeps everyone but the owner from reserving seats. So does Random:
+	// whom chance led there may not keep others out.
 	ReserveOwnerOnly bool
 }
 
@@ -160,9 +161,9 @@ type Machine[L any] struct {
 	closed   bool
 	closeAt  time.Time // an empty room ends then
 
-	owner    id.UID      // a member, or empty when nobody is in
-	members  []Member[L] // longest present first
-	reserved map[id.UID]struct{}
+	owner    id.UID               // a member, or empty when nobody is in
+	members  []Member[L]          // longest present first
+	reserved map[id.UID]id.UID    // to the member who reserved the seat; empty: the server
 	holds    map[id.UID]time.Time // seats of users on the way here, until then
 	props    properties
 
@@ -290,6 +291,7 @@ func (m *Machine[L]) leave(now time.Time, in Input[L], out *Output[L]) error {
 		out.Deliveries += m.push(out, CmdLeave, reliable.Reliable, message, i)
 	}
 	m.members = slices.Delete(m.members, i, i+1)
+	m.dropReserved(in.User)
 	if len(m.members) == 0 {
 		m.owner, m.closeAt = "", now
 		if m.settings.AllowEmpty {

@@ -189,7 +189,7 @@ func (e *Engine) onRandomHold(b []byte) id.Room {
 	}
 	s = e.limited(s)
 	s.Random = true
-	r := e.findRandom(s, user, alive, func(r *room) error { return e.hold(r, user, time.Duration(ttl)*time.Millisecond) })
+	r := e.findRandom(s, user, alive, func(r *room) error { return e.hold(r, user, seatTime(ttl)) })
 	if r == nil {
 		return ""
 	}

@@ -79,7 +79,7 @@ func (m *Machine[L]) reserve(in Input[L]) error {
 		fresh = append(fresh, user)
 	}
 	if m.reserved == nil {
-		m.reserved = make(map[id.UID]struct{})
+		m.reserved = make(map[id.UID]id.UID)
 	}
 	for i, user := range fresh {
 		if _, again := m.reserved[user]; again {
@@ -94,7 +94,7 @@ func (m *Machine[L]) reserve(in Input[L]) error {
 			}
 			free--
 		}
-		m.reserved[user] = struct{}{}
+		m.reserved[user] = in.User
 	}
 	return nil
 }
@@ -109,13 +109,23 @@ func (m *Machine[L]) cancel(in Input[L]) error {
 	return nil
 }
 
+// dropReserved frees the seats that a member reserved who is out now: nobody else knows
+// whether they are still wanted.
+func (m *Machine[L]) dropReserved(by id.UID) {
+	for user, member := range m.reserved {
+		if member == by {
+			delete(m.reserved, user)
+		}
+	}
+}
+
 func (m *Machine[L]) mayReserve(user id.UID, notOwner error) error {
 	switch {
 	case user == "":
 		return nil
 	case m.find(user) < 0:
 		return ErrNotIn
-	case m.settings.ReserveOwnerOnly && user != m.owner:
+	case (m.settings.ReserveOwnerOnly || m.settings.Random) && user != m.owner:
 		return notOwner
 	}
 	return nil
