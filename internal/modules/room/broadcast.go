@@ -199,20 +199,26 @@ func (m *Machine[L]) message(in Input[L], out *Output[L]) error {
 	if err := checkSize(in.Message, in.Rel); err != nil {
 		return err
 	}
-	if m.addressed == nil {
-		m.addressed = make(map[id.UID]struct{}, len(in.To))
-	}
-	defer clear(m.addressed)
-	for _, user := range in.To {
-		m.addressed[user] = struct{}{}
-	}
+	named := m.named(in.To)
+	defer clear(named)
 	start := len(out.links)
 	for i := range m.members {
-		if _, ok := m.addressed[m.members[i].User]; ok {
+		if _, ok := named[m.members[i].User]; ok {
 			out.links = append(out.links, m.members[i].Link)
 		}
 	}
 	out.add(CmdMessage, in.Rel, in.Message, out.links[start:len(out.links):len(out.links)])
 	out.Deliveries += len(out.links) - start
 	return nil
+}
+
+// named returns users as a set, lent until the next call. The caller clears it.
+func (m *Machine[L]) named(users []id.UID) map[id.UID]struct{} {
+	if m.addressed == nil {
+		m.addressed = make(map[id.UID]struct{}, len(users))
+	}
+	for _, user := range users {
+		m.addressed[user] = struct{}{}
+	}
+	return m.addressed
 }

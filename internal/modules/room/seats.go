@@ -70,31 +70,27 @@ func (m *Machine[L]) reserve(in Input[L]) error {
 	if err := m.mayReserve(in.User, ErrReserveOwner); err != nil {
 		return err
 	}
-	free := m.Free()
-	var fresh []id.UID
-	for _, user := range in.To {
-		if _, ok := m.reserved[user]; ok || m.find(user) >= 0 {
-			continue // has a seat already
+	fresh := m.named(in.To)
+	defer clear(fresh)
+	for i := range m.members {
+		delete(fresh, m.members[i].User) // has a seat already
+	}
+	seats := 0
+	for user := range fresh {
+		if _, reserved := m.reserved[user]; !reserved && !m.Holds(user) {
+			seats++
 		}
-		fresh = append(fresh, user)
+	}
+	if seats > 0 && seats > m.Free() { // all or nothing
+		return ErrReserve
 	}
 	if m.reserved == nil {
 		m.reserved = make(map[id.UID]id.UID)
 	}
-	for i, user := range fresh {
-		if _, again := m.reserved[user]; again {
-			continue // named twice
+	for user := range fresh {
+		if _, reserved := m.reserved[user]; !reserved {
+			m.reserved[user] = in.User
 		}
-		if !m.Holds(user) {
-			if free <= 0 { // all or nothing
-				for _, undo := range fresh[:i] {
-					delete(m.reserved, undo)
-				}
-				return ErrReserve
-			}
-			free--
-		}
-		m.reserved[user] = in.User
 	}
 	return nil
 }
