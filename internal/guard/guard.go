@@ -43,9 +43,9 @@ const (
 // Guard runs calls into code that is not the server's own. It is safe for
 // concurrent use.
 type Guard struct {
-	log      zerolog.Logger
-	panics   prometheus.Counter
-	episodes telemetry.Episodes
+	log    zerolog.Logger
+	panics prometheus.Counter
+	lines  telemetry.Throttle
 }
 
 // New makes a guard that counts panics in panics.
@@ -72,7 +72,7 @@ func (g *Guard) Recover(what string, err *error) {
 
 func (g *Guard) report(what string, p any) {
 	g.panics.Inc()
-	more, ok := g.episodes.Line(what)
+	more, ok := g.lines.Line(what)
 	if !ok {
 		return
 	}

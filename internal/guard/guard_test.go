@@ -100,7 +100,7 @@ func TestSamePanicManyTimes(t *testing.T) {
 		if n := f.lines(); n != 2 {
 			t.Errorf("%d lines with another name", n)
 		}
-		<-time.After(telemetry.Quiet)
+		<-time.After(telemetry.LineEvery)
 		_ = f.Do("careless", func() { panic("oops") })
 		if n := f.lines(); n != 3 || !strings.Contains(f.log.String(), `"more":999`) {
 			t.Errorf("%d lines, or no count: %s", n, f.log.String())

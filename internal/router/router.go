@@ -105,7 +105,7 @@ type Router[U User] struct {
 	tooMany  []byte    // the payload of an answer to a command over the budget
 	requests sync.Pool // of *Request[U], for built-ins that run in the read loop
 
-	slow, silent, failing telemetry.Episodes // by handler
+	slow, silent, failing telemetry.Throttle // by handler
 
 	mu    sync.Mutex // serializes writers of table
 	table atomic.Pointer[map[key]*entry[U]]

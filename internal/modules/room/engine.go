@@ -61,7 +61,7 @@ type Engine struct {
 	hooks Hooks
 	guard *guard.Guard
 	// unreachable keeps the log short when clients ask for rooms of a node that is gone.
-	unreachable telemetry.Episodes
+	unreachable telemetry.Throttle
 	metrics     metrics
 	// tooManyEmpty refuses a room to who made Config.EmptyMax that nobody is in.
 	tooManyEmpty error

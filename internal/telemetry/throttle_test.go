@@ -9,12 +9,12 @@ import (
 	"github.com/Diarkis/diarkis/internal/telemetry"
 )
 
-func TestEpisodes(t *testing.T) {
+func TestThrottle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var e telemetry.Episodes
+		var throttle telemetry.Throttle
 		lines := 0
 		note := func(kind string) (more int) {
-			more, ok := e.Line(kind)
+			more, ok := throttle.Line(kind)
 			if ok {
 				lines++
 			}
@@ -27,7 +27,7 @@ func TestEpisodes(t *testing.T) {
 		if lines != 2 {
 			t.Errorf("%d lines, want one a kind", lines)
 		}
-		<-time.After(telemetry.Quiet)
+		<-time.After(telemetry.LineEvery)
 		if more := note("disk"); more != 999 || lines != 3 {
 			t.Errorf("%d more, %d lines", more, lines)
 		}
