@@ -150,9 +150,11 @@ func (e *Engine) read(q *Request, f func(m *Machine[*users.User], p *payload) ([
 	if err != nil {
 		return err
 	}
-	r.mu.Lock()
-	answer, err := f(r.m, &p)
-	r.mu.Unlock()
+	answer, err := func() ([]byte, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return f(r.m, &p)
+	}()
 	if err != nil {
 		return err
 	}

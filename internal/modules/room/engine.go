@@ -301,20 +301,7 @@ func (e *Engine) step(b *transport.Batch, r *room, in input, answer func(*transp
 	if own {
 		b = s.batch
 	}
-	r.mu.Lock()
-	if in.Op == OpTick {
-		r.wake = time.Time{} // most likely its timer fired
-	}
-	now := time.Now()
-	r.m.Step(now, in, &s.out)
-	if in.By != nil {
-		in.By.Delivered(now, s.out.Deliveries)
-	}
-	if answer != nil && s.out.Err == nil {
-		answer(b)
-	}
-	e.perform(b, r, &in, s)
-	r.mu.Unlock()
+	e.stepLocked(b, r, &in, answer, s)
 	if own {
 		users.Flush(b)
 	}
@@ -325,6 +312,25 @@ func (e *Engine) step(b *transport.Batch, r *room, in input, answer func(*transp
 		e.scratch.Put(s)
 	}
 	return value, err
+}
+
+// stepLocked is the part of step that holds the room. A panic frees it: one command is
+// lost then, not everybody's.
+func (e *Engine) stepLocked(b *transport.Batch, r *room, in *input, answer func(*transport.Batch), s *scratch) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if in.Op == OpTick {
+		r.wake = time.Time{} // most likely its timer fired
+	}
+	now := time.Now()
+	r.m.Step(now, *in, &s.out)
+	if in.By != nil {
+		in.By.Delivered(now, s.out.Deliveries)
+	}
+	if answer != nil && s.out.Err == nil {
+		answer(b)
+	}
+	e.perform(b, r, in, s)
 }
 
 // perform queues the pushes of a step and keeps the index and the timer. The room

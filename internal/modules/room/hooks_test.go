@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/transport"
 	"github.com/Diarkis/diarkis/internal/users"
 )
 
@@ -53,6 +54,28 @@ func TestPanickingHooks(t *testing.T) {
 			t.Error("the room is still listed")
 		}
 		a.create(Settings{}) // and all goes on
+	})
+}
+
+// A panic under a room's lock, which would be a fault of ours, takes one command with it
+// and not everybody's in the room.
+func TestPanicFreesTheRoom(t *testing.T) {
+	on(t, Config{}, udp, func(t *testing.T, c *cluster) {
+		n := c.nodes[0]
+		a, b := n.login("a"), n.login("b")
+		room := a.create(Settings{})
+		r, err := n.rooms.find(id.Room(room))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = n.rooms.guard.Do("fault", func() {
+			_, _ = n.rooms.step(nil, r, input{Op: OpTick}, func(*transport.Batch) { panic("ours") })
+		})
+		if !r.mu.TryLock() {
+			t.Fatal("the room is locked for good")
+		}
+		r.mu.Unlock()
+		b.must(CmdJoin, room)
 	})
 }
 
