@@ -49,12 +49,9 @@ func (e *Engine) lookWhoIsHere() {
 	changed := e.presence.users
 	e.presence.users = nil
 	e.presence.mu.Unlock()
-	if len(changed) == 0 {
-		return
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for u := range changed {
+	for u := range changed { // one by one: when a network fails these are thousands
+		e.mu.Lock()
 		e.index.presence(u)
+		e.mu.Unlock()
 	}
 }
