@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 )
 
 // withPlayers runs f on a cluster with clients on its udp node.
-func withPlayers(t *testing.T, f func(ctx context.Context, player func(uid string) *client.Client)) {
+func withPlayers(t *testing.T, f func(ctx context.Context, player func(uid string, o client.Options) *client.Client)) {
 	t.Setenv("DIARKIS_USE_STRUCT_ERR", "TRUE")
 	d := newDev(t, 0)
 	err := runAll(context.Background(), context.Background(), d.nodes, func(ctx context.Context) error {
@@ -27,9 +28,10 @@ func withPlayers(t *testing.T, f func(ctx context.Context, player func(uid strin
 				_ = c.Close(ctx)
 			}
 		}()
-		f(ctx, func(uid string) *client.Client {
+		f(ctx, func(uid string, o client.Options) *client.Client {
 			t.Helper()
-			c, err := client.Connect(ctx, client.Options{URL: d.url(), UID: uid})
+			o.URL, o.UID = d.url(), uid
+			c, err := client.Connect(ctx, o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -51,7 +53,7 @@ func TestSettingsOfBudgetsAndRooms(t *testing.T) {
 	} {
 		t.Setenv("DIARKIS_"+key, value)
 	}
-	withPlayers(t, func(ctx context.Context, player func(string) *client.Client) {
+	withPlayers(t, func(ctx context.Context, player func(string, client.Options) *client.Client) {
 		expect := func(what string, want []status.Code, f func() error) {
 			t.Helper()
 			var got []status.Code
@@ -70,7 +72,7 @@ func TestSettingsOfBudgetsAndRooms(t *testing.T) {
 				t.Errorf("%s: codes %v, want %v", what, got, want)
 			}
 		}
-		a, b, d := player("a"), player("b"), player("d")
+		a, b, d := player("a", client.Options{}), player("b", client.Options{}), player("d", client.Options{})
 		var last client.Room
 		create := func() (err error) {
 			r, err := a.CreateRoom(ctx, client.RoomOptions{MembersMax: 4, StayOut: true})
@@ -96,5 +98,58 @@ func TestSettingsOfBudgetsAndRooms(t *testing.T) {
 			_, _, err := d.MemberCount(ctx, last.ID)
 			return err
 		})
+	})
+}
+
+// A member sends small reliable broadcasts as fast as the wire takes them, to others
+// whose phones are slow: they stay, and hear each other.
+func TestAFloodEndsNobodyElse(t *testing.T) {
+	t.Setenv("DIARKIS_UDP_PACKETS_PER_SECOND", "0")
+	t.Setenv("DIARKIS_UDP_BYTES_PER_SECOND", "0")
+	withPlayers(t, func(ctx context.Context, player func(string, client.Options) *client.Client) {
+		ended, heard := make(chan client.Disconnect, 100), make(chan struct{}, 100)
+		slow := client.Options{
+			OnDisconnect: func(d client.Disconnect) { ended <- d },
+			OnPush: func(m client.Push) {
+				time.Sleep(200 * time.Microsecond)
+				if strings.HasSuffix(string(m.Payload), "is anybody here?") {
+					heard <- struct{}{}
+				}
+			},
+		}
+		attacker := player("attacker", client.Options{})
+		r, err := attacker.CreateRoom(ctx, client.RoomOptions{MembersMax: 8})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var others []*client.Client
+		for i := range 7 {
+			others = append(others, player(fmt.Sprint("player", i), slow))
+			if _, err := others[i].JoinRoom(ctx, r.ID, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for sent := 0; sent < 6000; {
+			switch err := attacker.Broadcast(r.ID, []byte("x"), client.Reliable); {
+			case err == nil:
+				sent++
+			case errors.Is(err, client.ErrSlow):
+				time.Sleep(time.Millisecond) // its own queue is full
+			default:
+				t.Fatal(err)
+			}
+		}
+		if err := others[0].Broadcast(r.ID, []byte("is anybody here?"), client.Reliable); err != nil {
+			t.Fatal(err)
+		}
+		for range len(others) - 1 {
+			select {
+			case <-heard:
+			case d := <-ended:
+				t.Fatalf("another member was ended: %+v", d)
+			case <-ctx.Done():
+				t.Fatal("the others don't hear each other")
+			}
+		}
 	})
 }
