@@ -67,10 +67,10 @@ func (e *Engine) onRandomJoin(q *Request) error {
 	return e.count(here, e.enterRandom(q, s, message, true))
 }
 
-// enterRandom joins a room of this node in which somebody is. With any it joins one of
+// enterRandom joins a room of this node in which somebody is. With settle it joins one of
 // the others as well, or a new one; else it returns ErrNotFound when there is none.
-func (e *Engine) enterRandom(q *Request, s Settings, message []byte, any bool) error {
-	r, how, err := e.pick(s, q.User().ID, any)
+func (e *Engine) enterRandom(q *Request, s Settings, message []byte, settle bool) error {
+	r, how, err := e.pick(s, q.User().ID, settle)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (e *Engine) enterRandom(q *Request, s Settings, message []byte, any bool) e
 
 // pick returns a room in which a seat is held for the user, as enterRandom says. One user
 // is served at a time, so that rooms fill up however many look at once.
-func (e *Engine) pick(s Settings, user id.UID, any bool) (r *room, how byte, err error) {
+func (e *Engine) pick(s Settings, user id.UID, settle bool) (r *room, how byte, err error) {
 	e.random.Lock()
 	defer e.random.Unlock()
 	seat := input{Op: OpHold, User: user, Until: time.Now().Add(pickedSeat)}
@@ -94,13 +94,13 @@ func (e *Engine) pick(s Settings, user id.UID, any bool) (r *room, how byte, err
 		return r, randomJoined, nil
 	}
 	least := alive
-	if any {
+	if settle {
 		least = 0
 	}
 	if r := e.findRandom(s, user, least, take); r != nil {
 		return r, randomJoined, nil
 	}
-	if !any {
+	if !settle {
 		return nil, 0, ErrNotFound
 	}
 	if r, err = e.create(s, user, false); err != nil {
