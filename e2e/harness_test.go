@@ -83,6 +83,7 @@ type nodeOptions struct {
 	env    []string // later entries win
 	runDir string   // "" makes one
 	place  *place   // nil is beside
+	files  int      // descriptors it may have, 0: as many as we
 }
 
 // place is where a process runs and how it is reached from there. Nil is beside.
@@ -129,6 +130,9 @@ func start(t *testing.T, name string, o nodeOptions) *node {
 		changed: make(chan struct{}), ended: make(chan struct{}),
 	}
 	n.cmd = exec.Command(binary, o.args...)
+	if o.files > 0 {
+		n.cmd = exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, o.files), "sh", binary}, o.args...)...)
+	}
 	n.cmd.Dir = o.runDir // no ./configs here: embedded defaults
 	n.cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + o.runDir, "DIARKIS_RUN_DIR=" + o.runDir, "DIARKIS_JSON_LOG=TRUE",

@@ -28,6 +28,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/config"
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/listener"
 	"github.com/Diarkis/diarkis/internal/mars"
 	"github.com/Diarkis/diarkis/internal/mars/marsnode"
 	"github.com/Diarkis/diarkis/internal/mesh"
@@ -157,6 +158,11 @@ func (n *Node) start(ctx context.Context, s *stack) error {
 	return nil
 }
 
+// adminConnections is how many connections the admin listener has at once. They come out
+// of the descriptors that are held back from players: scrapes and health checks have
+// to work when those have used up theirs.
+const adminConnections = 16
+
 // startAdmin listens for scrapes, probes and profiles.
 func (n *Node) startAdmin(s *stack) error {
 	l, err := listenTCP(n.cfg.Metrics.Address, n.cfg.Metrics.Port, searchFrom(n.cfg.Metrics.Port))
@@ -164,6 +170,7 @@ func (n *Node) startAdmin(s *stack) error {
 		return fmt.Errorf("listen for metrics on %s:%d: %w", n.cfg.Metrics.Address, n.cfg.Metrics.Port, err)
 	}
 	n.adminAddr = l.Addr()
+	l = listener.Wrap(l, listener.Options{Name: "admin", Reserved: true, Max: adminConnections, Log: n.log, Reg: n.reg})
 	srv := &http.Server{
 		Handler: telemetry.AdminHandler(telemetry.AdminOptions{
 			Gatherer: n.reg, Live: func() error { return n.beat.Check(5 * time.Second) }, Ready: n.serving, Status: n.status,

@@ -9,6 +9,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/cloudaddr"
 	"github.com/Diarkis/diarkis/internal/config"
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/listener"
 	"github.com/Diarkis/diarkis/internal/mars"
 	"github.com/Diarkis/diarkis/internal/mars/marsnode"
 	"github.com/Diarkis/diarkis/internal/mesh"
@@ -89,6 +90,7 @@ func (n *Node) listenPlayers(ctx context.Context) error {
 		return err
 	}
 	if n.cfg.Role == config.RoleTCP {
+		n.checkDescriptors(listener.Process())
 		n.server, err = transport.NewTCP(tc, n.users, n.log, n.reg)
 	} else {
 		n.server, err = transport.NewUDP(tc, n.users, n.log, n.reg)
@@ -105,6 +107,18 @@ func (n *Node) listenPlayers(ctx context.Context) error {
 	}
 	n.record.Transport, n.record.Bind = string(n.cfg.Role), localAddress(bound).String()
 	return n.announce(ctx, bound)
+}
+
+// checkDescriptors warns when there are fewer descriptors than players may come: past
+// those, nobody gets in although there are places.
+func (n *Node) checkDescriptors(d *listener.Descriptors) {
+	most := n.limits().MaxUsers + transport.Handshakes
+	if d.Limit() == 0 || d.Connections() >= most {
+		return
+	}
+	n.log.Warn().Int("max_users", n.limits().MaxUsers).Int("handshakes", transport.Handshakes).
+		Int("descriptors", d.Limit()).Int("for_connections", d.Connections()).Int("needed", listener.LimitFor(most)).
+		Msg("fewer descriptors than maxUsers needs: raise the limit (ulimit -n, LimitNOFILE=) or lower tcp.maxUsers")
 }
 
 // announce decides what players are told of the bound address.

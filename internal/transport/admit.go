@@ -27,14 +27,11 @@ func (ps *Places) byCID0Of(cid wire.CID) *Place {
 // cidKey is what place limits count by.
 func cidKey(cid0 wire.CID) uint64 { return binary.BigEndian.Uint64(cid0[:]) }
 
-// chargeHello charges a Hello whose mac is good.
-func (k *core) chargeHello(now time.Time, src netip.AddrPort, cid0 wire.CID) error {
-	n := k.nanos(now)
-	if !k.cids.Take(n, cidKey(cid0)) {
+// chargeHello charges a Hello whose mac is good to its place, and to nobody else: it
+// proves nothing of where it comes from.
+func (k *core) chargeHello(now time.Time, cid0 wire.CID) error {
+	if !k.cids.Take(k.nanos(now), cidKey(cid0)) {
 		return dropCID
-	}
-	if !k.addresses.Take(n, limit.AddressKey(src.Addr())) {
-		return dropAddress
 	}
 	return nil
 }
@@ -46,6 +43,26 @@ func (k *core) chargeConfirm(now time.Time, cid0 wire.CID) error {
 		return dropCID
 	}
 	return nil
+}
+
+// chargeArrival charges the address of a client that is about to enter. It is called
+// when its Confirm opened: then whoever sent it has the credentials, and got the
+// Challenge at that address. What is forged or repeated never gets here, so it can't
+// use up what others behind the address need. Who was here before, or comes from
+// another node, is not charged: a network that fails and comes back, or a node that
+// stops, brings everyone behind a carrier's NAT at once.
+func (k *core) chargeArrival(now time.Time, p *Place, src netip.AddrPort) error {
+	if !k.places.openedBefore(p) && !k.addresses.Take(k.nanos(now), limit.AddressKey(src.Addr())) {
+		return dropAddress
+	}
+	return nil
+}
+
+// openedBefore says that a client of the place was in before, here or elsewhere.
+func (ps *Places) openedBefore(p *Place) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return p.more != nil && p.more.opened
 }
 
 // checkReplay says whether a Confirm may be new. An equal one to the last accepted
@@ -142,7 +159,95 @@ type arrival struct {
 	shard    *shard  // whose reader it came to
 	stream   *stream // nil on UDP
 	rtt      time.Duration
-	claimed  bool // its old node has let go, for this arrival
+	claimed  bool  // its old node has let go, for this arrival
+	old      *Conn // of the place, which stands aside; nil: there was none
+}
+
+// replaceOld finds the connection that an arrival replaces and has it stand aside until
+// goOn is called. Idle is what to wait for, as in [Conn.standAside].
+func (k *core) replaceOld(a *arrival, b *Batch) (idle <-chan struct{}, goOn func()) {
+	k.places.mu.Lock()
+	a.old = k.places.lastConnLocked(a.place)
+	k.places.mu.Unlock()
+	if a.old == nil {
+		return nil, func() {}
+	}
+	return a.old.standAside(b), a.old.goOn
+}
+
+// admitNow admits an arrival, for the reader with batch b. When another reader is in
+// the Handler for the old connection, a goroutine waits for that: b's can't.
+func (k *core) admitNow(now time.Time, a arrival, b *Batch, rx *reliable.Received) error {
+	for {
+		idle, goOn := k.replaceOld(&a, b)
+		if idle != nil {
+			goOn()
+			return k.admitLater(a)
+		}
+		_, err := k.admit(now, a, b, rx)
+		goOn() // which does nothing to a connection that was replaced
+		if err != errBehind {
+			return err
+		}
+	}
+}
+
+// admitLater has a goroutine admit an arrival that has to wait, one for each place.
+func (k *core) admitLater(a arrival) error {
+	if !k.places.setWaits(a.place, true) {
+		return dropBusy // one is waiting already; the client tries again
+	}
+	a.accepted.Frames = slices.Clone(a.accepted.Frames) // the packet's buffer is used again
+	ok := k.spawn(func(ctx context.Context) {
+		defer k.places.setWaits(a.place, false)
+		var rx reliable.Received
+		if _, err := k.admitAfter(ctx, a, &rx); err != nil {
+			k.m.drop(err)
+		}
+	})
+	if !ok {
+		k.places.setWaits(a.place, false)
+		return dropGone
+	}
+	return nil
+}
+
+// admitAfter waits until no reader is in the Handler for the old connection, then
+// admits an arrival and sends what came of it.
+func (k *core) admitAfter(ctx context.Context, a arrival, rx *reliable.Received) (*Conn, error) {
+	for {
+		idle, goOn := k.replaceOld(&a, nil)
+		if err := await(ctx, idle); err != nil {
+			goOn()
+			return nil, dropGone
+		}
+		b := k.borrow()
+		b.reader = true
+		c, err := k.admit(time.Now(), a, b, rx)
+		b.Flush()
+		b.reader = false
+		k.giveBack(b)
+		goOn()
+		if err != errBehind {
+			return c, err
+		}
+	}
+}
+
+// errBehind means that the connection which stood aside is not the place's last any more.
+var errBehind = errors.New("another connection came first")
+
+// setWaits says that an arrival waits for a reader, or waits no more. It returns false
+// when it said so before.
+func (ps *Places) setWaits(p *Place, waits bool) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if p.more == nil { // it ended
+		return !waits
+	}
+	changed := p.more.waits != waits
+	p.more.waits = waits
+	return changed
 }
 
 // admit makes the connection of an arrival: the old one is replaced, the Handler
@@ -220,6 +325,9 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 	if err := ps.mayOpenLocked(p, a.accepted.CookieTime, a.claimed); err != nil {
 		return nil, false, err
 	}
+	if ps.lastConnLocked(p) != a.old {
+		return nil, false, errBehind
+	}
 	scid, err := a.shard.newSCID()
 	if err != nil {
 		return nil, false, err
@@ -232,7 +340,8 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 	if !a.accepted.Resume {
 		st = nil
 	}
-	x.saved = nil
+	x.saved, x.leaving = nil, nil
+	x.opened = true
 	x.last = lastConfirm{cookie: a.accepted.CookieTime, hash: a.accepted.Hash}
 	ps.unsayLostLocked(p)
 	ps.keepLocked(p)

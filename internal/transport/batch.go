@@ -132,9 +132,7 @@ func (b *Batch) send() {
 func (b *Batch) collect(c *Conn, now time.Time) (more bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b.reader {
-		c.deliveredLocked()
-	}
+	c.deliveredLocked(b)
 	c.batch = nil
 	if c.over.Load() || c.frozen {
 		return false

@@ -13,6 +13,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 	"github.com/Diarkis/diarkis/internal/transport/limit"
 	"github.com/Diarkis/diarkis/internal/transport/record"
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -38,8 +39,10 @@ type core struct {
 	anyone    limit.Rate
 	packets   limit.Rate
 	bytes     limit.Rate
-	releases  chan struct{} // a token for each Release that runs
-	housekeep func()        // called once a second by the keeper
+	releases  chan struct{}      // a token for each Release that runs
+	housekeep func()             // called once a second by the keeper
+	unread    *telemetry.Episode // the system refuses to read
+	unrandom  *telemetry.Episode // there are no random bytes
 	batches   sync.Pool
 
 	state   atomic.Uint32
@@ -55,6 +58,9 @@ type core struct {
 // releasesMax is how many calls of Reservation.Release may run at once. Past it, a
 // Confirm is dropped and the client's next one tries again.
 const releasesMax = 256
+
+// episodeQuiet is how long nothing fails before a shortage is over.
+const episodeQuiet = 30 * time.Second
 
 // lockedReader lets many goroutines read random bytes.
 type lockedReader struct {
@@ -88,6 +94,8 @@ func newCore(cfg Config, h Handler, log zerolog.Logger, reg prometheus.Registere
 		releases:  make(chan struct{}, releasesMax),
 		ctx:       context.Background(),
 	}
+	k.unread = telemetry.NewEpisode(k.log, episodeQuiet, "socket not read, still trying", "socket is read again")
+	k.unrandom = telemetry.NewEpisode(k.log, episodeQuiet, "no random bytes", "random bytes again")
 	k.alarm = newAlarm(k.epoch)
 	for i := range k.cfg.Sockets {
 		k.shards = append(k.shards, newShard(k, i))
@@ -187,6 +195,8 @@ func (k *core) begin() (end func(closeAll func())) {
 		stopKeeper()
 		kept.Wait()
 		k.places.tell()
+		k.unread.End()
+		k.unrandom.End()
 	}
 }
 
@@ -245,7 +255,7 @@ func (k *core) keep(ctx context.Context) {
 func (k *core) tidy(now time.Time) {
 	k.places.forgetOld(now)
 	if err := k.gate.Tick(now); err != nil {
-		k.log.Error().Err(err).Msg("handshake secrets not rotated")
+		k.unrandom.Note(fmt.Errorf("rotate handshake secrets: %w", err)) // the old ones stay good
 	}
 	if k.housekeep != nil {
 		k.housekeep()

@@ -2,6 +2,9 @@ package transport
 
 import "cmp"
 
+// Handshakes is the default of Limits.HandshakesMax.
+const Handshakes = 4096
+
 // Limits bounds what clients may cost. The zero value means the defaults in the
 // comments; a negative rate means no limit.
 type Limits struct {
@@ -12,7 +15,8 @@ type Limits struct {
 	// HelloPerSec and HelloBurst bound the Hellos with a good mac of one place, and
 	// apart from them the Confirms with a good cookie. Zero means 5 and 10.
 	HelloPerSec, HelloBurst int
-	// AddressPerSec and AddressBurst bound them by IPv4 address or IPv6 /64. Zero means 20 and 40.
+	// AddressPerSec and AddressBurst bound the clients that enter from one IPv4 address or
+	// IPv6 /64, as their Confirms prove it; who comes back is not counted. Zero means 20 and 40.
 	AddressPerSec, AddressBurst int
 	// PacketsPerSec and PacketsBurst bound what one connection sends us. Zero means 200 and 400.
 	PacketsPerSec, PacketsBurst int
@@ -24,10 +28,11 @@ type Limits struct {
 	// TableSize is how many places and addresses are remembered for HelloPerSec and
 	// AddressPerSec; past that the longest quiet is forgotten. Zero means 16,384.
 	TableSize int
-	// HandshakesMax is how many TCP connections may be in their handshake. Zero means 4,096.
+	// HandshakesMax is how many TCP connections may be in their handshake; past that one
+	// that proved nothing goes for the newcomer. Zero means 4,096.
 	HandshakesMax int
-	// HandshakesPerAddress is how many of them one IPv4 address or IPv6 /64 may have.
-	// Zero means 64.
+	// HandshakesPerAddress is how many of them one IPv4 address or IPv6 /64 may have, and
+	// an IPv6 /48 four times as many. Zero means 64.
 	HandshakesPerAddress int
 }
 
@@ -45,7 +50,7 @@ func (l Limits) withDefaults() Limits {
 	l.PacketsPerSec, l.PacketsBurst = cmp.Or(l.PacketsPerSec, 200), cmp.Or(l.PacketsBurst, 400)
 	l.BytesPerSec, l.BytesBurst = cmp.Or(l.BytesPerSec, 128<<10), cmp.Or(l.BytesBurst, 256<<10)
 	l.TableSize = cmp.Or(l.TableSize, 16_384)
-	l.HandshakesMax = cmp.Or(l.HandshakesMax, 4096)
+	l.HandshakesMax = cmp.Or(l.HandshakesMax, Handshakes)
 	l.HandshakesPerAddress = cmp.Or(l.HandshakesPerAddress, 64)
 	return l
 }

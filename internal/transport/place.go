@@ -51,9 +51,13 @@ type moreOfPlace struct {
 	last    lastConfirm
 	saved   *reliable.State // what a resume goes on from, while there is no connection
 	release func(context.Context) error
-	owned   bool // its old node has let go of the user
-	frozen  bool // no connection may open until Thaw
-	lost    bool // Lost is waiting to be told
+	opened  bool   // a client was in, here or at the node the user comes from
+	owned   bool   // its old node has let go of the user
+	frozen  bool   // no connection may open until Thaw
+	waits   bool   // a newer connection does, for a reader that is in the Handler
+	freezes uint32 // how often it was frozen
+	leaving *Conn  // lost while a reader was in the Handler for it
+	lost    bool   // Lost is waiting to be told
 }
 
 // lastConfirm keeps a Confirm from being accepted twice.
@@ -153,7 +157,7 @@ func (ps *Places) Reserve(r Reservation) (*Place, error) {
 	p := &Place{creds: r.Credentials, uid: r.UID, owner: r.Owner}
 	p.base = secure.Derive(r.Credentials, ps.core.cfg.ClientKey)
 	if r.State != nil || r.Release != nil {
-		p.more = &moreOfPlace{saved: r.State, release: r.Release}
+		p.more = &moreOfPlace{saved: r.State, release: r.Release, opened: true}
 	}
 	ttl := r.TTL
 	if ttl <= 0 {
@@ -168,7 +172,7 @@ func (ps *Places) Reserve(r Reservation) (*Place, error) {
 		return nil, ErrPlaceExists
 	}
 	if old, ok := ps.memory[p.SID()]; ok {
-		p.extra().last = old.last
+		p.extra().last, p.more.opened = old.last, true
 	}
 	ps.bySID[p.SID()] = p
 	ps.byCID0[p.base.CID0()] = p
@@ -354,7 +358,11 @@ func (ps *Places) connEnded(c *Conn, code wire.CloseCode, now time.Time) {
 	p.conn.Store(nil)
 	ps.setLocked(p, placeLost)
 	x := p.extra()
-	x.saved, x.lost = c.takeState(), true
+	st, busy := c.takeState()
+	x.saved, x.lost = st, true
+	if busy {
+		x.leaving = c
+	}
 	ps.events = append(ps.events, event{place: p})
 	if !x.frozen {
 		ps.expireAtLocked(p, now.Add(ps.core.cfg.ResumeTTL))

@@ -33,7 +33,7 @@ func (c *Conn) openLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Batc
 	switch {
 	case c.over.Load():
 		return nil, c.answerLocked(now, pkt, src, b)
-	case c.frozen || c.yielding:
+	case c.frozen || c.yielding > 0:
 		return nil, dropFrozen
 	}
 	highest := c.opener.Largest()
@@ -69,7 +69,7 @@ func (c *Conn) openLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Batc
 // receivedLocked prepares for deliver.
 func (c *Conn) receivedLocked(now time.Time, b *Batch, rx *reliable.Received) {
 	if len(rx.Messages) > 0 {
-		c.delivering = true
+		c.delivering = b
 		c.active = c.core.nanos(now)
 	}
 	b.addLocked(c)
@@ -89,14 +89,15 @@ func closeOf(err error) wire.Close {
 	return wire.Close{Code: wire.CloseInternal}
 }
 
-// deliver calls the Handler with what was received, without locks.
+// deliver calls the Handler with what was received, without locks. When the connection
+// is lost or replaced meanwhile it goes on: the messages count as received.
 func (c *Conn) deliver(b *Batch, rx *reliable.Received) {
 	for i := range rx.Messages {
 		d := &rx.Messages[i]
 		if d.Message.Kind != wire.Request {
 			continue // a client has nothing to answer or push
 		}
-		if c.over.Load() {
+		if c.ended.Load() {
 			return
 		}
 		c.core.handler.Handle(b, c, d.Message, d.Rel)
