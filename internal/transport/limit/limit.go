@@ -85,9 +85,13 @@ func NewTable(r Rate, size int) *Table {
 }
 
 // Take takes one unit from the bucket of key.
-func (t *Table) Take(now int64, key uint64) bool {
+func (t *Table) Take(now int64, key uint64) bool { return t.Try(now, key) == 0 }
+
+// Try takes one unit from the bucket of key and returns 0, or takes nothing and
+// returns how long until there is one.
+func (t *Table) Try(now int64, key uint64) time.Duration {
 	if t.rate.cost == 0 {
-		return true
+		return 0
 	}
 	h := hash(t.seed, key) | 1 // never 0, the key of an empty entry
 	t.mu.Lock()
@@ -97,14 +101,21 @@ func (t *Table) Take(now int64, key uint64) bool {
 	for i := range set {
 		e := &set[i]
 		if e.key == h {
-			return e.when.Take(now, t.rate, 1)
+			return e.when.try(now, t.rate)
 		}
 		if e.when < victim.when {
 			victim = e
 		}
 	}
 	*victim = entry{key: h}
-	return victim.when.Take(now, t.rate, 1)
+	return victim.when.try(now, t.rate)
+}
+
+func (b *Bucket) try(now int64, r Rate) time.Duration {
+	if b.Take(now, r, 1) {
+		return 0
+	}
+	return b.Wait(now, r, 1)
 }
 
 // AddressKey is what address limits count by: the IPv4 address or the IPv6 /64.

@@ -55,6 +55,26 @@ func TestTableForgetsTheQuietest(t *testing.T) {
 	}
 }
 
+func TestTableSaysHowLong(t *testing.T) {
+	tab := NewTable(NewRate(2, 3), 64)
+	now := int64(time.Hour)
+	for i := range 3 {
+		if w := tab.Try(now, 7); w != 0 {
+			t.Fatalf("unit %d of a burst of 3 has to wait %v", i, w)
+		}
+	}
+	w := tab.Try(now, 7)
+	if w != 500*time.Millisecond {
+		t.Fatalf("wait = %v, want 500ms", w)
+	}
+	if again := tab.Try(now+int64(w), 7); again != 0 {
+		t.Errorf("after the wait there are %v more", again)
+	}
+	if w := NewTable(Rate{}, 4).Try(now, 7); w != 0 {
+		t.Errorf("wait without a limit = %v", w)
+	}
+}
+
 func TestAddressKey(t *testing.T) {
 	key := func(s string) uint64 { return AddressKey(netip.MustParseAddr(s)) }
 	if key("192.0.2.1") == key("192.0.2.2") || key("192.0.2.1") != key("::ffff:192.0.2.1") {
