@@ -29,10 +29,12 @@ const (
 	envRunDir            = "DIARKIS_RUN_DIR"
 	envClusterSecret     = "DIARKIS_CLUSTER_SECRET"
 	envClusterSecretFile = "DIARKIS_CLUSTER_SECRET_FILE"
+	envTicketKey         = "DIARKIS_TICKET_KEY"
+	envTicketKeyFile     = "DIARKIS_TICKET_KEY_FILE"
 )
 
 var envNames = []string{envConfigRoot, envCloud, envShutdownTimeout, envServerType, envStructErr, envJSONLog, envAppName,
-	envAppVersion, envClientKey, envStopOnSIGHUP, envRunDir, envClusterSecret, envClusterSecretFile}
+	envAppVersion, envClientKey, envStopOnSIGHUP, envRunDir, envClusterSecret, envClusterSecretFile, envTicketKey, envTicketKeyFile}
 
 // Bounds of the environment's settings.
 const (
@@ -62,6 +64,12 @@ type Env struct {
 	// ClusterSecretFile when that is set, which may be read again when it changes.
 	ClusterSecret     Secret
 	ClusterSecretFile string
+
+	// TicketKey is the lines that tickets may be signed with, any of them. Empty when
+	// nothing is configured and on nodes of other roles than http. It comes from TicketKeyFile when that is set, which may be
+	// read again when it changes.
+	TicketKey     Secret
+	TicketKeyFile string
 }
 
 // Secret is a value that prints as "(redacted)" with every verb.
@@ -122,7 +130,11 @@ func (l *loader) env() Env {
 	}
 	e.ClientKey = Secret{key}
 	e.ClusterSecretFile = os.Getenv(envClusterSecretFile)
-	e.ClusterSecret = l.clusterSecret(e.ClusterSecretFile)
+	e.ClusterSecret = l.secret(envClusterSecret, envClusterSecretFile, "cluster secret", SecretLines)
+	if r := l.options.Role; r == RoleHTTP || r == "" { // only http nodes check tickets, and may be the only ones with the file
+		e.TicketKeyFile = os.Getenv(envTicketKeyFile)
+		e.TicketKey = l.secret(envTicketKey, envTicketKeyFile, "ticket key", TicketKeyLines)
+	}
 	return e
 }
 
@@ -148,14 +160,15 @@ func (l *loader) label(name string) string {
 	return s
 }
 
-// clusterSecret reads the secret and checks the length of its lines. The value
-// never gets into a problem's text.
-func (l *loader) clusterSecret(file string) Secret {
-	text, from := os.Getenv(envClusterSecret), envClusterSecret
+// secret reads a secret of some lines from the file that one variable names, else
+// from another variable. The value never gets into a problem's text.
+func (l *loader) secret(variable, fileVariable, what string, split func([]byte) ([][]byte, error)) Secret {
+	text, from := os.Getenv(variable), variable
+	file := os.Getenv(fileVariable)
 	if file != "" {
 		src, err := readRegular(file)
 		if err != nil {
-			l.report(envClusterSecretFile, "", "%v", err)
+			l.report(fileVariable, "", "%v", err)
 			return Secret{}
 		}
 		text, from = string(src), file
@@ -163,9 +176,9 @@ func (l *loader) clusterSecret(file string) Secret {
 	if text == "" && file == "" {
 		return Secret{}
 	}
-	lines, err := SecretLines([]byte(text))
+	lines, err := split([]byte(text))
 	if err != nil {
-		l.report(from, "", "cluster secret: %v", err)
+		l.report(from, "", "%s: %v", what, err)
 		return Secret{}
 	}
 	return Secret{string(bytes.Join(lines, []byte("\n")))}
@@ -190,6 +203,38 @@ func SecretLines(content []byte) ([][]byte, error) {
 	for i, line := range lines {
 		if len(line) < SecretBytesMin {
 			return nil, fmt.Errorf("line %d has %d bytes, at least %d are needed", i+1, len(line), SecretBytesMin)
+		}
+	}
+	return lines, nil
+}
+
+// ticketKeyDistinctMin different bytes are in every random line: of 64 hexadecimal
+// digits fewer than one in 10^9 has less.
+const ticketKeyDistinctMin = 8
+
+// TicketKeyLines splits the content of a ticket key into its lines, any of which a
+// ticket may be signed with: the bytes of the line as they stand are the key. As the
+// key is guessed offline by whoever has one ticket, a line that can't hold 32 random
+// bytes is refused.
+func TicketKeyLines(content []byte) ([][]byte, error) {
+	lines, err := SecretLines(content)
+	if err != nil {
+		return nil, err
+	}
+	for i, line := range lines {
+		distinct, hex := map[byte]bool{}, true
+		for _, c := range line {
+			if c <= ' ' || c > '~' {
+				return nil, fmt.Errorf("line %d has something else than letters, digits and punctuation in it: write random bytes as hex or base64", i+1)
+			}
+			distinct[c] = true
+			hex = hex && (c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F')
+		}
+		if hex && len(line) < 2*SecretBytesMin {
+			return nil, fmt.Errorf("line %d is %d hex digits, at least %d are needed", i+1, len(line), 2*SecretBytesMin)
+		}
+		if len(distinct) < ticketKeyDistinctMin {
+			return nil, fmt.Errorf("line %d is not random", i+1)
 		}
 	}
 	return lines, nil

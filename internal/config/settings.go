@@ -32,6 +32,20 @@ type HTTP struct {
 	EnableEncryption bool          `key:"enableEncryption" only:"true" refused:"credentials are always issued: the client protocol has no unencrypted form"`
 	AllowOrigin      string        `key:"allowOrigin" is:"origin"` // CORS; empty sends no header
 	ExposeDebugAPI   bool          `key:"exposeDebugAPI"`
+	ExposeMetrics    bool          `key:"exposeMetrics"` // the cluster's figures on the public port too
+
+	// Who may ask for places. See the package httpapi/ticket.
+	Auth           string `key:"auth" is:"none|ticket"`
+	TicketKeys     string `key:"ticketKeys"` // a JWKS file of public keys
+	TicketAudience string `key:"ticketAudience"`
+
+	// What one address may do: an IPv4 address or an IPv6 /64. A rate of 0 is unlimited.
+	RequestsPerAddress      int      `key:"requestsPerAddress" min:"0" max:"1000000"` // places asked for per second
+	RequestsPerAddressBurst int      `key:"requestsPerAddressBurst" min:"1" max:"1000000"`
+	ConnectionsPerAddress   int      `key:"connectionsPerAddress" min:"0" max:"1000000"` // 0: unlimited
+	MaxConnections          int      `key:"maxConnections" min:"16" max:"1000000"`
+	ExemptAddresses         []string `key:"exemptAddresses" is:"prefix" max:"1024"` // that the limits don't count
+	TrustedProxies          []string `key:"trustedProxies" is:"prefix" max:"1024"`  // whose X-Forwarded-For is believed
 }
 
 // Limits are what clients may do to a udp or tcp node. A rate of 0 is unlimited.
