@@ -173,7 +173,7 @@ func (n *Node) startAdmin(s *stack) error {
 	l = listener.Wrap(l, listener.Options{Name: "admin", Reserved: true, Max: adminConnections, Log: n.log, Reg: n.reg})
 	srv := &http.Server{
 		Handler: telemetry.AdminHandler(telemetry.AdminOptions{
-			Gatherer: n.reg, Live: func() error { return n.beat.Check(5 * time.Second) }, Ready: n.serving, Status: n.status,
+			Gatherer: n.reg, Figures: n.figuresHandler(), Live: func() error { return n.beat.Check(5 * time.Second) }, Ready: n.serving, Status: n.status,
 			MARS: func(ctx context.Context) (any, error) { return n.marsStatus(ctx) },
 		}),
 		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
