@@ -399,7 +399,9 @@ func TestTicketSettings(t *testing.T) {
 	t.Setenv("DIARKIS_HTTP_TICKET_KEYS", "")
 	for _, c := range []struct{ key, want string }{
 		{"too short", "has 9 bytes, at least 32 are needed"},
-		{line[:32], "is 32 hex digits, at least 64 are needed"},
+		{line[:32], "has 32 hex digits, at least 64 are needed"},
+		{"Zk3v9QpLr7Tn2XwYb5Hs8JdMf4Gc6KeA", "has 32 characters of base64, at least 43 are needed"},
+		{"Zk3v9!pLr7Tn2XwYb5Hs8JdMf4Gc6KeA", "has 32 characters, at least 40 are needed"},
 		{strings.Repeat("ab", 32), "not random"},
 		{strings.Repeat("x", 64), "not random"},
 		{"a sentence is easily guessed, however long it may be", "something else than letters"},

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -208,9 +209,15 @@ func SecretLines(content []byte) ([][]byte, error) {
 	return lines, nil
 }
 
-// ticketKeyDistinctMin different bytes are in every random line: of 64 hexadecimal
-// digits fewer than one in 10^9 has less.
-const ticketKeyDistinctMin = 8
+// Of a ticket key's line: how many characters 32 random bytes take in hexadecimal, in
+// base64, and in all printable ones; and how many different ones are in every random
+// line, as of 64 hexadecimal digits fewer than one in 10^9 has less.
+const (
+	ticketKeyHexMin       = 64
+	ticketKeyBase64Min    = 43
+	ticketKeyPrintableMin = 40
+	ticketKeyDistinctMin  = 8
+)
 
 // TicketKeyLines splits the content of a ticket key into its lines, any of which a
 // ticket may be signed with: the bytes of the line as they stand are the key. As the
@@ -222,20 +229,35 @@ func TicketKeyLines(content []byte) ([][]byte, error) {
 		return nil, err
 	}
 	for i, line := range lines {
-		distinct, hex := map[byte]bool{}, true
-		for _, c := range line {
-			if c <= ' ' || c > '~' {
-				return nil, fmt.Errorf("line %d has something else than letters, digits and punctuation in it: write random bytes as hex or base64", i+1)
-			}
-			distinct[c] = true
-			hex = hex && (c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F')
-		}
-		if hex && len(line) < 2*SecretBytesMin {
-			return nil, fmt.Errorf("line %d is %d hex digits, at least %d are needed", i+1, len(line), 2*SecretBytesMin)
-		}
-		if len(distinct) < ticketKeyDistinctMin {
-			return nil, fmt.Errorf("line %d is not random", i+1)
+		if err := checkTicketKey(string(line)); err != nil {
+			return nil, fmt.Errorf("line %d %w", i+1, err)
 		}
 	}
 	return lines, nil
+}
+
+func checkTicketKey(line string) error {
+	const hex = "0123456789abcdefABCDEF"
+	const base64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_="
+	distinct := map[rune]bool{}
+	for _, c := range line {
+		if c <= ' ' || c > '~' {
+			return errors.New("has something else than letters, digits and punctuation in it: write random bytes as hex or base64")
+		}
+		distinct[c] = true
+	}
+	least, what := ticketKeyPrintableMin, "characters"
+	switch {
+	case strings.Trim(line, hex) == "":
+		least, what = ticketKeyHexMin, "hex digits"
+	case strings.Trim(line, base64) == "":
+		least, what = ticketKeyBase64Min, "characters of base64"
+	}
+	if len(line) < least {
+		return fmt.Errorf("has %d %s, at least %d are needed for 32 random bytes", len(line), what, least)
+	}
+	if len(distinct) < ticketKeyDistinctMin {
+		return errors.New("is not random")
+	}
+	return nil
 }
