@@ -43,6 +43,13 @@ import (
 // 1 MiB of a long message, and for 100 Mbit/s at 45 ms with losses.
 const windowBytes = 2 << 20
 
+// What waits to be sent reliably behind the message being sent, before ErrSlow: enough
+// for a moment without a connection, and less than a server takes at once afterwards.
+const (
+	queueMessages = 1024
+	queueBytes    = 256 << 10
+)
+
 // phase says where a client is between its first connection and its end.
 type phase uint8
 
@@ -312,6 +319,7 @@ func (c *Client) installLocked(l *link, now time.Time) (resumed bool) {
 	cfg := reliable.Config{
 		Stream: l.stream, RTT: l.rtt, IdleTimeout: idle, KeepAlive: idle / 3,
 		Window: windowBytes, FramesBase: l.base, FramesMax: l.frames,
+		QueueReliable: queueMessages, QueueBytes: queueBytes, QueueBytesMax: queueBytes,
 	}
 	resumed = l.accept.Resumed && c.machine != nil
 	var state *reliable.State
