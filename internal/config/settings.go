@@ -52,9 +52,13 @@ type Limits struct {
 	BytesPerSecond   int `key:"bytesPerSecond" min:"0" max:"67107840"`
 	BytesBurst       int `key:"bytesBurst" min:"2048" max:"1073741824"`
 
-	// Waiting to be sent to one client.
+	// Waiting to be sent to one client: messages are unreliable ones.
 	SendQueueMessages int `key:"sendQueueMessages" min:"1" max:"1000000"`
 	SendQueueBytes    int `key:"sendQueueBytes" min:"2048" max:"1073741824"`
+	SendQueueBytesMax int `key:"sendQueueBytesMax" min:"65536" max:"4194304"`
+
+	// Kept for all clients together: incomplete messages, and what came beyond a hole.
+	HeldBytesMax int `key:"heldBytesMax" min:"16777216" max:"1099511627776"`
 }
 
 // UDP is udp/main.json.

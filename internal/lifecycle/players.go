@@ -50,6 +50,7 @@ func (n *Node) startPlayers(ctx context.Context, s *stack) error {
 		Directory:  n.marsNode.Directory,
 		UsersMax:   n.limits().MaxUsers,
 		ReserveTTL: n.limits().ReservationTTL,
+		ParkedMax:  n.limits().SendQueueBytesMax,
 	}, n.mesh, n.log, n.reg)
 	if err != nil {
 		return err
@@ -129,7 +130,8 @@ func (n *Node) transportConfig() (transport.Config, error) {
 			AddressPerSec: unlimited(l.HelloPerAddress), AddressBurst: l.HelloPerAddressBurst,
 			PacketsPerSec: unlimited(l.PacketsPerSecond), PacketsBurst: l.PacketsBurst,
 			BytesPerSec: unlimited(l.BytesPerSecond), BytesBurst: l.BytesBurst,
-			QueueMessages: l.SendQueueMessages, QueueBytes: l.SendQueueBytes,
+			QueueMessages: l.SendQueueMessages, QueueBytes: l.SendQueueBytes, QueueBytesMax: l.SendQueueBytesMax,
+			HeldBytes: l.HeldBytesMax,
 		},
 	}
 	var err error

@@ -199,6 +199,7 @@ func (c *Conn) early(now time.Time, a *secure.Accepted, b *Batch, rx *reliable.R
 	if err := c.machine.ReceiveConfirm(now, a.Frames, a.Resume, rx); err != nil {
 		end = c.failLocked(now, b, closeOf(err))
 	} else {
+		c.noteHeldLocked()
 		c.receivedLocked(now, b, rx)
 	}
 	c.mu.Unlock()
@@ -233,6 +234,7 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 		st = nil
 	}
 	x.saved = nil
+	ps.countSavedLocked(x)
 	x.last = lastConfirm{cookie: a.accepted.CookieTime, hash: a.accepted.Hash}
 	ps.unsayLostLocked(p)
 	ps.keepLocked(p)
@@ -266,6 +268,7 @@ func (k *core) newConn(now time.Time, a arrival, scid wire.CID, st *reliable.Sta
 	if a.stream == nil {
 		c.accept = &sentAccept{packet: slices.Clip(pkt), until: k.nanos(now.Add(acceptFor))}
 	}
+	c.noteHeldLocked()
 	c.sendBuiltLocked(b, pkt)
 	return c
 }

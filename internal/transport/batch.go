@@ -184,6 +184,9 @@ func (c *Conn) lastWordsLocked(now time.Time, b *Batch) {
 
 // packetLocked appends one sealed packet to dst, if there is something to send.
 func (c *Conn) packetLocked(now time.Time, dst []byte) (pkt []byte, ok bool) {
+	if c.machine.Skip(c.sealer.NextPN()) {
+		c.sealer.Skip()
+	}
 	start := len(dst)
 	pkt = c.sealer.Begin(dst)
 	frames := len(pkt)

@@ -24,7 +24,8 @@ type Conn struct {
 	stream *stream // nil on UDP
 	scid   wire.CID
 
-	over atomic.Bool // written under mu; set once nothing is received or sent any more
+	held atomic.Int32 // written under mu; what is kept for the client, in steps
+	over atomic.Bool  // written under mu; set once nothing is received or sent any more
 
 	mu      sync.Mutex // guards the fields below
 	sealer  *secure.Sealer
@@ -237,6 +238,7 @@ func (c *Conn) settleLocked(code wire.CloseCode) {
 	if c.machine != nil {
 		c.countLocked()
 	}
+	c.releaseHeldLocked()
 	c.accept, c.moving, c.sealer = nil, nil, nil
 	if code != wire.CloseIdle && code != wire.CloseReplaced {
 		c.machine = nil // nobody goes on from here
@@ -354,11 +356,8 @@ func (c *Conn) tickLocked(now time.Time, b *Batch) (code wire.CloseCode, closed,
 		return 0, false, false
 	}
 	if err := c.machine.Tick(now); err != nil {
-		code = wire.CloseIdle
-		if errors.Is(err, reliable.ErrSlow) {
-			code = wire.CloseSlow
-		}
-		return code, c.closeLocked(now, b, wire.Close{Code: code}), false
+		body := closeOf(err)
+		return body.Code, c.closeLocked(now, b, body), false
 	}
 	if c.sealer.WantsPing(now) {
 		c.machine.SendPing(now)

@@ -41,8 +41,10 @@ type core struct {
 	releases  chan struct{} // a token for each Release that runs
 	housekeep func()        // called once a second by the keeper
 	batches   sync.Pool
+	random    func() uint64 // random64, made once
 
 	state   atomic.Uint32
+	held    atomic.Int64 // bytes kept for clients, in whole heldSteps
 	unauth  limit.Shared
 	turn    atomic.Uint32  // which shard's socket the next Batch sends with
 	running sync.WaitGroup // goroutines of spawn
@@ -94,6 +96,7 @@ func newCore(cfg Config, h Handler, log zerolog.Logger, reg prometheus.Registere
 	}
 	k.places = newPlaces(k)
 	k.state.Store(uint32(StateOnline))
+	k.random = k.random64
 	k.batches.New = func() any { return k.NewBatch() }
 	gate, err := secure.NewGate(cfg.Rand, k.epoch)
 	if err != nil {
@@ -196,6 +199,7 @@ func (k *core) machineConfig(rtt time.Duration) reliable.Config {
 		Server: true, Stream: k.stream, RTT: rtt,
 		RetryIntervalMax: k.cfg.RetryIntervalMax, MaxRetry: k.cfg.MaxRetry, IdleTimeout: k.cfg.IdleTimeout,
 		QueueMessages: k.cfg.Limits.QueueMessages, QueueBytes: k.cfg.Limits.QueueBytes,
+		QueueBytesMax: k.cfg.Limits.QueueBytesMax, Random: k.random,
 	}
 	const overhead = wire.ServerHeaderBytes + wire.TagBytes
 	// One frame has to fit: its type and length take up to 5 bytes.
@@ -232,6 +236,7 @@ func (k *core) keep(ctx context.Context) {
 	k.alarm.run(ctx, func(now time.Time) time.Time {
 		due = k.places.expire(now, due[:0])
 		clear(due)
+		k.shedHeld()
 		k.places.tell()
 		if now.Sub(tidied) >= time.Second {
 			tidied = now
@@ -244,6 +249,7 @@ func (k *core) keep(ctx context.Context) {
 
 func (k *core) tidy(now time.Time) {
 	k.places.forgetOld(now)
+	k.m.held.Set(float64(k.held.Load()))
 	if err := k.gate.Tick(now); err != nil {
 		k.log.Error().Err(err).Msg("handshake secrets not rotated")
 	}

@@ -18,9 +18,20 @@ type Limits struct {
 	PacketsPerSec, PacketsBurst int
 	// BytesPerSec and BytesBurst do the same in bytes. Zero means 128 KiB and 256 KiB.
 	BytesPerSec, BytesBurst int
-	// QueueMessages and QueueBytes bound what waits to be sent to one client behind
-	// the message being sent. Zero means 1,024 and 256 KiB.
-	QueueMessages, QueueBytes int
+	// QueueMessages is how many unreliable messages wait to be sent to one client; newer
+	// ones then replace the oldest. Zero means 1,024.
+	QueueMessages int
+	// QueueBytes is how many bytes of unreliable messages wait likewise. A client for whom
+	// more bytes of reliable ones wait behind the one being sent is too slow when it is
+	// there but acknowledges none of those under way for 2s. Zero means 256 KiB.
+	QueueBytes int
+	// QueueBytesMax is how many bytes of reliable messages may wait for one client who
+	// acknowledges some. Zero means 1 MiB; it is at least QueueBytes.
+	QueueBytesMax int
+	// HeldBytes is how many bytes of incomplete messages, and of what came beyond a hole,
+	// are kept for all clients together. Past it the client who holds most is ended.
+	// Zero means 256 MiB, negative no limit.
+	HeldBytes int
 	// TableSize is how many places and addresses are remembered for HelloPerSec and
 	// AddressPerSec; past that the longest quiet is forgotten. Zero means 16,384.
 	TableSize int
@@ -44,6 +55,7 @@ func (l Limits) withDefaults() Limits {
 	l.AddressPerSec, l.AddressBurst = cmp.Or(l.AddressPerSec, 20), cmp.Or(l.AddressBurst, 40)
 	l.PacketsPerSec, l.PacketsBurst = cmp.Or(l.PacketsPerSec, 200), cmp.Or(l.PacketsBurst, 400)
 	l.BytesPerSec, l.BytesBurst = cmp.Or(l.BytesPerSec, 128<<10), cmp.Or(l.BytesBurst, 256<<10)
+	l.HeldBytes = cmp.Or(l.HeldBytes, 256<<20)
 	l.TableSize = cmp.Or(l.TableSize, 16_384)
 	l.HandshakesMax = cmp.Or(l.HandshakesMax, 4096)
 	l.HandshakesPerAddress = cmp.Or(l.HandshakesPerAddress, 64)

@@ -53,6 +53,8 @@ type metrics struct {
 	repeats    prometheus.Counter
 	proactive  prometheus.Counter
 	overflow   prometheus.Counter
+	held       prometheus.Gauge
+	heldEnded  prometheus.Counter
 	rtt        prometheus.Observer
 	dropped    *prometheus.CounterVec
 	handshakes *prometheus.CounterVec
@@ -87,6 +89,8 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 		repeats:    counter("retransmissions_total", "Reliable fragments sent again.").With(nil),
 		proactive:  counter("repeats_total", "Reliable fragments sent more than once before they counted as lost.").With(nil),
 		overflow:   counter("unreliable_dropped_total", "Unreliable messages that gave way to newer ones in a full queue.").With(nil),
+		held:       gauge("held_bytes", "Bytes kept of incomplete reliable messages and beyond holes."),
+		heldEnded:  counter("held_ended_total", "Users ended because the node held too much: those that held most.").With(nil),
 		rtt: register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "diarkis", Subsystem: "transport", Name: "rtt_seconds",
 			Help:    "Smoothed round-trip time of connections, observed once a second while they are active.",

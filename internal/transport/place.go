@@ -50,6 +50,7 @@ const (
 type moreOfPlace struct {
 	last    lastConfirm
 	saved   *reliable.State // what a resume goes on from, while there is no connection
+	held    int32           // what of it is counted, in steps
 	release func(context.Context) error
 	owned   bool // its old node has let go of the user
 	frozen  bool // no connection may open until Thaw
@@ -169,6 +170,9 @@ func (ps *Places) Reserve(r Reservation) (*Place, error) {
 	}
 	if old, ok := ps.memory[p.SID()]; ok {
 		p.extra().last = old.last
+	}
+	if p.more != nil {
+		ps.countSavedLocked(p.more)
 	}
 	ps.bySID[p.SID()] = p
 	ps.byCID0[p.base.CID0()] = p
@@ -298,6 +302,10 @@ func (ps *Places) removeLocked(p *Place) *Conn {
 	if p.more != nil && p.more.last.cookie != 0 {
 		ps.rememberLocked(p)
 	}
+	if p.more != nil {
+		p.more.saved = nil
+		ps.countSavedLocked(p.more)
+	}
 	p.more = nil
 	return p.conn.Swap(nil)
 }
@@ -355,6 +363,7 @@ func (ps *Places) connEnded(c *Conn, code wire.CloseCode, now time.Time) {
 	ps.setLocked(p, placeLost)
 	x := p.extra()
 	x.saved, x.lost = c.takeState(), true
+	ps.countSavedLocked(x)
 	ps.events = append(ps.events, event{place: p})
 	if !x.frozen {
 		ps.expireAtLocked(p, now.Add(ps.core.cfg.ResumeTTL))

@@ -56,6 +56,7 @@ func (c *Conn) openLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Batc
 	if err := c.machine.Receive(now, pn, frames, rx); err != nil {
 		return c.failLocked(now, b, closeOf(err)), nil
 	}
+	c.noteHeldLocked()
 	if acked, ok := c.machine.LargestAcked(); ok {
 		c.sealer.Acked(acked)
 	}
@@ -85,6 +86,12 @@ func (c *Conn) failLocked(now time.Time, b *Batch, body wire.Close) *wire.Close 
 func closeOf(err error) wire.Close {
 	if v, ok := errors.AsType[*reliable.Violation](err); ok {
 		return wire.Close{Code: v.Code, Reason: v.Reason}
+	}
+	switch err {
+	case reliable.ErrSlow:
+		return wire.Close{Code: wire.CloseSlow, Reason: "the client does not take what is sent to it"}
+	case reliable.ErrIdle, reliable.ErrDead:
+		return wire.Close{Code: wire.CloseIdle}
 	}
 	return wire.Close{Code: wire.CloseInternal}
 }

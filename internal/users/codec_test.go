@@ -59,6 +59,22 @@ func (q ReserveRequest) mustBytes(t testing.TB) []byte {
 	return mustMarshal(t, b, err)
 }
 
+// Whatever may wait for a user can move with them.
+func TestAllThatIsParkedMoves(t *testing.T) {
+	var d moveData
+	for n := 0; n < 1<<20; n += 4 + parkedCost {
+		d.parked = append(d.parked, parked{[]byte("abcd"), reliable.Reliable})
+	}
+	b, err := d.marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, released, err := parseMoveData(b)
+	if err != nil || !released || len(got.parked) != len(d.parked) {
+		t.Errorf("%d of %d messages: %v, released %v", len(got.parked), len(d.parked), err, released)
+	}
+}
+
 func FuzzParseReserveRequest(f *testing.F) {
 	f.Add(ReserveRequest{UID: "u", Type: "UDP", Props: map[string]any{"a": 1.5, "b": []any{true, nil}}}.mustBytes(f))
 	f.Add(ReserveRequest{UID: "u", Credentials: &secure.Credentials{SID: id.SID{1}}}.mustBytes(f))

@@ -17,8 +17,10 @@ const (
 	stateMax = 8 << 20
 	// movePropsMax bounds the properties of one user on the mesh, in bytes.
 	movePropsMax = 1 << 20
-	// messagesMax bounds the commands, and the parked messages, of one user.
-	messagesMax = 4096
+	// messagesMax bounds the commands of one user, parkedCountMax the parked messages:
+	// as many of the shortest as fit the most bytes that may wait for a user.
+	messagesMax    = 4096
+	parkedCountMax = 4 << 20 / (parkedCost + 4)
 )
 
 // moveID names one move; the old node makes it.
@@ -155,14 +157,14 @@ func parseMoveData(b []byte) (d moveData, released bool, err error) {
 		return moveData{}, false, r.end()
 	}
 	props := r.bytes(movePropsMax)
-	readMessages(&r, func(rel reliable.Reliability, b []byte) {
+	readMessages(&r, messagesMax, func(rel reliable.Reliability, b []byte) {
 		m, err := wire.ParseMessage(b)
 		if err != nil {
 			r.err = err
 		}
 		d.commands = append(d.commands, task{m: m, rel: rel, ordered: true})
 	})
-	readMessages(&r, func(rel reliable.Reliability, b []byte) {
+	readMessages(&r, parkedCountMax, func(rel reliable.Reliability, b []byte) {
 		d.parked = append(d.parked, parked{b, rel})
 	})
 	if err = r.end(); err == nil {
@@ -174,9 +176,9 @@ func parseMoveData(b []byte) (d moveData, released bool, err error) {
 	return d, true, nil
 }
 
-func readMessages(r *reader, each func(reliable.Reliability, []byte)) {
+func readMessages(r *reader, most uint32, each func(reliable.Reliability, []byte)) {
 	n := r.u32()
-	if n > messagesMax {
+	if n > most {
 		r.err = errCodec
 	}
 	for range n {

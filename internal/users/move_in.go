@@ -78,7 +78,7 @@ func (r *Registry) takeOver(ctx context.Context, u *User) error {
 	u.props = data.props
 	u.parked = data.parked
 	for _, p := range data.parked {
-		u.parkedBytes += len(p.msg)
+		u.parkedBytes += p.cost()
 	}
 	u.parking.Store(len(u.parked) > 0)
 	// Frozen until the hooks have run, so that nothing that arrives overtakes the

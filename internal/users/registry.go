@@ -74,6 +74,7 @@ type Config struct {
 
 	UsersMax     int           // users with a place, reserved ones included; zero means 100,000
 	MailboxMax   int           // commands that wait for one user's executor; zero means 64
+	ParkedMax    int           // bytes that wait for one user without a connection; zero means 1 MiB
 	ReserveTTL   time.Duration // a reserved place expires unopened; zero means 60 s
 	MoveDeadline time.Duration // a client has this long to reach the node it is moved to; zero means 5 s
 	CloseMax     time.Duration // Run waits this long for handlers when it ends; zero means 5 s
@@ -83,6 +84,7 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	c.UsersMax = orElse(c.UsersMax, 100_000)
 	c.MailboxMax = orElse(c.MailboxMax, 64)
+	c.ParkedMax = orElse(c.ParkedMax, 1<<20)
 	c.ReserveTTL = orElse(c.ReserveTTL, time.Minute)
 	c.MoveDeadline = orElse(c.MoveDeadline, 5*time.Second)
 	c.CloseMax = orElse(c.CloseMax, 5*time.Second)

@@ -174,7 +174,7 @@ func TestMessagesWaitForTheUser(t *testing.T) {
 }
 
 func TestTooMuchWaitingEndsTheUser(t *testing.T) {
-	for name, size := range map[string]int{"messages": 1, "bytes": 64 << 10} {
+	for name, size := range map[string]int{"many small": 4, "some long": 60 << 10} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1")
@@ -182,12 +182,17 @@ func TestTooMuchWaitingEndsTheUser(t *testing.T) {
 				n := nodes[0]
 				u, _ := n.login(t, "u")
 				n.UserLost(u)
-				var err error
-				for range parkedMax + 1 {
-					if err = u.Send(nil, make([]byte, size), reliable.Reliable); err != nil {
-						break
+				most := 1 << 20 / (size + 32) // whatever their number
+				for i := range most {
+					if err := u.Send(nil, make([]byte, size), reliable.Reliable); err != nil {
+						t.Fatalf("message %d of %d bytes: %v", i, size, err)
 					}
 				}
+				synctest.Wait()
+				if codes := n.endCodes(); len(codes) > 0 {
+					t.Fatalf("ended %v", codes)
+				}
+				err := u.Send(nil, make([]byte, size), reliable.Reliable)
 				synctest.Wait()
 				if !errors.Is(err, ErrGone) || !slices.Equal(n.endCodes(), []wire.CloseCode{wire.CloseSlow}) {
 					t.Errorf("send = %v, ended %v", err, n.endCodes())
