@@ -66,7 +66,7 @@ func (m *Machine) fill(now time.Time, at time.Duration, p *packet) {
 	if m.loss.probes > 0 && !p.eliciting {
 		m.appendProbe(at, p)
 	}
-	if m.slowSince != never {
+	if m.maySlow() {
 		m.noteSlow(at)
 	}
 }
@@ -116,7 +116,7 @@ func (m *Machine) mayFly() bool {
 
 // nextCut returns the size of the next new fragment, or 0 when none may be sent.
 func (m *Machine) nextCut() int {
-	if m.queue.reliable == 0 || m.sent.lost > 0 || !m.takeTurn() {
+	if m.queue.reliable == 0 || m.sent.lost > 0 || !m.roomForAll() && !m.takeTurn() {
 		return 0
 	}
 	n := min(len(m.queue.head().data), fragmentMax)

@@ -9,14 +9,19 @@ package reliable
 // small as we do, see leastCut.
 func leastCost(n int) int { return n + fragmentCost*(1+n/partMin) }
 
+// roomForAll reports whether the peer can hold all that waits, besides what was sent: no
+// messages cost more than 5/4 of what they count while they wait.
+func (m *Machine) roomForAll() bool {
+	return m.sent.span+m.queue.reliableBytes*5/4 <= heldMax
+}
+
 // takeTurn reports whether the message whose turn it is may be sent. When it may not
 // begin yet it gives its turn to one that may go on or begin.
 func (m *Machine) takeTurn() bool {
-	q := &m.queue
-	// No set of messages costs more than 5/4 of what it counts while it waits.
-	if m.cfg.stream || m.sent.span+q.reliableBytes+q.reliableBytes/4 <= heldMax {
-		return true
+	if m.cfg.stream {
+		return true // nothing is beyond a hole there
 	}
+	q := &m.queue
 	room, longest := heldMax-m.sent.span, 0
 	for i := range q.lines {
 		if l := &q.lines[i].messages; l.len() > 0 {

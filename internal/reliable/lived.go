@@ -5,13 +5,14 @@ import "time"
 // hear notes that a packet opened. Silence before it counts only in part for what a
 // peer that is there has to do in time.
 func (m *Machine) hear(at time.Duration) {
-	m.away += max(0, at-m.heard-silenceLived)
-	if m.slowSince != never {
-		m.slowSince += max(0, at-max(m.heard, m.slowSince)-slowSilence)
+	if at-m.heard > slowSilence { // the shorter of the two
+		m.away += max(0, at-m.heard-silenceLived)
+		if m.slowSince != never {
+			m.slowSince += max(0, at-max(m.heard, m.slowSince)-slowSilence)
+		}
 	}
-	m.heard = at
-	m.now = at
-	m.inbox.now = m.lived(at)
+	m.heard, m.now = at, at
+	m.inbox.now = at - m.away // that is lived(at)
 }
 
 // lived is for how long the connection was alive: not frozen, and its peer heard. Of
@@ -27,6 +28,11 @@ func (m *Machine) livedAt(lived time.Duration) time.Duration {
 		return at
 	}
 	return never
+}
+
+// maySlow reports whether there is something for noteSlow to do.
+func (m *Machine) maySlow() bool {
+	return m.queue.reliableBytes > int(m.cfg.queueBytes) || m.slowSince != never
 }
 
 // noteSlow remembers since when too much waits and nothing of what is under way was
@@ -52,9 +58,9 @@ func (m *Machine) noteSlow(at time.Duration) {
 }
 
 // slowAt is when the peer counts as slow, if nothing changes until then: never when
-// it has to be heard first.
+// it has to be heard first. Too much must wait.
 func (m *Machine) slowAt() time.Duration {
-	if m.slowSince == never || max(m.heard, m.slowSince)+slowSilence < m.slowSince+m.cfg.slowAfter {
+	if max(m.heard, m.slowSince)+slowSilence < m.slowSince+m.cfg.slowAfter {
 		return never
 	}
 	return m.slowSince + m.cfg.slowAfter

@@ -81,7 +81,7 @@ func (m *Machine) Tick(now time.Time) error {
 	switch {
 	case m.cfg.idleTimeout > 0 && at >= m.heard+m.cfg.idleTimeout:
 		return ErrIdle
-	case m.stalledAt != never && at >= m.stalledAt+streamStallMax, at >= m.slowAt():
+	case m.stalledAt != never && at >= m.stalledAt+streamStallMax, m.slowSince != never && at >= m.slowAt():
 		return ErrSlow
 	case m.inbox.total > 0 && m.lived(at) >= m.inbox.oldest()+incompleteAge:
 		return errOld
@@ -99,7 +99,10 @@ func (m *Machine) WakeAt() time.Time {
 	if m.pending() {
 		return m.start
 	}
-	wake := min(m.acks.due, m.control.resumeAt, m.repeat.due, m.lossTimer(), m.slowAt())
+	wake := min(m.acks.due, m.control.resumeAt, m.repeat.due, m.lossTimer())
+	if m.slowSince != never {
+		wake = min(wake, m.slowAt())
+	}
 	if m.inbox.total > 0 {
 		wake = min(wake, m.livedAt(m.inbox.oldest()+incompleteAge))
 	}

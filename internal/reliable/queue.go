@@ -185,5 +185,7 @@ func (m *Machine) enqueue(now time.Time, msg outMessage, rel Reliability) {
 	m.queue.pushReliable(msg)
 	at := m.at(now)
 	m.noteStall(at)
-	m.noteSlow(at)
+	if m.maySlow() {
+		m.noteSlow(at)
+	}
 }

@@ -15,8 +15,8 @@
 // # What is sent while nobody listens
 //
 // Messages to a user without a connection, or one that is being moved, are parked:
-// reliable ones wait, at most 1024 and 256 KiB, and more than that ends the user as
-// slow; unreliable ones are dropped. They leave when the user is back.
+// reliable ones wait, any number but at most Config.ParkedMax bytes, and more than that
+// ends the user as slow; unreliable ones are dropped. They leave when the user is back.
 //
 // # One sid per user id
 //
