@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"sync"
@@ -210,6 +211,16 @@ func (k *core) machineConfig(rtt time.Duration) reliable.Config {
 	c.FramesBase, c.FramesMax = wire.DatagramBytesMin-overhead, k.packetMax()-overhead
 	c.UnreliableMax = c.FramesBase - 5
 	return c
+}
+
+// random64 is where machines draw the packet numbers from that they leave out. When
+// there is no chance to be had, 0 makes the next of them a far one.
+func (k *core) random64() uint64 {
+	var b [8]byte
+	if _, err := io.ReadFull(k.cfg.Rand, b[:]); err != nil {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b[:])
 }
 
 // packetMax is the longest packet we send, without the length prefix of TCP. Over

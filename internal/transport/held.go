@@ -2,8 +2,6 @@ package transport
 
 import (
 	"cmp"
-	"encoding/binary"
-	"io"
 	"math"
 	"slices"
 
@@ -101,14 +99,4 @@ func (k *core) shedHeld() {
 		}
 	}
 	k.log.Debug().Int("users", ended).Int64("held_bytes", k.held.Load()).Msg("users ended who held most of too much")
-}
-
-// random64 is where machines draw the packet numbers from that they leave out. When
-// there is no chance to be had, 0 makes the next of them a far one.
-func (k *core) random64() uint64 {
-	var b [8]byte
-	if _, err := io.ReadFull(k.cfg.Rand, b[:]); err != nil {
-		return 0
-	}
-	return binary.BigEndian.Uint64(b[:])
 }
