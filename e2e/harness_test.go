@@ -83,6 +83,8 @@ type nodeOptions struct {
 	env    []string // later entries win
 	runDir string   // "" makes one
 	place  *place   // nil is beside
+
+	descriptors int // it may have open; 0 is as many as the tests
 }
 
 // place is where a process runs and how it is reached from there. Nil is beside.
@@ -118,6 +120,15 @@ func (p *place) dial(ctx context.Context, network, addr string) (conn net.Conn, 
 	return conn, err
 }
 
+// command is how to start a node.
+func command(o nodeOptions) *exec.Cmd {
+	if o.descriptors == 0 {
+		return exec.Command(binary, o.args...)
+	}
+	limited := []string{"-c", `ulimit -n "$0" && exec "$@"`, strconv.Itoa(o.descriptors), binary}
+	return exec.Command("/bin/sh", append(limited, o.args...)...)
+}
+
 // start starts diarkisd and returns at once. The process is killed when the test ends.
 func start(t *testing.T, name string, o nodeOptions) *node {
 	t.Helper()
@@ -128,7 +139,7 @@ func start(t *testing.T, name string, o nodeOptions) *node {
 		t: t, name: name, runDir: o.runDir, env: o.env, place: o.place,
 		changed: make(chan struct{}), ended: make(chan struct{}),
 	}
-	n.cmd = exec.Command(binary, o.args...)
+	n.cmd = command(o)
 	n.cmd.Dir = o.runDir // no ./configs here: embedded defaults
 	n.cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + o.runDir, "DIARKIS_RUN_DIR=" + o.runDir, "DIARKIS_JSON_LOG=TRUE",
@@ -366,6 +377,8 @@ type cluster struct {
 	mars     *node
 	http     *node
 
+	descriptors map[string]int // a node of a role may have open
+
 	mu    sync.Mutex
 	nodes []*node // all that were started, the oldest first
 }
@@ -373,7 +386,12 @@ type cluster struct {
 // newCluster starts a mars and an http node, and waits until they are ready.
 func newCluster(t *testing.T, env ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, marsPort: freePort(t), env: env}
+	return (&cluster{t: t, marsPort: freePort(t), env: env}).begin()
+}
+
+// begin starts mars and http.
+func (c *cluster) begin() *cluster {
+	c.t.Helper()
 	c.mars = c.startMARS()
 	c.http = c.start("http")
 	c.mars.waitReady()
@@ -413,7 +431,7 @@ func (c *cluster) startUnready(role string, env ...string) *node {
 	c.t.Helper()
 	return start(c.t, role, nodeOptions{
 		args: []string{"--role=" + role, "--port=0", "--mars-port", strconv.Itoa(c.marsPort)},
-		env:  append(append([]string{}, c.env...), env...),
+		env:  append(append([]string{}, c.env...), env...), descriptors: c.descriptors[role],
 	})
 }
 

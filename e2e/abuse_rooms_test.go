@@ -1,0 +1,162 @@
+//go:build unix
+
+package e2e
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/Diarkis/diarkis/client"
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// What one client makes others receive, and what it leaves behind.
+
+// floodRoom joins the honest players' room and sends, within its packet and byte limits,
+// packets full of the smallest reliable broadcasts.
+func floodRoom(a *arena) {
+	l := a.mustAttack("mallory")
+	r := a.crew.players[0].room
+	if _, err := l.request(a.ctx, client.CmdRoomJoin, []byte(r)); err != nil {
+		a.t.Fatalf("the attacker joins: %v", err)
+	}
+	body := append([]byte(r), 1) // reliable, and no message at all
+	frames, each := l.full(wire.Message{Kind: wire.Request, Ver: client.VerBuiltin, Cmd: client.CmdRoomBroadcast, Payload: body}, false)
+	const packets = 180 // 210 kB, of 400 packets and 256 KiB at once
+	for round := range a.n(1, 5) {
+		if round > 0 {
+			a.last(2 * time.Second) // 128 KiB a second come back
+		}
+		for range packets {
+			l.packet(frames)
+		}
+	}
+	a.last(time.Second)
+	gone := 0
+	for _, h := range a.crew.players {
+		h.mu.Lock()
+		if h.closed != "" {
+			gone++
+		}
+		h.mu.Unlock()
+	}
+	members, _, err := a.crew.players[0].MemberCount(a.ctx, r)
+	a.t.Logf("%d packets of %d broadcasts into a room of %d: %d honest members closed, %d left in the room (%v); attacker %s, %d answers refused",
+		packets, each, len(a.crew.players)+1, gone, members, err, l.end(), l.answersRefused())
+	if gone > 0 {
+		a.fault("%d of %d honest members closed, room: %v; the attacker is %s", gone, len(a.crew.players), cmpErr(err), l.end())
+	}
+}
+
+func cmpErr(err error) string {
+	if err != nil {
+		return "gone, " + err.Error()
+	}
+	return "there"
+}
+
+// talkALot is no attack: what games do has to go through.
+func talkALot(seconds, fullSeconds int) func(*arena) {
+	return func(a *arena) { a.last(time.Duration(a.n(seconds, fullSeconds)) * time.Second) }
+}
+
+// hoardRooms creates rooms that nobody joins, for as long as a client may ask for.
+func hoardRooms(a *arena) {
+	l := a.mustAttack("mallory")
+	before := a.metric("diarkis_rooms")
+	settings := roomSettings(2, true, false, 65_535)
+	m := wire.Message{Kind: wire.Request, Ver: client.VerBuiltin, Cmd: client.CmdRoomCreate, Payload: settings}
+	asked, want := 0, a.n(4_000, 110_000)
+	tick := time.NewTicker(8 * time.Millisecond) // 125 packets a second, of 200
+	defer tick.Stop()
+	for again := 0; asked < want && a.ctx.Err() == nil; {
+		if l.end() != "open" {
+			// Thrown out: under another name it goes on.
+			again++
+			next, err := a.attacker(fmt.Sprintf("mallory-%d", again))
+			if err != nil {
+				a.t.Logf("the attacker can't enter again: %v", err)
+				break
+			}
+			l = next
+		}
+		frames, n := l.full(m, true)
+		l.packet(frames)
+		asked += n
+		<-tick.C
+	}
+	rooms := a.metric("diarkis_rooms") - before
+	a.t.Logf("%d rooms asked for, %.0f are there; attacker %s, %d answers refused", asked, rooms, l.end(), l.answersRefused())
+	if rooms > 1000 {
+		a.fault("one client holds %.0f rooms that nobody is in", rooms)
+	}
+}
+
+// litterRooms leaves empty rooms behind that a random join finds, many makers a few each.
+func litterRooms(a *arena) {
+	settings := roomSettings(4, true, true, 300)
+	makers := a.n(30, 120)
+	made := 0
+	for i := range makers {
+		l := a.mustAttack(fmt.Sprintf("litterer-%d", i))
+		for range 10 {
+			answer, err := l.request(a.ctx, client.CmdRoomRandomCreate, settings)
+			if err != nil {
+				continue // refused: that is what limits are for
+			}
+			made++
+			if _, err := l.request(a.ctx, client.CmdRoomLeave, answer.Payload[4:]); err != nil {
+				a.t.Fatalf("leave: %v", err)
+			}
+		}
+	}
+	a.t.Logf("%d empty rooms left behind by %d makers", made, makers)
+	rooms := map[client.RoomID]int{}
+	const players = 16
+	for i := range players {
+		uid := fmt.Sprintf("joiner-%d", i)
+		c, err := client.Connect(a.ctx, client.Options{URL: a.c.url(), UID: uid, HTTP: a.http})
+		if err != nil {
+			a.t.Fatalf("%s: %v", uid, err)
+		}
+		a.t.Cleanup(func() { _ = c.Close(a.ctx) })
+		r, err := c.RandomJoinRoom(a.ctx, client.RoomOptions{MembersMax: 4, KeepEmpty: true, TTL: 300 * time.Second}, nil)
+		if err != nil {
+			a.t.Fatalf("%s joins: %v", uid, err)
+		}
+		rooms[r.ID]++
+	}
+	if len(rooms) != players/4 {
+		a.fault("%d players who fit into %d rooms sit in %d", players, players/4, len(rooms))
+	}
+}
+
+// floodCommands sends unknown commands and such that are refused, each with an id that
+// asks for an answer.
+func floodCommands(a *arena) {
+	l := a.mustAttack("mallory")
+	unknown := wire.Message{Kind: wire.Request, Ver: client.VerBuiltin, Cmd: 9999}
+	refused := wire.Message{Kind: wire.Request, Ver: client.VerBuiltin, Cmd: client.CmdRoomJoin, Payload: []byte("none")}
+	asked := 0
+	var again atomic.Int32
+	tick := time.NewTicker(10 * time.Millisecond) // 100 packets and 117 kB a second
+	defer tick.Stop()
+	for end := time.Now().Add(time.Duration(a.n(3, 20)) * time.Second); time.Now().Before(end); {
+		if l.end() != "open" {
+			next, err := a.attacker(fmt.Sprintf("mallory-%d", again.Add(1)))
+			if err != nil {
+				a.t.Logf("the attacker can't enter again: %v", err)
+				break
+			}
+			l = next
+		}
+		for _, m := range []wire.Message{unknown, refused} {
+			frames, n := l.full(m, true)
+			l.packet(frames)
+			asked += n
+			<-tick.C
+		}
+	}
+	a.t.Logf("%d commands, attacker thrown out %d times; now %s, %d answers refused", asked, again.Load(), l.end(), l.answersRefused())
+}

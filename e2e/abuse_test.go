@@ -1,0 +1,296 @@
+//go:build unix
+
+package e2e
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Diarkis/diarkis/client"
+)
+
+// row is one attack: somebody who plays by the protocol, within what a client is
+// allowed, and honest players who are to notice nothing. docs/abuse.md says how to add one.
+type row struct {
+	name     string
+	role     string         // of the nodes attacked; empty is udp
+	nodes    int            // 0 is 1
+	env      []string       // small limits make an attack cheap
+	shortEnv []string       // in the short form only
+	fds      map[string]int // descriptors by role, where they are to run out
+	crew     crewOptions    // players 0 is 8
+	attack   func(*arena)
+	// shortage says that nobody can enter while the attack lasts; who is there stays, and
+	// afterwards all can enter.
+	shortage bool
+	// fullOnly leaves the row out of the short form: it shows nothing in small numbers.
+	fullOnly bool
+}
+
+// arena is where a row is played.
+type arena struct {
+	t      *testing.T
+	c      *cluster
+	nodes  []*node
+	full   bool
+	crew   *crew
+	prober *prober
+	http   *http.Client
+	ctx    context.Context // ends when the row has taken far too long
+
+	mu     sync.Mutex // guards the fields below
+	faults []string
+}
+
+// fault notes what should not have happened.
+func (a *arena) fault(format string, args ...any) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.faults = append(a.faults, fmt.Sprintf(format, args...))
+}
+
+// n is a number of the short or of the full form.
+func (a *arena) n(short, full int) int {
+	if a.full {
+		return full
+	}
+	return short
+}
+
+func (a *arena) node() *node { return a.nodes[0] }
+
+// typ is the type of the nodes attacked.
+func (a *arena) typ() string { return strings.ToUpper(a.node().name) }
+
+// place asks for a place for a user.
+func (a *arena) place(uid string) (client.Endpoint, error) {
+	return client.RequestEndpoint(a.ctx, client.EndpointRequest{URL: a.c.url(), UID: uid, Type: a.typ(), HTTP: a.http})
+}
+
+// placeOn asks for a place on one node.
+func (a *arena) placeOn(n *node, typ, uid string) (e client.Endpoint, err error) {
+	code, body := get(a.t, a.c.url()+"/debug/endpoint/type/"+typ+"/user/"+uid+"/address/"+n.Public)
+	if code != http.StatusOK {
+		return e, fmt.Errorf("a place on %s: %d %s", n.Public, code, body)
+	}
+	return e, json.Unmarshal([]byte(body), &e)
+}
+
+// attacker enters as a user on a udp node; its link is dropped when the test ends.
+func (a *arena) attacker(uid string) (*link, error) {
+	e, err := a.place(uid)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(a.ctx, entryPatience)
+	defer cancel()
+	l, err := dialUDP(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	a.t.Cleanup(l.drop)
+	return l, nil
+}
+
+// mustAttack is attacker for those who have to get in: they do nothing wrong yet.
+func (a *arena) mustAttack(uid string) *link {
+	a.t.Helper()
+	l, err := a.attacker(uid)
+	if err != nil {
+		a.t.Fatalf("the attacker %s can't enter: %v", uid, err)
+	}
+	return l
+}
+
+// metric returns a metric of the node attacked.
+func (a *arena) metric(name string) float64 {
+	_, body := a.node().admin("/metrics")
+	return metric(body, name)
+}
+
+// last lets an attack last.
+func (a *arena) last(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-a.ctx.Done():
+	}
+}
+
+// outcome is a line of the table.
+type outcome struct {
+	row     string
+	crew    crewReport
+	entries int
+	failed  int
+	p99     time.Duration
+	worst   *watch
+	back    time.Duration
+	faults  int
+}
+
+// TestAbuse has honest players play while each row's attacker does its worst. By default
+// the rows run in small numbers, some at a time, and times are only told; `make abuse`
+// runs all of them at full size, one by one.
+func TestAbuse(t *testing.T) {
+	full := os.Getenv("DIARKIS_ABUSE") == "1"
+	if testing.Short() {
+		t.Skip("many clusters")
+	}
+	var mu sync.Mutex
+	var table []outcome
+	slots := make(chan struct{}, 3)
+	t.Run("rows", func(t *testing.T) {
+		for _, r := range abuseRows {
+			if r.fullOnly && !full {
+				continue
+			}
+			t.Run(r.name, func(t *testing.T) {
+				if !full {
+					t.Parallel()
+					slots <- struct{}{}
+					defer func() { <-slots }()
+				}
+				o := r.play(t, full)
+				mu.Lock()
+				table = append(table, o)
+				mu.Unlock()
+			})
+		}
+	})
+	t.Log("\n" + tableOf(table))
+}
+
+// play plays a row and says what came of it.
+func (r row) play(t *testing.T, full bool) outcome {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	t.Cleanup(cancel)
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.Proxy, transport.MaxIdleConnsPerHost = nil, 16
+	t.Cleanup(transport.CloseIdleConnections)
+	a := &arena{t: t, full: full, ctx: ctx, http: &http.Client{Transport: transport, Timeout: entryPatience}}
+	r.stage(a)
+
+	watches := []*watch{startWatch(t, a.c.http)}
+	for _, n := range a.nodes {
+		watches = append(watches, startWatch(t, n))
+	}
+	if !r.shortage {
+		a.prober = startProber(a, a.typ())
+	}
+	a.last(time.Second) // all is to be well before the attack
+	r.attack(a)
+	if r.shortage {
+		a.prober = startProber(a, a.typ())
+	}
+	a.last(time.Duration(a.n(1, 3)) * time.Second)
+
+	o := outcome{row: r.name, worst: watches[0]}
+	for _, w := range watches {
+		took, over := w.back()
+		o.back = max(o.back, took)
+		if over != "" {
+			a.fault("%s: not back after %.0f s: %s", w.node.name, took.Seconds(), over)
+		}
+		if w.peak.rss-w.before.rss > o.worst.peak.rss-o.worst.before.rss {
+			o.worst = w
+		}
+	}
+	a.prober.finish()
+	o.crew = a.crew.finish()
+	o.entries, o.failed = len(a.prober.entered), a.prober.failed
+	o.p99, _ = quantiles(a.prober.entered)
+	for _, w := range watches {
+		w.finish()
+	}
+	r.judge(a, o, watches)
+	o.faults = len(a.faults)
+	if o.faults > 0 {
+		t.Errorf("attack %q: %s", r.name, strings.Join(a.faults, "\n  "))
+	}
+	t.Log("\n" + tableOf([]outcome{o}))
+	return o
+}
+
+// stage starts the cluster and has the honest players play.
+func (r row) stage(a *arena) {
+	role, env := cmp.Or(r.role, "udp"), r.env
+	if !a.full {
+		env = append(slices.Clone(env), r.shortEnv...)
+	}
+	a.c = (&cluster{t: a.t, marsPort: freePort(a.t), env: env, descriptors: r.fds}).begin()
+	for range cmp.Or(r.nodes, 1) {
+		a.nodes = append(a.nodes, a.c.start(role))
+	}
+	for _, n := range a.nodes {
+		n.waitReady()
+	}
+	eventually(a.t, "the http node knows all nodes", func() bool { return a.c.members() == 2+len(a.nodes) })
+	a.c.waitHandsOut(a.typ())
+	o := r.crew
+	o.typ, o.players = a.typ(), cmp.Or(o.players, 8)
+	a.crew = startCrew(a, o)
+}
+
+// judge holds what the honest got, and what an operator read, to what is promised.
+func (r row) judge(a *arena, o outcome, watches []*watch) {
+	w := o.crew
+	if w.closed > 0 || w.reconnects > 0 {
+		a.fault("%d of %d honest players closed (%s), %d reconnects", w.closed, w.players, strings.Join(w.why[:min(3, len(w.why))], ", "), w.reconnects)
+	}
+	if w.lost+w.duplicated+w.reordered > 0 {
+		a.fault("of %d deliveries to honest players %d lost, %d duplicated, %d reordered", w.delivered, w.lost, w.duplicated, w.reordered)
+	}
+	if w.refused != "" {
+		a.fault("an honest player was refused: %s", w.refused)
+	}
+	if w.delivered == 0 {
+		a.fault("nothing was delivered")
+	}
+	if o.failed > 0 || o.entries == 0 {
+		a.fault("%d of %d entries failed: %v", o.failed, o.entries+o.failed, a.prober.first)
+	}
+	if a.full && o.p99 > time.Second {
+		a.fault("entry p99 %v", o.p99.Round(time.Millisecond))
+	}
+	for _, w := range watches {
+		if !w.node.running() {
+			a.fault("%s ended: %v", w.node.name, w.node.cmd.ProcessState)
+			continue
+		}
+		if lines := w.loud(); len(lines) > linesMax {
+			a.fault("%s logged %d lines at warn and above, first %s", w.node.name, len(lines), lines[0])
+		}
+	}
+	_, body := a.c.http.admin("/metrics")
+	for _, route := range []string{"endpoint", "debug_endpoint"} {
+		if n := metric(body, `diarkis_http_responses_total{code="503",route="`+route+`"}`); n > 0 {
+			a.fault("%.0f answers 503: an alert of the operator's", n)
+		}
+	}
+}
+
+// tableOf lays the outcomes out for people.
+func tableOf(all []outcome) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-28s %7s %6s %6s %8s %7s %6s %9s %9s %22s %7s %s\n",
+		"row", "honest", "closed", "lost", "p99 msg", "entries", "failed", "p99 entry", "max msg", "RSS MB before/peak/after", "back", "faults")
+	for _, o := range all {
+		ms := func(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) }
+		mb := func(v float64) string { return fmt.Sprintf("%.0f", v/(1<<20)) }
+		fmt.Fprintf(&b, "%-28s %7d %6d %6d %8s %7d %6d %9s %9s %22s %7s %d\n",
+			o.row, o.crew.players, o.crew.closed, o.crew.lost+o.crew.duplicated+o.crew.reordered, ms(o.crew.p99), o.entries, o.failed, ms(o.p99), ms(o.crew.slowest),
+			mb(o.worst.before.rss)+"/"+mb(o.worst.peak.rss)+"/"+mb(o.worst.after.rss), fmt.Sprintf("%.0f s", o.back.Seconds()), o.faults)
+	}
+	return b.String()
+}
