@@ -322,6 +322,18 @@ func (w *crew) count() crewReport {
 	return r
 }
 
+// gone is how many were closed so far.
+func (w *crew) gone() (n int) {
+	for _, h := range w.players {
+		h.mu.Lock()
+		if h.closed != "" {
+			n++
+		}
+		h.mu.Unlock()
+	}
+	return n
+}
+
 // quantiles returns the p99 and the largest.
 func quantiles(all []time.Duration) (p99, most time.Duration) {
 	if len(all) == 0 {

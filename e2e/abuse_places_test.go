@@ -3,8 +3,9 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -79,6 +80,15 @@ func postBadBodies(a *arena) {
 				a.fault("%s (%d bytes): %d answers %d, want 413 or 400", name, len(body), n, code)
 			}
 		}
+		// A game that sends such a thing has to learn that it need not try again.
+		var properties map[string]any
+		if err := json.Unmarshal([]byte(body), &properties); err != nil {
+			a.t.Fatal(err)
+		}
+		_, err := client.RequestEndpoint(a.ctx, client.EndpointRequest{URL: a.c.url(), UID: "bad", HTTP: a.http, Properties: properties})
+		if e, ok := errors.AsType[*client.EndpointError](err); !ok || !e.Permanent() {
+			a.fault("%s: the client library would try again after: %v", name, err)
+		}
 	}
 }
 
@@ -149,9 +159,9 @@ func postHeavyBodies(a *arena) {
 	}
 	body = append(body, "]}"...)
 	count := a.n(80, 1434)
-	text := string(bytes.Clone(body))
+	text := string(body)
 	q.ask(count, 0, 8, func(i int) int { return q.post(fmt.Sprintf("heavy-%d", i), text) })
-	f := a.node().footprint()
+	f, _ := a.node().footprint()
 	a.t.Logf("%d posts of %d bytes: %v; the node takes %.0f MB", count, len(body), q.status, f.rss/(1<<20))
 	if most := float64(count*size) + rssKept; f.rss > most {
 		a.fault("%d posts of %d kB take %.0f MB of the node", count, size>>10, f.rss/(1<<20))

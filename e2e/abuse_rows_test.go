@@ -6,13 +6,16 @@ import "time"
 
 // abuseRows is the suite. A row's honest players are eight in rooms of four, unless it
 // says otherwise, each saying ten things a second; and ten new players a second enter.
+//
+// On loopback the limits by address are lifted where they have their default, so rows
+// about them set another value, as near to it as can be.
 var abuseRows = []row{
 	// A limit must not punish the victim.
 	{name: "broadcasts", crew: crewOptions{players: 7, room: 7, seats: 8}, attack: floodRoom},
 	{name: "broadcasts, merged", crew: crewOptions{players: 7, room: 7, seats: 8, merge: 100 * time.Millisecond}, attack: floodRoom},
-	{name: "60/s into 100", crew: crewOptions{players: 100, room: 100, rate: 60, speakers: 1}, attack: talkALot(3, 15)},
-	{name: "20/s into 1000", crew: crewOptions{players: 1000, room: 1000, rate: 20, speakers: 1, ramp: 32}, attack: talkALot(0, 10), fullOnly: true},
-	{name: "forged hellos", env: []string{"DIARKIS_UDP_HELLO_PER_ADDRESS=20"}, attack: forgeHellos},
+	{name: "60 a second into 100", crew: crewOptions{players: 100, room: 100, rate: 60, speakers: 1}, attack: talkALot(3, 15)},
+	{name: "20 a second into 1000", crew: crewOptions{players: 1000, room: 1000, rate: 20, speakers: 1, ramp: 32}, attack: talkALot(0, 10), fullOnly: true},
+	{name: "forged hellos", env: []string{"DIARKIS_UDP_HELLO_PER_ADDRESS=21"}, attack: forgeHellos},
 	{name: "bad bodies", attack: postBadBodies},
 
 	// A bound in total has to belong to somebody.
@@ -21,10 +24,10 @@ var abuseRows = []row{
 	{name: "places of many", shortEnv: []string{"DIARKIS_UDP_MAX_USERS=5000"}, attack: takePlaces},
 	{name: "places of one", nodes: 2, env: []string{"DIARKIS_UDP_MAX_USERS=50"}, attack: takePlacesOfTwo},
 	{name: "heavy bodies", attack: postHeavyBodies},
-	{name: "sids of one", attack: replaceMany},
+	{name: "sids of one", attack: replaceMany, stallMax: 250 * time.Millisecond},
 	{name: "half messages", attack: halfMessages},
 	{name: "resumes with a hole", attack: resumeWithHole},
-	{name: "silent tcp", role: "tcp", env: []string{"DIARKIS_TCP_HANDSHAKES_PER_ADDRESS=64"}, attack: silentTCPOfMany},
+	{name: "silent tcp", role: "tcp", env: []string{"DIARKIS_TCP_HANDSHAKES_PER_ADDRESS=65"}, attack: silentTCPOfMany},
 
 	// A passing shortage is not the end.
 	{name: "tcp descriptors", role: "tcp", fds: map[string]int{"tcp": 100}, attack: exhaustTCP, shortage: true},

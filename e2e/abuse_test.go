@@ -29,6 +29,9 @@ type row struct {
 	fds      map[string]int // descriptors by role, where they are to run out
 	crew     crewOptions    // players 0 is 8
 	attack   func(*arena)
+	// stallMax is how late a message between honest players may be at most, in the full
+	// form. 0 is unlimited.
+	stallMax time.Duration
 	// shortage says that nobody can enter while the attack lasts; who is there stays, and
 	// afterwards all can enter.
 	shortage bool
@@ -148,10 +151,10 @@ func TestAbuse(t *testing.T) {
 		t.Skip("many clusters")
 	}
 	var mu sync.Mutex
-	var table []outcome
+	table := make([]*outcome, len(abuseRows))
 	slots := make(chan struct{}, 3)
 	t.Run("rows", func(t *testing.T) {
-		for _, r := range abuseRows {
+		for i, r := range abuseRows {
 			if r.fullOnly && !full {
 				continue
 			}
@@ -163,7 +166,7 @@ func TestAbuse(t *testing.T) {
 				}
 				o := r.play(t, full)
 				mu.Lock()
-				table = append(table, o)
+				table[i] = &o
 				mu.Unlock()
 			})
 		}
@@ -176,8 +179,7 @@ func (r row) play(t *testing.T, full bool) outcome {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.Proxy, transport.MaxIdleConnsPerHost = nil, 16
-	t.Cleanup(transport.CloseIdleConnections)
+	transport.Proxy, transport.DisableKeepAlives = nil, true // a new player has no connection yet
 	a := &arena{t: t, full: full, ctx: ctx, http: &http.Client{Transport: transport, Timeout: entryPatience}}
 	r.stage(a)
 
@@ -191,6 +193,7 @@ func (r row) play(t *testing.T, full bool) outcome {
 	a.last(time.Second) // all is to be well before the attack
 	r.attack(a)
 	if r.shortage {
+		a.last(2 * time.Second) // a second until the node tries again, and what waits in the system's queue
 		a.prober = startProber(a, a.typ())
 	}
 	a.last(time.Duration(a.n(1, 3)) * time.Second)
@@ -218,7 +221,7 @@ func (r row) play(t *testing.T, full bool) outcome {
 	if o.faults > 0 {
 		t.Errorf("attack %q: %s", r.name, strings.Join(a.faults, "\n  "))
 	}
-	t.Log("\n" + tableOf([]outcome{o}))
+	t.Log("\n" + tableOf([]*outcome{&o}))
 	return o
 }
 
@@ -260,9 +263,23 @@ func (r row) judge(a *arena, o outcome, watches []*watch) {
 	if o.failed > 0 || o.entries == 0 {
 		a.fault("%d of %d entries failed: %v", o.failed, o.entries+o.failed, a.prober.first)
 	}
-	if a.full && o.p99 > time.Second {
+	// In the short form rows share the machine: only an entry that hung is a fault.
+	most := 4 * time.Second
+	if a.full {
+		most = time.Second
+	}
+	if o.p99 > most {
 		a.fault("entry p99 %v", o.p99.Round(time.Millisecond))
 	}
+	if a.full && r.stallMax > 0 && w.slowest > r.stallMax {
+		a.fault("a message between honest players took %v", w.slowest.Round(time.Millisecond))
+	}
+	r.judgeNodes(a, watches)
+}
+
+// judgeNodes holds what an operator reads to what is promised: nothing that a client or
+// a stranger sends is an alert, or a line of the log each.
+func (r row) judgeNodes(a *arena, watches []*watch) {
 	for _, w := range watches {
 		if !w.node.running() {
 			a.fault("%s ended: %v", w.node.name, w.node.cmd.ProcessState)
@@ -278,19 +295,30 @@ func (r row) judge(a *arena, o outcome, watches []*watch) {
 			a.fault("%.0f answers 503: an alert of the operator's", n)
 		}
 	}
+	for _, name := range []string{
+		"diarkis_users_handler_panics_total", "diarkis_router_handler_panics_total",
+		`diarkis_transport_connections_closed_total{code="internal",protocol="` + a.typ() + `"}`,
+	} {
+		if n := a.metric(name); n > 0 {
+			a.fault("%s is %.0f", name, n)
+		}
+	}
 }
 
 // tableOf lays the outcomes out for people.
-func tableOf(all []outcome) string {
+func tableOf(all []*outcome) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-28s %7s %6s %6s %8s %7s %6s %9s %9s %22s %7s %s\n",
-		"row", "honest", "closed", "lost", "p99 msg", "entries", "failed", "p99 entry", "max msg", "RSS MB before/peak/after", "back", "faults")
+	fmt.Fprintf(&b, "%-28s %7s %6s %6s %8s %7s %6s %9s %9s %22s %10s %7s %s\n",
+		"row", "honest", "closed", "lost", "p99 msg", "entries", "failed", "p99 entry", "max msg", "RSS MB before/peak/after", "goroutines", "back", "faults")
 	for _, o := range all {
+		if o == nil {
+			continue // it was not played
+		}
 		ms := func(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) }
 		mb := func(v float64) string { return fmt.Sprintf("%.0f", v/(1<<20)) }
-		fmt.Fprintf(&b, "%-28s %7d %6d %6d %8s %7d %6d %9s %9s %22s %7s %d\n",
+		fmt.Fprintf(&b, "%-28s %7d %6d %6d %8s %7d %6d %9s %9s %22s %10.0f %7s %d\n",
 			o.row, o.crew.players, o.crew.closed, o.crew.lost+o.crew.duplicated+o.crew.reordered, ms(o.crew.p99), o.entries, o.failed, ms(o.p99), ms(o.crew.slowest),
-			mb(o.worst.before.rss)+"/"+mb(o.worst.peak.rss)+"/"+mb(o.worst.after.rss), fmt.Sprintf("%.0f s", o.back.Seconds()), o.faults)
+			mb(o.worst.before.rss)+"/"+mb(o.worst.peak.rss)+"/"+mb(o.worst.after.rss), o.worst.peak.goroutines, fmt.Sprintf("%.0f s", o.back.Seconds()), o.faults)
 	}
 	return b.String()
 }

@@ -93,18 +93,21 @@ func (p *prober) finish() {
 // footprint is what a node takes of its machine.
 type footprint struct{ rss, heap, goroutines, descriptors float64 }
 
-func (n *node) footprint() footprint {
-	_, body := n.admin("/metrics")
+// footprint asks the node, false when it does not answer.
+func (n *node) footprint() (footprint, bool) {
+	code, body := n.admin("/metrics")
 	return footprint{
 		rss: metric(body, "process_resident_memory_bytes"), heap: metric(body, "go_memstats_heap_alloc_bytes"),
 		goroutines: metric(body, "go_goroutines"), descriptors: metric(body, "process_open_fds"),
-	}
+	}, code == http.StatusOK
 }
 
 // collected is the footprint after a collection of garbage, which an idle node does by
 // itself only every two minutes.
-func (n *node) collected() footprint {
-	_, _ = n.admin("/debug/pprof/heap?gc=1")
+func (n *node) collected() (footprint, bool) {
+	if code, _ := n.admin("/debug/pprof/heap?gc=1"); code != http.StatusOK {
+		return footprint{}, false
+	}
 	return n.footprint()
 }
 
@@ -148,8 +151,11 @@ type watch struct {
 }
 
 func startWatch(t *testing.T, n *node) *watch {
-	w := &watch{node: n, before: n.collected()}
-	w.peak = w.before
+	before, ok := n.collected()
+	if !ok {
+		t.Fatalf("%s does not say what it takes", n.name)
+	}
+	w := &watch{node: n, before: before, peak: before}
 	n.mu.Lock()
 	w.lines = len(n.lines)
 	n.mu.Unlock()
@@ -164,7 +170,7 @@ func startWatch(t *testing.T, n *node) *watch {
 				return
 			case <-tick.C:
 			}
-			f := n.footprint()
+			f, _ := n.footprint()
 			w.peak.rss, w.peak.heap = max(w.peak.rss, f.rss), max(w.peak.heap, f.heap)
 			w.peak.goroutines, w.peak.descriptors = max(w.peak.goroutines, f.goroutines), max(w.peak.descriptors, f.descriptors)
 		}
@@ -186,8 +192,11 @@ const backMax = 2 * time.Minute
 func (w *watch) back() (time.Duration, string) {
 	began := time.Now()
 	for {
-		w.after = w.node.collected()
-		over := w.after.over(w.before)
+		after, ok := w.node.collected()
+		over := "it does not say what it takes"
+		if ok {
+			w.after, over = after, after.over(w.before)
+		}
 		took := time.Since(began)
 		if over == "" || took > backMax || !w.node.running() {
 			return took, over

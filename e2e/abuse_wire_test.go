@@ -44,13 +44,11 @@ func forgeHellos(a *arena) {
 	}
 	defer func() { _ = sock.Close() }()
 	sent := 0
-	tick := time.NewTicker(200 * time.Millisecond)
+	tick := time.NewTicker(time.Second / 150) // evenly, so that nothing is left between
 	defer tick.Stop()
 	for end := time.Now().Add(time.Duration(a.n(5, 20)) * time.Second); time.Now().Before(end); <-tick.C {
-		for _, h := range hellos {
-			_, _ = sock.Write(h)
-			sent++
-		}
+		_, _ = sock.Write(hellos[sent%places])
+		sent++
 	}
 	a.t.Logf("%d Hellos", sent)
 }
@@ -128,7 +126,7 @@ func tellHeld(a *arena, links []*link, sent int) {
 			first = s
 		}
 	}
-	f := a.node().collected()
+	f, _ := a.node().collected()
 	a.t.Logf("%d attackers sent %d MB, %d are connected (%s); the node holds %.0f MB of heap", len(links), sent>>20, open, first, f.heap/(1<<20))
 }
 
@@ -197,7 +195,7 @@ func silentConns(a *arena, addr string, addresses, each int, text string, lastin
 				_, _ = conn.Read(make([]byte, 1)) // until the node, or the attack, ends it
 				stop()
 				_ = conn.Close()
-				a.lastOf(ctx, 100*time.Millisecond)
+				a.lastOf(ctx, 500*time.Millisecond)
 			}
 		})
 	}
