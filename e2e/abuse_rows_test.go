@@ -31,6 +31,6 @@ var abuseRows = []row{
 
 	// A passing shortage is not the end.
 	{name: "tcp descriptors", role: "tcp", fds: map[string]int{"tcp": 100}, attack: exhaustTCP, shortage: true},
-	{name: "slow headers", fds: map[string]int{"http": 256}, attack: slowHeaders},
+	{name: "slow headers", fds: map[string]int{"http": 256}, env: []string{"DIARKIS_HTTP_MAX_CONNECTIONS=128"}, attack: slowHeaders},
 	{name: "commands", attack: floodCommands},
 }
