@@ -121,12 +121,15 @@ func (a *arena) metric(name string) float64 {
 }
 
 // last lets an attack last.
-func (a *arena) last(d time.Duration) {
+func (a *arena) last(d time.Duration) { wait(a.ctx, d) }
+
+// wait waits for d or for the end of ctx.
+func wait(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-a.ctx.Done():
+	case <-ctx.Done():
 	}
 }
 

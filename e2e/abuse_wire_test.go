@@ -166,64 +166,67 @@ func resumeWithHole(a *arena) {
 	tellHeld(a, links, int(sent.Load()))
 }
 
-// silentConns keeps connections open from many addresses and says nothing, or no more than text, on them.
-// What the node closes is opened again.
-func silentConns(a *arena, addr string, addresses, each int, text string, lasting time.Duration) {
-	if addresses > 1 && runtime.GOOS != "linux" {
+// silence is connections on which nothing is said, or no more than a text.
+type silence struct {
+	addr            string
+	addresses, each int // connections from each of so many addresses
+	text            string
+	lasting, pause  time.Duration // what the node closes is opened again after a pause
+}
+
+// keep has the connections open for as long as they are to last.
+func (s silence) keep(a *arena) {
+	if s.addresses > 1 && runtime.GOOS != "linux" {
 		a.t.Skip("loopback has one address here")
 	}
-	ctx, cancel := context.WithTimeout(a.ctx, lasting)
+	ctx, cancel := context.WithTimeout(a.ctx, s.lasting)
 	defer cancel()
 	var opened, refused atomic.Int64
 	var wg sync.WaitGroup
-	for i := range addresses * each {
+	for i := range s.addresses * s.each {
 		wg.Go(func() {
 			from := ""
-			if addresses > 1 {
-				from = fmt.Sprintf("127.0.1.%d", 1+i%addresses)
+			if s.addresses > 1 {
+				from = fmt.Sprintf("127.0.1.%d", 1+i%s.addresses)
 			}
 			for ctx.Err() == nil {
-				conn, err := silentTCP(from, addr)
+				conn, err := silentTCP(from, s.addr)
 				if err != nil {
 					refused.Add(1)
-					a.lastOf(ctx, 200*time.Millisecond)
+					wait(ctx, s.pause)
 					continue
 				}
 				opened.Add(1)
-				_, _ = conn.Write([]byte(text))
+				_, _ = conn.Write([]byte(s.text))
 				stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 				_, _ = conn.Read(make([]byte, 1)) // until the node, or the attack, ends it
 				stop()
 				_ = conn.Close()
-				a.lastOf(ctx, 500*time.Millisecond)
+				wait(ctx, s.pause)
 			}
 		})
 	}
 	wg.Wait()
-	a.t.Logf("%d addresses × %d connections: %d opened, %d refused", addresses, each, opened.Load(), refused.Load())
-}
-
-// lastOf waits for d or for ctx.
-func (a *arena) lastOf(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
+	a.t.Logf("%d addresses × %d connections: %d opened, %d refused", s.addresses, s.each, opened.Load(), refused.Load())
 }
 
 // silentTCPOfMany holds all the node's handshakes from many addresses.
 func silentTCPOfMany(a *arena) {
-	silentConns(a, a.node().Public, 70, 64, "", time.Duration(a.n(6, 30))*time.Second)
+	silence{
+		addr: a.node().Public, addresses: 70, each: 64,
+		lasting: time.Duration(a.n(6, 30)) * time.Second, pause: 500 * time.Millisecond,
+	}.keep(a)
 }
 
 // exhaustTCP takes more descriptors than the node has, and asks what an orchestrator asks.
 func exhaustTCP(a *arena) {
-	lasting := time.Duration(a.n(6, 30)) * time.Second
+	s := silence{
+		addr: a.node().Public, addresses: 1, each: 120,
+		lasting: time.Duration(a.n(6, 30)) * time.Second, pause: 200 * time.Millisecond,
+	}
 	var attack sync.WaitGroup
-	attack.Go(func() { silentConns(a, a.node().Public, 1, 120, "", lasting) })
-	a.last(lasting / 2)
+	attack.Go(func() { s.keep(a) })
+	a.last(s.lasting / 2)
 	if code, out, errOut := healthCheck(a.t, a.node(), "in"); code != 0 {
 		a.fault("health-check in: %d %s%s", code, out, errOut)
 	}
@@ -232,5 +235,9 @@ func exhaustTCP(a *arena) {
 
 // slowHeaders sends the http node beginnings of requests.
 func slowHeaders(a *arena) {
-	silentConns(a, a.c.http.Public, 1, a.n(400, 2000), "GET /endpoint/type/UDP/user/slow HTTP/1.1\r\nHost: x\r\n", time.Duration(a.n(8, 40))*time.Second)
+	silence{
+		addr: a.c.http.Public, addresses: 1, each: a.n(400, 2000),
+		text:    "GET /endpoint/type/UDP/user/slow HTTP/1.1\r\nHost: x\r\n",
+		lasting: time.Duration(a.n(8, 40)) * time.Second, pause: time.Duration(a.n(2, 10)) * time.Second,
+	}.keep(a)
 }
