@@ -139,7 +139,7 @@ func (w *crew) each(f func(*honest) error) {
 func (h *honest) enter(a *arena) (err error) {
 	uid := fmt.Sprintf("honest-%d", h.number)
 	o := client.Options{
-		URL: a.c.url(), UID: uid, Type: h.crew.opts.typ, HTTP: a.http, OnPush: h.push,
+		URL: a.c.url(), HTTP: a.http, UID: uid, Type: h.crew.opts.typ, OnPush: h.push,
 		OnResponse: func(r client.Response) {
 			if r.Status != client.StatusOK {
 				h.note(&h.refused, fmt.Sprintf("command %d: status %d %s", r.Cmd, r.Status, strings.TrimLeft(string(r.Payload), "\x00")))
@@ -153,7 +153,7 @@ func (h *honest) enter(a *arena) (err error) {
 		OnDisconnect: func(d client.Disconnect) { h.note(&h.closed, cmp.Or(d.Code.String()+" "+d.Reason, "?")) },
 	}
 	if h.crew.opts.on == nil {
-		h.Client, err = client.Connect(a.ctx, o)
+		h.Client, err = a.connect(a.ctx, o)
 		return err
 	}
 	e, err := a.placeOn(h.crew.opts.on, h.crew.opts.typ, uid)

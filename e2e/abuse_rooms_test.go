@@ -69,7 +69,7 @@ func hoardRooms(a *arena) {
 	before := a.metric("diarkis_rooms")
 	settings := roomSettings(2, true, false, 65_535)
 	m := wire.Message{Kind: wire.Request, Ver: client.VerBuiltin, Cmd: client.CmdRoomCreate, Payload: settings}
-	asked, want := 0, a.n(4_000, 110_000)
+	asked, want := 0, a.n(4_000, 140_000)
 	tick := time.NewTicker(8 * time.Millisecond) // 125 packets a second, of 200
 	defer tick.Stop()
 	for again := 0; asked < want && a.ctx.Err() == nil; {
@@ -118,7 +118,7 @@ func litterRooms(a *arena) {
 	const players = 16
 	for i := range players {
 		uid := fmt.Sprintf("joiner-%d", i)
-		c, err := client.Connect(a.ctx, client.Options{URL: a.c.url(), UID: uid, HTTP: a.http})
+		c, err := a.connect(a.ctx, client.Options{UID: uid})
 		if err != nil {
 			a.t.Fatalf("%s: %v", uid, err)
 		}

@@ -21,7 +21,7 @@ var abuseRows = []row{
 	// A bound in total has to belong to somebody.
 	{name: "rooms nobody joins", attack: hoardRooms},
 	{name: "empty random rooms", attack: litterRooms},
-	{name: "places of many", shortEnv: []string{"DIARKIS_UDP_MAX_USERS=5000"}, attack: takePlaces},
+	{name: "places of many", nodes: 2, shortEnv: []string{"DIARKIS_UDP_MAX_USERS=2500"}, attack: takePlaces},
 	{name: "places of one", nodes: 2, env: []string{"DIARKIS_UDP_MAX_USERS=50"}, attack: takePlacesOfTwo},
 	{name: "heavy bodies", attack: postHeavyBodies},
 	{name: "sids of one", attack: replaceMany, stallMax: 250 * time.Millisecond},

@@ -57,7 +57,7 @@ func (p *prober) enter(a *arena, typ, uid string) {
 	defer cancel()
 	began := time.Now()
 	took, err := func() (time.Duration, error) {
-		c, err := client.Connect(ctx, client.Options{URL: a.c.url(), UID: uid, Type: typ, HTTP: a.http, NoReconnect: true})
+		c, err := a.connect(ctx, client.Options{UID: uid, Type: typ, NoReconnect: true})
 		if err != nil {
 			return 0, err
 		}
