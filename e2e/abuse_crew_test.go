@@ -136,8 +136,10 @@ func (w *crew) each(f func(*honest) error) {
 	}
 }
 
+func (h *honest) uid() string { return fmt.Sprintf("honest-%d", h.number) }
+
 func (h *honest) enter(a *arena) (err error) {
-	uid := fmt.Sprintf("honest-%d", h.number)
+	uid := h.uid()
 	o := client.Options{
 		URL: a.c.url(), HTTP: a.http, UID: uid, Type: h.crew.opts.typ, OnPush: h.push,
 		OnResponse: func(r client.Response) {

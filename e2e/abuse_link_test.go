@@ -18,6 +18,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/transport/record"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -27,12 +28,13 @@ const framesMax = wire.DatagramBytesMin - wire.ClientHeaderBytes - wire.TagBytes
 // link is an attacker's connection. It acknowledges and keeps alive as any client does,
 // and sends packets made by hand besides.
 type link struct {
-	place client.Endpoint
-	creds secure.Credentials
-	done  chan struct{} // closed when the connection ended
+	place  client.Endpoint
+	creds  secure.Credentials
+	stream bool          // TCP
+	done   chan struct{} // closed when the connection ended
 
 	mu      sync.Mutex // guards the fields below
-	sock    net.Conn
+	sock    packetConn
 	sealer  *secure.Sealer
 	opener  *secure.Opener
 	machine *reliable.Machine
@@ -56,13 +58,52 @@ func credentialsOf(e client.Endpoint) (c secure.Credentials, err error) {
 	return c, nil
 }
 
-// dialUDP opens a link to a place on a udp node.
-func dialUDP(ctx context.Context, e client.Endpoint) (*link, error) {
+// packetConn sends and receives packets: datagrams, or records of a stream.
+type packetConn struct {
+	net.Conn
+	records *record.Reader // nil on UDP
+	buf     []byte
+}
+
+func dialPackets(ctx context.Context, addr string, stream bool) (packetConn, error) {
+	network := "udp"
+	if stream {
+		network = "tcp"
+	}
+	c, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil || !stream {
+		return packetConn{Conn: c, buf: make([]byte, 2048)}, err
+	}
+	records := record.NewReader(c)
+	return packetConn{Conn: c, records: &records}, nil
+}
+
+func (c packetConn) send(pkt []byte) error {
+	if c.records != nil {
+		rec := append(make([]byte, record.PrefixBytes, record.PrefixBytes+len(pkt)), pkt...)
+		record.PutLength(rec)
+		pkt = rec
+	}
+	_, err := c.Write(pkt)
+	return err
+}
+
+// next returns a packet, lent until the next call.
+func (c packetConn) next() ([]byte, error) {
+	if c.records != nil {
+		return c.records.Next(1 << 16)
+	}
+	n, err := c.Read(c.buf)
+	return c.buf[:n], err
+}
+
+// dialLink opens a link to a place.
+func dialLink(ctx context.Context, e client.Endpoint, stream bool) (*link, error) {
 	creds, err := credentialsOf(e)
 	if err != nil {
 		return nil, err
 	}
-	l := &link{place: e, creds: creds, calls: make(map[uint64]chan wire.Message)}
+	l := &link{place: e, creds: creds, stream: stream, calls: make(map[uint64]chan wire.Message)}
 	if err := l.shakeHands(ctx, false); err != nil {
 		return nil, err
 	}
@@ -71,11 +112,11 @@ func dialUDP(ctx context.Context, e client.Endpoint) (*link, error) {
 
 // shakeHands opens the connection, or opens another that goes on where the last ended.
 func (l *link) shakeHands(ctx context.Context, resume bool) error {
-	sock, err := new(net.Dialer).DialContext(ctx, "udp", l.place.Addr())
+	sock, err := dialPackets(ctx, l.place.Addr(), l.stream)
 	if err != nil {
 		return err
 	}
-	hs, err := secure.NewClient(l.creds, "", secure.ClientOptions{}, rand.Reader)
+	hs, err := secure.NewClient(l.creds, "", secure.ClientOptions{Stream: l.stream}, rand.Reader)
 	if err != nil {
 		return err
 	}
@@ -102,28 +143,34 @@ func (l *link) shakeHands(ctx context.Context, resume bool) error {
 	if resume && accept.Resumed {
 		state = l.machine.Export()
 	}
-	l.machine = reliable.New(now, reliable.Config{IdleTimeout: accept.IdleTimeout, KeepAlive: accept.IdleTimeout / 3}, state)
+	l.machine = reliable.New(now, reliable.Config{Stream: l.stream, IdleTimeout: accept.IdleTimeout, KeepAlive: accept.IdleTimeout / 3}, state)
 	l.machine.Accepted(now, 0)
 	l.sock, l.sealer, l.opener, l.done, l.closed, l.leaving = sock, sealer, opener, make(chan struct{}), nil, false
 	go l.run(sock, l.done)
 	return nil
 }
 
-// exchange repeats out until a packet of type want comes.
-func exchange(ctx context.Context, sock net.Conn, out []byte, want wire.PacketType) ([]byte, error) {
-	buf := make([]byte, 2048)
+// exchange repeats out, over TCP once, until a packet of type want comes.
+func exchange(ctx context.Context, sock packetConn, out []byte, want wire.PacketType) ([]byte, error) {
 	for ctx.Err() == nil {
-		if _, err := sock.Write(out); err != nil {
+		if err := sock.send(out); err != nil {
 			return nil, err
 		}
-		for again := time.Now().Add(250 * time.Millisecond); ; {
+		again := time.Now().Add(250 * time.Millisecond)
+		if sock.records != nil {
+			again = time.Now().Add(5 * time.Second) // more than a node gives it
+		}
+		for {
 			_ = sock.SetReadDeadline(again)
-			n, err := sock.Read(buf)
+			b, err := sock.next()
 			if err != nil {
+				if sock.records != nil {
+					return nil, err
+				}
 				break
 			}
-			if wire.TypeOf(buf[:n]) == want {
-				return buf[:n], nil
+			if wire.TypeOf(b) == want {
+				return append([]byte(nil), b...), nil
 			}
 		}
 	}
@@ -131,10 +178,9 @@ func exchange(ctx context.Context, sock net.Conn, out []byte, want wire.PacketTy
 }
 
 // run reads and keeps the connection alive until it ends.
-func (l *link) run(sock net.Conn, done chan struct{}) {
+func (l *link) run(sock packetConn, done chan struct{}) {
 	defer close(done)
 	defer func() { _ = sock.Close() }()
-	buf := make([]byte, 2048)
 	var rx reliable.Received
 	for {
 		now := time.Now()
@@ -154,9 +200,9 @@ func (l *link) run(sock net.Conn, done chan struct{}) {
 			wake = soon
 		}
 		_ = sock.SetReadDeadline(wake)
-		n, err := sock.Read(buf)
+		b, err := sock.next()
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
+			if errors.Is(err, net.ErrClosed) || l.stream && !errors.Is(err, os.ErrDeadlineExceeded) {
 				l.mu.Lock()
 				l.failCallsLocked()
 				l.mu.Unlock()
@@ -168,7 +214,7 @@ func (l *link) run(sock net.Conn, done chan struct{}) {
 			continue
 		}
 		l.mu.Lock()
-		l.takeLocked(buf[:n], &rx)
+		l.takeLocked(b, &rx)
 		l.mu.Unlock()
 	}
 }
@@ -221,7 +267,7 @@ func (l *link) flushLocked(now time.Time) {
 		if len(pkt) == head {
 			return
 		}
-		_, _ = l.sock.Write(l.sealer.Finish(now, pkt, 0)) // a node that is gone shows as silence
+		_ = l.sock.send(l.sealer.Finish(now, pkt, 0)) // a node that is gone shows as silence
 	}
 }
 
@@ -231,7 +277,7 @@ func (l *link) packet(frames []byte) {
 	defer l.mu.Unlock()
 	l.machine.Sent(l.sealer.NextPN())
 	pkt := append(l.sealer.Begin(make([]byte, 0, wire.DatagramBytesMin)), frames...)
-	_, _ = l.sock.Write(l.sealer.Finish(time.Now(), pkt, 0))
+	_ = l.sock.send(l.sealer.Finish(time.Now(), pkt, 0))
 }
 
 // request sends a built-in command and waits for the answer.
@@ -288,10 +334,11 @@ func (l *link) drop() {
 	<-done
 }
 
-// full repeats a message, as MESSAGE frames, until a packet is full. Each copy gets a
+// full repeats messages, as MESSAGE frames, until a packet is full. Each copy gets a
 // request id of its own when withID is set.
-func (l *link) full(m wire.Message, withID bool) (frames []byte, messages int) {
+func (l *link) full(withID bool, messages ...wire.Message) (frames []byte, count int) {
 	for {
+		m := messages[count%len(messages)]
 		if withID {
 			l.mu.Lock()
 			l.lastID++
@@ -300,9 +347,9 @@ func (l *link) full(m wire.Message, withID bool) (frames []byte, messages int) {
 		}
 		next := wire.AppendMessage(frames, m.AppendTo(nil))
 		if len(next) > framesMax {
-			return frames, messages
+			return frames, count
 		}
-		frames, messages = next, messages+1
+		frames, count = next, count+1
 	}
 }
 

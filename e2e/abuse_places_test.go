@@ -168,6 +168,22 @@ func postHeavyBodies(a *arena) {
 	}
 }
 
+// postBulkyBodies posts properties that are in order, for users who never come, until
+// together they are several times what a node is told to hold of such.
+func postBulkyBodies(a *arena) {
+	q := newAsker(a, 8)
+	body := `{"a":"` + strings.Repeat("x", 60<<10) + `"}`
+	count := a.n(800, 3000)
+	before, _ := a.node().collected()
+	q.ask(count, 0, 8, func(i int) int { return q.post(fmt.Sprintf("bulky-%d", i), body) })
+	f, _ := a.node().collected()
+	held := f.heap - before.heap
+	a.t.Logf("%d posts of %d bytes: %v; the node holds %.0f MB more", count, len(body), q.status, held/(1<<20))
+	if held > 24<<20 { // 8 MB of properties, places, and what is under way
+		a.fault("the node holds %.0f MB for %d posts nobody opens", held/(1<<20), count)
+	}
+}
+
 // replaceMany asks for many places of one user, and then enters with the last.
 func replaceMany(a *arena) {
 	q := newAsker(a, 16)

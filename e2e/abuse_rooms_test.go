@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	bytesof "encoding/binary"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -13,15 +14,42 @@ import (
 
 // What one client makes others receive, and what it leaves behind.
 
-// floodRoom joins the honest players' room and sends, within its packet and byte limits,
-// packets full of the smallest reliable broadcasts, all at once or as fast as they are
-// carried out.
-func floodRoom(a *arena) {
-	r := a.crew.players[0].room
-	message := wire.Message{
-		Kind: wire.Request, Ver: client.VerBuiltin, Cmd: client.CmdRoomBroadcast,
-		Payload: append([]byte(r), 1), // reliable, and no message at all
+// flood is what to say in a room to make the others hear as much as possible.
+type flood func(a *arena, r client.RoomID) []wire.Message
+
+func builtin(cmd uint16, payload []byte) wire.Message {
+	return wire.Message{Kind: wire.Request, Ver: client.VerBuiltin, Cmd: cmd, Payload: payload}
+}
+
+// smallBroadcasts is the smallest reliable broadcast: no message at all.
+func smallBroadcasts(_ *arena, r client.RoomID) []wire.Message {
+	return []wire.Message{builtin(client.CmdRoomBroadcast, append([]byte(r), 1))}
+}
+
+// messagesToAll is the smallest reliable message to each member by name.
+func messagesToAll(a *arena, r client.RoomID) []wire.Message {
+	b := append([]byte(r), 1)
+	b = bytesof.BigEndian.AppendUint16(b, uint16(len(a.crew.players)))
+	for _, h := range a.crew.players {
+		b = bytesof.BigEndian.AppendUint32(b, uint32(len(h.uid())))
+		b = append(b, h.uid()...)
 	}
+	return []wire.Message{builtin(client.CmdRoomMessage, b)}
+}
+
+// comingsAndGoings tells the others of each.
+func comingsAndGoings(_ *arena, r client.RoomID) []wire.Message {
+	b := append([]byte(r), '!')
+	return []wire.Message{builtin(client.CmdRoomLeave, b), builtin(client.CmdRoomJoin, b)}
+}
+
+// floodRoom joins the honest players' room and sends, within its packet and byte limits,
+// packets full of what, all at once or as fast as they are carried out.
+func floodRoom(what flood) func(*arena) { return func(a *arena) { a.floodRoom(what) } }
+
+func (a *arena) floodRoom(what flood) {
+	r := a.crew.players[0].room
+	messages := what(a, r)
 	const packets = 180 // 210 kB, of 400 packets and 256 KiB at once
 	var l *link
 	for round := range a.n(3, 6) {
@@ -35,7 +63,7 @@ func floodRoom(a *arena) {
 				continue
 			}
 		}
-		frames, each := l.full(message, false)
+		frames, each := l.full(false, messages...)
 		for i := range packets {
 			l.packet(frames)
 			if round%2 == 1 && i%3 == 2 {
@@ -45,7 +73,7 @@ func floodRoom(a *arena) {
 		a.last(time.Second)
 		gone := a.crew.gone()
 		members, _, err := a.crew.players[0].MemberCount(a.ctx, r)
-		a.t.Logf("%d packets of %d broadcasts into a room of %d: %d honest members closed, %d left in the room (%v); attacker %s, %d answers refused",
+		a.t.Logf("%d packets of %d messages into a room of %d: %d honest members closed, %d left in the room (%v); attacker %s, %d answers refused",
 			packets, each, len(a.crew.players)+1, gone, members, err, l.end(), l.answersRefused())
 		if gone > 0 {
 			room := "there"
@@ -68,7 +96,7 @@ func hoardRooms(a *arena) {
 	l := a.mustAttack("mallory")
 	before := a.metric("diarkis_rooms")
 	settings := roomSettings(2, true, false, 65_535)
-	m := wire.Message{Kind: wire.Request, Ver: client.VerBuiltin, Cmd: client.CmdRoomCreate, Payload: settings}
+	m := builtin(client.CmdRoomCreate, settings)
 	asked, want := 0, a.n(4_000, 140_000)
 	tick := time.NewTicker(8 * time.Millisecond) // 125 packets a second, of 200
 	defer tick.Stop()
@@ -83,7 +111,7 @@ func hoardRooms(a *arena) {
 			}
 			l = next
 		}
-		frames, n := l.full(m, true)
+		frames, n := l.full(true, m)
 		l.packet(frames)
 		asked += n
 		<-tick.C
@@ -138,8 +166,7 @@ func litterRooms(a *arena) {
 // asks for an answer.
 func floodCommands(a *arena) {
 	l := a.mustAttack("mallory")
-	unknown := wire.Message{Kind: wire.Request, Ver: client.VerBuiltin, Cmd: 9999}
-	refused := wire.Message{Kind: wire.Request, Ver: client.VerBuiltin, Cmd: client.CmdRoomJoin, Payload: []byte("none")}
+	unknown, refused := builtin(9999, nil), builtin(client.CmdRoomJoin, []byte("none"))
 	asked := 0
 	var again atomic.Int32
 	tick := time.NewTicker(10 * time.Millisecond) // 100 packets and 117 kB a second
@@ -154,7 +181,7 @@ func floodCommands(a *arena) {
 			l = next
 		}
 		for _, m := range []wire.Message{unknown, refused} {
-			frames, n := l.full(m, true)
+			frames, n := l.full(true, m)
 			l.packet(frames)
 			asked += n
 			<-tick.C

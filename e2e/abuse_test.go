@@ -87,10 +87,12 @@ func (a *arena) placeIn(ctx context.Context, q client.EndpointRequest) (client.E
 	for {
 		place, err := client.RequestEndpoint(ctx, q)
 		e, ok := errors.AsType[*client.EndpointError](err)
-		if !ok || e.HTTPStatus != http.StatusServiceUnavailable || ctx.Err() != nil {
+		if !ok || e.HTTPStatus != http.StatusServiceUnavailable {
 			return place, err
 		}
-		wait(ctx, max(e.RetryAfter, 100*time.Millisecond))
+		if wait(ctx, max(e.RetryAfter, 100*time.Millisecond)); ctx.Err() != nil {
+			return place, err // why it never came, not that time was up
+		}
 	}
 }
 
@@ -113,7 +115,7 @@ func (a *arena) placeOn(n *node, typ, uid string) (e client.Endpoint, err error)
 	return e, json.Unmarshal([]byte(body), &e)
 }
 
-// attacker enters as a user on a udp node; its link is dropped when the test ends.
+// attacker enters as a user; its link is dropped when the test ends.
 func (a *arena) attacker(uid string) (*link, error) {
 	e, err := a.place(uid)
 	if err != nil {
@@ -121,7 +123,7 @@ func (a *arena) attacker(uid string) (*link, error) {
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, entryPatience)
 	defer cancel()
-	l, err := dialUDP(ctx, e)
+	l, err := dialLink(ctx, e, a.typ() == "TCP")
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +182,7 @@ func TestAbuse(t *testing.T) {
 	}
 	var mu sync.Mutex
 	table := make([]*outcome, len(abuseRows))
-	slots := make(chan struct{}, 3)
+	slots := make(chan struct{}, 4)
 	t.Run("rows", func(t *testing.T) {
 		for i, r := range abuseRows {
 			if r.fullOnly && !full {
