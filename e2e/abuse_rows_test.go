@@ -30,7 +30,7 @@ var abuseRows = []row{
 	{name: "places of many", nodes: 2, shortEnv: []string{"DIARKIS_UDP_MAX_USERS=2500"}, attack: takePlaces},
 	{name: "places of one", nodes: 2, env: []string{"DIARKIS_UDP_MAX_USERS=50"}, attack: takePlacesOfTwo},
 	{name: "heavy bodies", attack: postHeavyBodies},
-	{name: "bulky bodies", env: []string{"DIARKIS_UDP_RESERVED_BYTES_MAX=8388608"}, attack: postBulkyBodies},
+	{name: "bulky bodies", env: []string{"DIARKIS_UDP_RESERVED_BYTES_MAX=8388608", "DIARKIS_UDP_RESERVATION_TTL=10"}, attack: postBulkyBodies},
 	{name: "sids of one", attack: replaceMany, stallMax: 250 * time.Millisecond},
 	{name: "half messages", attack: halfMessages},
 	{name: "resumes with a hole", attack: resumeWithHole},
