@@ -38,7 +38,6 @@ type link struct {
 	sealer  *secure.Sealer
 	opener  *secure.Opener
 	machine *reliable.Machine
-	idle    time.Duration
 	closed  *wire.Close // what the node said, nil while open
 	calls   map[uint64]chan wire.Message
 	lastID  uint64

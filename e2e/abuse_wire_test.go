@@ -100,7 +100,7 @@ func (a *arena) pacePackets(n int, send func(i int) bool) {
 func halfMessages(a *arena) {
 	channels := []uint8{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 255}
 	links := a.crowdOf(a.n(40, 100), "half")
-	each := a.n(900, 2000) << 10 / fragmentBytes / len(channels) // fragments of one channel
+	each := a.n(900, 1900) << 10 / fragmentBytes / len(channels) // fragments of one channel
 	data := make([]byte, fragmentBytes)
 	var wg sync.WaitGroup
 	for _, l := range links {
