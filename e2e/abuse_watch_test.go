@@ -28,9 +28,25 @@ type prober struct {
 	running sync.WaitGroup
 
 	mu      sync.Mutex // guards the fields below
-	entered []time.Duration
+	entered []entry
 	failed  int
 	first   error // of the failures
+}
+
+// entry is one that came to its end.
+type entry struct {
+	began time.Time
+	took  time.Duration // until in a room
+}
+
+// begunBefore returns how long the entries took that began before a time.
+func (p *prober) begunBefore(t time.Time) (all []time.Duration) {
+	for _, e := range p.entered {
+		if e.began.Before(t) {
+			all = append(all, e.took)
+		}
+	}
+	return all
 }
 
 func startProber(a *arena, typ string) *prober {
@@ -81,7 +97,7 @@ func (p *prober) enter(a *arena, typ, uid string) {
 		}
 		return
 	}
-	p.entered = append(p.entered, took)
+	p.entered = append(p.entered, entry{began, took})
 }
 
 // finish waits for the entries under way.
