@@ -260,7 +260,7 @@ func (r row) stage(a *arena) {
 	if !a.full {
 		env = append(slices.Clone(env), r.shortEnv...)
 	}
-	a.c = (&cluster{t: a.t, marsPort: freePort(a.t), env: env, descriptors: r.fds}).begin()
+	a.c = (&cluster{t: a.t, marsPort: freePort(a.t), env: env, files: r.fds}).begin()
 	for range cmp.Or(r.nodes, 1) {
 		a.nodes = append(a.nodes, a.c.start(role))
 	}

@@ -83,8 +83,7 @@ type nodeOptions struct {
 	env    []string // later entries win
 	runDir string   // "" makes one
 	place  *place   // nil is beside
-
-	descriptors int // it may have open; 0 is as many as the tests
+	files  int      // descriptors it may have, 0: as many as we
 }
 
 // place is where a process runs and how it is reached from there. Nil is beside.
@@ -120,15 +119,6 @@ func (p *place) dial(ctx context.Context, network, addr string) (conn net.Conn, 
 	return conn, err
 }
 
-// command is how to start a node.
-func command(o nodeOptions) *exec.Cmd {
-	if o.descriptors == 0 {
-		return exec.Command(binary, o.args...)
-	}
-	limited := []string{"-c", `ulimit -n "$0" && exec "$@"`, strconv.Itoa(o.descriptors), binary}
-	return exec.Command("/bin/sh", append(limited, o.args...)...)
-}
-
 // start starts diarkisd and returns at once. The process is killed when the test ends.
 func start(t *testing.T, name string, o nodeOptions) *node {
 	t.Helper()
@@ -139,7 +129,10 @@ func start(t *testing.T, name string, o nodeOptions) *node {
 		t: t, name: name, runDir: o.runDir, env: o.env, place: o.place,
 		changed: make(chan struct{}), ended: make(chan struct{}),
 	}
-	n.cmd = command(o)
+	n.cmd = exec.Command(binary, o.args...)
+	if o.files > 0 {
+		n.cmd = exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, o.files), "sh", binary}, o.args...)...)
+	}
 	n.cmd.Dir = o.runDir // no ./configs here: embedded defaults
 	n.cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + o.runDir, "DIARKIS_RUN_DIR=" + o.runDir, "DIARKIS_JSON_LOG=TRUE",
@@ -376,8 +369,7 @@ type cluster struct {
 	place    *place // of the players
 	mars     *node
 	http     *node
-
-	descriptors map[string]int // a node of a role may have open
+	files    map[string]int // descriptors that a node of a role may have
 
 	mu    sync.Mutex
 	nodes []*node // all that were started, the oldest first
@@ -431,7 +423,7 @@ func (c *cluster) startUnready(role string, env ...string) *node {
 	c.t.Helper()
 	return start(c.t, role, nodeOptions{
 		args: []string{"--role=" + role, "--port=0", "--mars-port", strconv.Itoa(c.marsPort)},
-		env:  append(append([]string{}, c.env...), env...), descriptors: c.descriptors[role],
+		env:  append(append([]string{}, c.env...), env...), files: c.files[role],
 	})
 }
 
