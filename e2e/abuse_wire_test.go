@@ -189,6 +189,7 @@ func (s silence) keep(a *arena) {
 			if s.addresses > 1 {
 				from = fmt.Sprintf("127.0.1.%d", 1+i%s.addresses)
 			}
+			wait(ctx, s.pause*time.Duration(i)/time.Duration(s.addresses*s.each)) // not all at one moment
 			for ctx.Err() == nil {
 				conn, err := silentTCP(from, s.addr)
 				if err != nil {
