@@ -5,7 +5,7 @@ package e2e
 import (
 	"cmp"
 	"context"
-	bytesof "encoding/binary"
+	bin "encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,7 +37,6 @@ type crewOptions struct {
 	rate     float64       // messages a second; 0 is 10
 	speakers int           // in a room; 0 is all
 	ramp     int           // how many enter at once; 0 is 16
-	on       *node         // where they play; nil is where they are sent
 }
 
 func (o crewOptions) withDefaults() crewOptions {
@@ -139,9 +138,8 @@ func (w *crew) each(f func(*honest) error) {
 func (h *honest) uid() string { return fmt.Sprintf("honest-%d", h.number) }
 
 func (h *honest) enter(a *arena) (err error) {
-	uid := h.uid()
 	o := client.Options{
-		URL: a.c.url(), HTTP: a.http, UID: uid, Type: h.crew.opts.typ, OnPush: h.push,
+		UID: h.uid(), Type: h.crew.opts.typ, OnPush: h.push,
 		OnResponse: func(r client.Response) {
 			if r.Status != client.StatusOK {
 				h.note(&h.refused, fmt.Sprintf("command %d: status %d %s", r.Cmd, r.Status, strings.TrimLeft(string(r.Payload), "\x00")))
@@ -154,15 +152,7 @@ func (h *honest) enter(a *arena) (err error) {
 		},
 		OnDisconnect: func(d client.Disconnect) { h.note(&h.closed, cmp.Or(d.Code.String()+" "+d.Reason, "?")) },
 	}
-	if h.crew.opts.on == nil {
-		h.Client, err = a.connect(a.ctx, o)
-		return err
-	}
-	e, err := a.placeOn(h.crew.opts.on, h.crew.opts.typ, uid)
-	if err != nil {
-		return err
-	}
-	h.Client, err = client.Dial(a.ctx, e, o)
+	h.Client, err = a.connect(a.ctx, o)
 	return err
 }
 
@@ -200,9 +190,9 @@ func (h *honest) say() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	b := append(make([]byte, 0, crewBytes), crewMagic...)
-	b = bytesof.BigEndian.AppendUint32(b, h.number)
-	b = bytesof.BigEndian.AppendUint64(b, h.sent)
-	b = bytesof.BigEndian.AppendUint64(b, uint64(time.Since(h.crew.start).Microseconds()))
+	b = bin.BigEndian.AppendUint32(b, h.number)
+	b = bin.BigEndian.AppendUint64(b, h.sent)
+	b = bin.BigEndian.AppendUint64(b, uint64(time.Since(h.crew.start).Microseconds()))
 	if err := h.Broadcast(h.room, b, client.Reliable); err != nil {
 		return // not connected: that counts as closed
 	}
@@ -226,7 +216,7 @@ func (h *honest) push(p client.Push) {
 		if len(b) != crewBytes || string(b[:4]) != crewMagic {
 			continue // an attacker's
 		}
-		sender := bytesof.BigEndian.Uint32(b[4:])
+		sender := bin.BigEndian.Uint32(b[4:])
 		if sender == h.number {
 			continue
 		}
@@ -235,8 +225,8 @@ func (h *honest) push(p client.Push) {
 			g = &heardOf{missing: make(map[uint64]struct{})}
 			h.heard[sender] = g
 		}
-		g.add(bytesof.BigEndian.Uint64(b[8:]))
-		h.latencies = append(h.latencies, now-time.Duration(bytesof.BigEndian.Uint64(b[16:]))*time.Microsecond)
+		g.add(bin.BigEndian.Uint64(b[8:]))
+		h.latencies = append(h.latencies, now-time.Duration(bin.BigEndian.Uint64(b[16:]))*time.Microsecond)
 	}
 }
 

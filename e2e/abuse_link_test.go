@@ -5,7 +5,7 @@ package e2e
 import (
 	"context"
 	"crypto/rand"
-	bytesof "encoding/binary"
+	bin "encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -363,7 +363,7 @@ func silentTCP(from, addr string) (net.Conn, error) {
 
 // roomSettings is the options of a create command, see commands.md.
 func roomSettings(most uint16, keepEmpty, join bool, ttl uint16) []byte {
-	b := bytesof.BigEndian.AppendUint16(nil, most)
+	b := bin.BigEndian.AppendUint16(nil, most)
 	for _, f := range []bool{keepEmpty, join} {
 		if f {
 			b = append(b, 1)
@@ -371,5 +371,5 @@ func roomSettings(most uint16, keepEmpty, join bool, ttl uint16) []byte {
 			b = append(b, 0)
 		}
 	}
-	return append(bytesof.BigEndian.AppendUint16(b, ttl), 0, 0, 0, 0, 0, 0)
+	return append(bin.BigEndian.AppendUint16(b, ttl), 0, 0, 0, 0, 0, 0)
 }

@@ -3,7 +3,7 @@
 package e2e
 
 import (
-	bytesof "encoding/binary"
+	bin "encoding/binary"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -29,9 +29,9 @@ func smallBroadcasts(_ *arena, r client.RoomID) []wire.Message {
 // messagesToAll is the smallest reliable message to each member by name.
 func messagesToAll(a *arena, r client.RoomID) []wire.Message {
 	b := append([]byte(r), 1)
-	b = bytesof.BigEndian.AppendUint16(b, uint16(len(a.crew.players)))
+	b = bin.BigEndian.AppendUint16(b, uint16(len(a.crew.players)))
 	for _, h := range a.crew.players {
-		b = bytesof.BigEndian.AppendUint32(b, uint32(len(h.uid())))
+		b = bin.BigEndian.AppendUint32(b, uint32(len(h.uid())))
 		b = append(b, h.uid()...)
 	}
 	return []wire.Message{builtin(client.CmdRoomMessage, b)}
