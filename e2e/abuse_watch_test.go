@@ -234,6 +234,36 @@ func (w *watch) loud() []string {
 	})
 }
 
+// lateness is how late the test's own timers were: what the machine, and not a node, took.
+type lateness struct {
+	stop    context.CancelFunc
+	running sync.WaitGroup
+	all     []time.Duration
+}
+
+func startLateness(t *testing.T) *lateness {
+	ctx, stop := context.WithCancel(context.Background())
+	l := &lateness{stop: stop}
+	l.running.Go(func() {
+		const every = 10 * time.Millisecond
+		for ctx.Err() == nil {
+			began := time.Now()
+			wait(ctx, every)
+			l.all = append(l.all, time.Since(began)-every)
+		}
+	})
+	t.Cleanup(func() { l.finish() })
+	return l
+}
+
+// finish returns the p99.
+func (l *lateness) finish() time.Duration {
+	l.stop()
+	l.running.Wait()
+	p99, _ := quantiles(l.all)
+	return p99
+}
+
 // statusOf sends a request and returns the status, 0 when nothing answered.
 func statusOf(ctx context.Context, h *http.Client, method, url, contentType, body string) int {
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
