@@ -43,6 +43,7 @@ type link struct {
 	lastID  uint64
 	refused int // answers other than ok
 	leaving bool
+	over    bool // nobody reads any more
 }
 
 func credentialsOf(e client.Endpoint) (c secure.Credentials, err error) {
@@ -110,11 +111,16 @@ func dialLink(ctx context.Context, e client.Endpoint, stream bool) (*link, error
 }
 
 // shakeHands opens the connection, or opens another that goes on where the last ended.
-func (l *link) shakeHands(ctx context.Context, resume bool) error {
+func (l *link) shakeHands(ctx context.Context, resume bool) (err error) {
 	sock, err := dialPackets(ctx, l.place.Addr(), l.stream)
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			_ = sock.Close()
+		}
+	}()
 	hs, err := secure.NewClient(l.creds, "", secure.ClientOptions{Stream: l.stream}, rand.Reader)
 	if err != nil {
 		return err
@@ -144,7 +150,8 @@ func (l *link) shakeHands(ctx context.Context, resume bool) error {
 	}
 	l.machine = reliable.New(now, reliable.Config{Stream: l.stream, IdleTimeout: accept.IdleTimeout, KeepAlive: accept.IdleTimeout / 3}, state)
 	l.machine.Accepted(now, 0)
-	l.sock, l.sealer, l.opener, l.done, l.closed, l.leaving = sock, sealer, opener, make(chan struct{}), nil, false
+	l.sock, l.sealer, l.opener, l.done = sock, sealer, opener, make(chan struct{})
+	l.closed, l.leaving, l.over = nil, false, false
 	go l.run(sock, l.done)
 	return nil
 }
@@ -179,13 +186,17 @@ func exchange(ctx context.Context, sock packetConn, out []byte, want wire.Packet
 // run reads and keeps the connection alive until it ends.
 func (l *link) run(sock packetConn, done chan struct{}) {
 	defer close(done)
-	defer func() { _ = sock.Close() }()
+	defer func() {
+		_ = sock.Close()
+		l.mu.Lock()
+		l.endLocked()
+		l.mu.Unlock()
+	}()
 	var rx reliable.Received
 	for {
 		now := time.Now()
 		l.mu.Lock()
 		if l.closed != nil || l.leaving || l.machine.Tick(now) != nil {
-			l.failCallsLocked()
 			l.mu.Unlock()
 			return
 		}
@@ -202,9 +213,6 @@ func (l *link) run(sock packetConn, done chan struct{}) {
 		b, err := sock.next()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) || l.stream && !errors.Is(err, os.ErrDeadlineExceeded) {
-				l.mu.Lock()
-				l.failCallsLocked()
-				l.mu.Unlock()
 				return
 			}
 			if !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -218,7 +226,8 @@ func (l *link) run(sock packetConn, done chan struct{}) {
 	}
 }
 
-func (l *link) failCallsLocked() {
+func (l *link) endLocked() {
+	l.over = true
 	for n, c := range l.calls {
 		close(c)
 		delete(l.calls, n)
@@ -310,7 +319,10 @@ func (l *link) request(ctx context.Context, cmd uint16, payload []byte) (wire.Me
 func (l *link) end() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed == nil {
+	switch {
+	case l.closed == nil && l.over:
+		return "lost"
+	case l.closed == nil:
 		return "open"
 	}
 	return fmt.Sprintf("closed with %v %s", l.closed.Code, l.closed.Reason)
