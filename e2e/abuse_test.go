@@ -296,7 +296,7 @@ func (r row) judge(a *arena, o outcome, watches []*watch) {
 		a.fault("%d of %d entries failed: %v", o.failed, o.entries+o.failed, a.prober.first)
 	}
 	// In the short form rows share the machine: only an entry that hung is a fault.
-	most := 4 * time.Second
+	most := 3 * time.Second
 	if a.full {
 		most = time.Second
 	}
