@@ -11,7 +11,10 @@ FUZZTIME  ?= 20000x
 # Pinned here and fetched by `go run`, so that a fresh machine needs only Go.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build run test unit race e2e soak idle sim fuzz lint vet fmt bench peers bench-test flood vectors clean cross
+empty :=
+space := $(empty) $(empty)
+
+.PHONY: all build run test unit race e2e abuse soak idle sim fuzz lint vet fmt bench peers bench-test flood vectors clean cross
 
 all: fmt lint test
 
@@ -42,6 +45,12 @@ SOAK ?= 10m
 SOAK_BOTS ?= 2000
 soak:
 	DIARKIS_SOAK=$(SOAK) DIARKIS_SOAK_BOTS=$(SOAK_BOTS) $(GO) test -count=1 -timeout 60m -v -run '^TestSoak$$' ./e2e/...
+
+# abuse has honest players play beside each attacker of docs/abuse.md at full size, and
+# prints a table. ROW takes a part of a row's name; `make test` plays smaller ones.
+ROW ?= .
+abuse:
+	DIARKIS_ABUSE=1 $(GO) test -count=1 -timeout 60m -v -run '^TestAbuse$$/^rows$$/$(subst $(space),_,$(ROW))' ./e2e/...
 
 # idle opens IDLE connections that say nothing, and tells what they cost a node.
 IDLE ?= 10000

@@ -13,7 +13,8 @@
 // A connection that falls silent or breaks is resumed at the same node for
 // [Options.ResumeFor]; nothing reliable is lost then. When that fails, or the node
 // closed the connection, the client asks the HTTP role for a new place, with growing
-// pauses, until it has one: that is a gap, and the game starts over from its lobby.
+// pauses, until it has one: that is a gap, and the game starts over from its lobby. It
+// ends when the role says that asking again is of no use.
 // A server that closes with "normal", "replaced" or "kicked" ends the client. A node
 // that moves the user elsewhere is followed without the game noticing.
 //
@@ -33,6 +34,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,6 +44,13 @@ import (
 // windowBytes is how much reliable data beyond a hole a client holds: enough for the
 // 1 MiB of a long message, and for 100 Mbit/s at 45 ms with losses.
 const windowBytes = 2 << 20
+
+// What waits to be sent reliably behind the message being sent, before ErrSlow: enough
+// for a moment without a connection, and less than a server takes at once afterwards.
+const (
+	queueMessages = 1024
+	queueBytes    = 256 << 10
+)
 
 // phase says where a client is between its first connection and its end.
 type phase uint8
@@ -172,9 +181,15 @@ func (c *Client) endpoint(ctx context.Context) (Endpoint, error) {
 	if o.URL == "" {
 		return Endpoint{}, errors.New("ask for an endpoint: no url in the options")
 	}
-	return RequestEndpoint(ctx, EndpointRequest{
-		URL: o.URL, Type: o.Type, UID: o.UID, ClientKey: o.ClientKey, Properties: o.Properties, HTTP: o.HTTP,
-	})
+	q := EndpointRequest{URL: o.URL, Type: o.Type, UID: o.UID, ClientKey: o.ClientKey, Properties: o.Properties, HTTP: o.HTTP}
+	if o.Ticket != nil {
+		t, err := o.Ticket(ctx, o.UID)
+		if err != nil {
+			return Endpoint{}, fmt.Errorf("fetch a ticket: %w", err)
+		}
+		q.Ticket = strings.TrimSpace(t) // a line break at the end of an answer or a file is no part of it
+	}
+	return RequestEndpoint(ctx, q)
 }
 
 func (c *Client) placeOf(e Endpoint) (place, error) {
@@ -312,6 +327,7 @@ func (c *Client) installLocked(l *link, now time.Time) (resumed bool) {
 	cfg := reliable.Config{
 		Stream: l.stream, RTT: l.rtt, IdleTimeout: idle, KeepAlive: idle / 3,
 		Window: windowBytes, FramesBase: l.base, FramesMax: l.frames,
+		QueueReliable: queueMessages, QueueBytes: queueBytes, QueueBytesMax: queueBytes,
 	}
 	resumed = l.accept.Resumed && c.machine != nil
 	var state *reliable.State

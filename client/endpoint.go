@@ -110,15 +110,34 @@ func (e *EndpointError) Error() string {
 	return fmt.Sprintf("http %d: %s", e.HTTPStatus, cmp.Or(e.Message, http.StatusText(e.HTTPStatus)))
 }
 
-// Permanent says that the same request can't succeed later.
+// Permanent says that the same request can't succeed later: it is wrong in itself, or
+// refused to whoever asks. 404 is not among them, because a type that nobody runs is there
+// as soon as its first node is; nor is 429, too many requests for now.
 func (e *EndpointError) Permanent() bool {
 	switch e.HTTPStatus {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed,
-		http.StatusRequestEntityTooLarge:
+		http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong, http.StatusUnsupportedMediaType,
+		http.StatusRequestHeaderFieldsTooLarge:
 		return true
 	}
 	return false
 }
+
+// permanent says that asking again for an endpoint is of no use: the HTTP role says so,
+// or [Options.Ticket] does with an error that has a method Permanent, like EndpointError.
+func permanent(err error) bool {
+	e, ok := errors.AsType[interface {
+		error
+		Permanent() bool
+	}](err)
+	return ok && e.Permanent()
+}
+
+// hopeless is an error of the caller's own making.
+type hopeless struct{ error }
+
+func (hopeless) Permanent() bool { return true }
+func (h hopeless) Unwrap() error { return h.error }
 
 func parseEndpointError(httpStatus int, retryAfter string, body []byte) *EndpointError {
 	var a struct {
@@ -129,10 +148,22 @@ func parseEndpointError(httpStatus int, retryAfter string, body []byte) *Endpoin
 	}
 	_ = json.Unmarshal(body, &a) // a proxy in between answers in its own words
 	e := &EndpointError{HTTPStatus: httpStatus, Code: cmp.Or(a.Error.Code, httpStatus), Message: a.Error.Message}
-	if s, err := strconv.Atoi(retryAfter); err == nil && s > 0 {
-		e.RetryAfter = min(time.Duration(s)*time.Second, time.Minute)
-	}
+	e.RetryAfter = parseRetryAfter(retryAfter, time.Now())
 	return e
+}
+
+// retryAfterMax is the longest wait that a server may ask for.
+const retryAfterMax = time.Minute
+
+// parseRetryAfter reads seconds, or a date as proxies send it (RFC 9110 §10.2.3).
+func parseRetryAfter(text string, now time.Time) time.Duration {
+	if s, err := strconv.ParseUint(text, 10, 64); err == nil {
+		return time.Duration(min(s, uint64(retryAfterMax/time.Second))) * time.Second
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return min(max(0, at.Sub(now)), retryAfterMax)
+	}
+	return 0
 }
 
 // EndpointRequest is what [RequestEndpoint] asks for.
@@ -141,7 +172,10 @@ type EndpointRequest struct {
 	Type      string // server type; empty means "UDP"
 	UID       string
 	ClientKey string // sent as the ClientKey header when not empty
-	// Properties become the user's initial properties when not nil.
+	// Ticket says who the user is, for deployments that ask for it: see [Options.Ticket].
+	Ticket string
+	// Properties become the user's initial properties when not nil. With a ticket there
+	// can't be any: they are in it.
 	Properties map[string]any
 	// HTTP makes the request. Nil means [http.DefaultClient].
 	HTTP *http.Client
@@ -160,14 +194,14 @@ func RequestEndpoint(ctx context.Context, q EndpointRequest) (Endpoint, error) {
 func requestEndpoint(ctx context.Context, q EndpointRequest) (Endpoint, error) {
 	u, err := url.Parse(q.URL)
 	if err != nil || u.Host == "" {
-		return Endpoint{}, errors.New("url must look like http://host:port")
+		return Endpoint{}, hopeless{errors.New("url must look like http://host:port")}
 	}
 	u = u.JoinPath("endpoint", "type", url.PathEscape(cmp.Or(q.Type, "UDP")), "user", url.PathEscape(q.UID))
 	method, body := http.MethodGet, io.Reader(nil)
 	if q.Properties != nil {
 		b, err := json.Marshal(q.Properties)
 		if err != nil {
-			return Endpoint{}, fmt.Errorf("initial properties: %w", err)
+			return Endpoint{}, hopeless{fmt.Errorf("initial properties: %w", err)}
 		}
 		method, body = http.MethodPost, bytes.NewReader(b)
 	}
@@ -180,6 +214,9 @@ func requestEndpoint(ctx context.Context, q EndpointRequest) (Endpoint, error) {
 	}
 	if q.ClientKey != "" {
 		r.Header.Set("ClientKey", q.ClientKey)
+	}
+	if q.Ticket != "" {
+		r.Header.Set("Authorization", "Bearer "+q.Ticket)
 	}
 	resp, err := cmp.Or(q.HTTP, http.DefaultClient).Do(r)
 	if err != nil {

@@ -60,6 +60,10 @@ func TestEndpointRefusals(t *testing.T) {
 		{"no node", 503, `{"error":{"code":503,"message":"none"}}`, "3", 503, false, 3 * time.Second},
 		{"endless wait", 503, ``, "99999999", 503, false, time.Minute},
 		{"proxy", 502, `<html>`, "soon", 502, false, 0},
+		{"too many", 429, `{"error":{"code":429}}`, "4", 429, false, 4 * time.Second},
+		{"another content type", 415, `{"error":{"code":415}}`, "", 415, true, 0},
+		{"too large", 413, `{"error":{"code":413}}`, "", 413, true, 0},
+		{"ticket of another", 403, `{"error":{"code":403}}`, "", 403, true, 0},
 		{"unknown type", 404, `{"error":{"code":404}}`, "", 404, false, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {

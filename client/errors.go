@@ -33,7 +33,10 @@ var (
 
 	// ErrTooLarge means that a message is over 1 MiB, or unreliable and larger than a datagram.
 	ErrTooLarge = reliable.ErrTooLarge
-	// ErrSlow means that more reliable messages wait than the queue holds.
+	// ErrSlow means that too much waits to be sent reliably, behind the message being
+	// sent: 1,024 messages, or 256 KiB of them at 32 bytes each besides their length.
+	// Nothing was sent or lost and the connection goes on; try again when some of it has
+	// gone. One message behind another always fits.
 	ErrSlow = reliable.ErrSlow
 )
 

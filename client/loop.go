@@ -139,6 +139,9 @@ func (c *Client) prepare(l *link) ending {
 		c.machine.SendPing(now)
 	}
 	if err := c.machine.Tick(now); err != nil {
+		if _, ok := errors.AsType[*reliable.Violation](err); ok {
+			return violationOf(err)
+		}
 		return ending{outcome: lost, reason: err.Error()}
 	}
 	c.flushLocked(l, now)

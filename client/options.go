@@ -103,7 +103,15 @@ type Options struct {
 	Transport Transport
 	// ClientKey is the deployment's shared client key, empty when it has none.
 	ClientKey string
-	// Properties become the user's initial properties when not nil.
+	// Ticket fetches a ticket of the game's backend that says who uid is, for deployments
+	// that ask for one. It is called before each question to the HTTP role: a client may
+	// come back hours later, when an old ticket has expired. It is called from the goroutine
+	// of [Connect] or from the client's own, may take until ctx ends, and must not call methods
+	// of the client. When it fails the client tries again, unless the error has a method
+	// Permanent() bool that returns true. Nil means none.
+	Ticket func(ctx context.Context, uid string) (string, error)
+	// Properties become the user's initial properties when not nil. With Ticket they come
+	// from the ticket instead.
 	Properties map[string]any
 	// HTTP asks for endpoints. Nil means [http.DefaultClient].
 	HTTP *http.Client
@@ -176,6 +184,9 @@ func (o Options) validate() error {
 	}
 	if o.Transport > TCP {
 		errs = append(errs, errors.New("transport must be Auto, UDP or TCP"))
+	}
+	if o.Ticket != nil && o.Properties != nil {
+		errs = append(errs, errors.New("with a ticket the properties are in it"))
 	}
 	if o.HandshakeTimeout < 0 || o.BackoffMax < 0 {
 		errs = append(errs, errors.New("timeouts can't be negative"))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -15,6 +16,7 @@ const (
 	endpointTimeout = 10 * time.Second       // one question to the HTTP role
 	retryPause      = 250 * time.Millisecond // between two handshakes at the same node
 	backoffMin      = 200 * time.Millisecond
+	unknownMax      = 5 * time.Minute        // for the first node of a type, or the URL, to appear
 	lingerMax       = 500 * time.Millisecond // for a TCP server to take CLOSE in
 )
 
@@ -203,6 +205,7 @@ func (c *Client) lookFor(d Disconnect) *link {
 		return nil
 	}
 	var err error
+	var unknown time.Time // since when the HTTP role knows no such type, zero while it does
 	for try := 0; pause(c.ctx, c.backoff(try, err)); try++ {
 		var l *link
 		if l, err = c.enter(); err == nil {
@@ -211,13 +214,25 @@ func (c *Client) lookFor(d Disconnect) *link {
 			}
 			return l
 		}
-		if e, ok := errors.AsType[*EndpointError](err); ok && e.Permanent() {
+		if unknown = unknownSince(err, unknown, time.Now()); permanent(err) || !unknown.IsZero() && time.Since(unknown) > unknownMax {
 			d.Err = err
 			c.giveUp(d)
 			return nil
 		}
 	}
 	return nil
+}
+
+// unknownSince is since when every answer was that there is no such type: right after a
+// cluster started anew that passes, but not for ever.
+func unknownSince(err error, before, now time.Time) time.Time {
+	if e, ok := errors.AsType[*EndpointError](err); !ok || e.HTTPStatus != http.StatusNotFound {
+		return time.Time{}
+	}
+	if before.IsZero() {
+		return now
+	}
+	return before
 }
 
 // enter takes a new place.
@@ -244,15 +259,15 @@ func (c *Client) enter() (*link, error) {
 	return l, nil
 }
 
-// backoff is how long to wait before a try. Chance keeps the clients of a node that
-// died from coming all at once.
+// backoff is how long to wait before a try, and no less than the server asked for. Chance
+// keeps the clients of a node that died from coming all at once.
 func (c *Client) backoff(try int, err error) time.Duration {
 	if try == 0 {
 		return rand.N(backoffMin)
 	}
 	d := min(backoffMin<<min(try, 16), c.opts.BackoffMax)
-	if e, ok := errors.AsType[*EndpointError](err); ok {
-		d = max(d, e.RetryAfter)
+	if e, ok := errors.AsType[*EndpointError](err); ok && e.RetryAfter > d/2 {
+		return e.RetryAfter + rand.N(max(d, e.RetryAfter)/2+1)
 	}
 	return d/2 + rand.N(d/2+1)
 }

@@ -46,8 +46,8 @@ type RoomOptions struct {
 	KeepEmpty bool
 	// StayOut creates the room without joining it.
 	StayOut bool
-	// TTL is how long an empty room is kept, in whole seconds, 10 s to 65535 s. Zero
-	// means 30 s.
+	// TTL is how long an empty room is kept at most, in whole seconds, 10 s to 65535 s.
+	// Zero means 30 s. The server cuts it to what its settings allow, 600 s by default.
 	TTL time.Duration
 	// Interval merges the broadcasts of that long into one push, in whole
 	// milliseconds. Less than 100 ms means no merging.

@@ -83,6 +83,7 @@ type nodeOptions struct {
 	env    []string // later entries win
 	runDir string   // "" makes one
 	place  *place   // nil is beside
+	files  int      // descriptors it may have, 0: as many as we
 }
 
 // place is where a process runs and how it is reached from there. Nil is beside.
@@ -129,6 +130,9 @@ func start(t *testing.T, name string, o nodeOptions) *node {
 		changed: make(chan struct{}), ended: make(chan struct{}),
 	}
 	n.cmd = exec.Command(binary, o.args...)
+	if o.files > 0 {
+		n.cmd = exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, o.files), "sh", binary}, o.args...)...)
+	}
 	n.cmd.Dir = o.runDir // no ./configs here: embedded defaults
 	n.cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + o.runDir, "DIARKIS_RUN_DIR=" + o.runDir, "DIARKIS_JSON_LOG=TRUE",
@@ -365,6 +369,7 @@ type cluster struct {
 	place    *place // of the players
 	mars     *node
 	http     *node
+	files    map[string]int // descriptors that a node of a role may have
 
 	mu    sync.Mutex
 	nodes []*node // all that were started, the oldest first
@@ -373,7 +378,12 @@ type cluster struct {
 // newCluster starts a mars and an http node, and waits until they are ready.
 func newCluster(t *testing.T, env ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, marsPort: freePort(t), env: env}
+	return (&cluster{t: t, marsPort: freePort(t), env: env}).begin()
+}
+
+// begin starts mars and http.
+func (c *cluster) begin() *cluster {
+	c.t.Helper()
 	c.mars = c.startMARS()
 	c.http = c.start("http")
 	c.mars.waitReady()
@@ -413,7 +423,7 @@ func (c *cluster) startUnready(role string, env ...string) *node {
 	c.t.Helper()
 	return start(c.t, role, nodeOptions{
 		args: []string{"--role=" + role, "--port=0", "--mars-port", strconv.Itoa(c.marsPort)},
-		env:  append(append([]string{}, c.env...), env...),
+		env:  append(append([]string{}, c.env...), env...), files: c.files[role],
 	})
 }
 

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -297,6 +299,25 @@ func TestBotsLoseNothing(t *testing.T) {
 		if s.Connected != 20 || s.Delivered == 0 || s.Lost+s.Duplicated+s.Reordered+s.Errors != 0 {
 			t.Errorf("%s: %+v", typ, s)
 		}
+	}
+}
+
+// TestBotsWithTickets plays on a cluster that asks who a player is: nobody gets in
+// without a ticket, and bots that have a key do.
+func TestBotsWithTickets(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "ticket-key")
+	if err := os.WriteFile(key, []byte("Zk3v9QpLr7Tn2XwYb5Hs8JdMf4Gc6KeA1uRi0oPq+S4=\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := newCluster(t, "DIARKIS_HTTP_AUTH=ticket", "DIARKIS_TICKET_KEY_FILE="+key)
+	c.start("udp").waitReady()
+	eventually(t, "the node known", func() bool { return c.members() == 3 })
+	if code, body := get(t, c.url()+"/endpoint/type/UDP/user/bot-0"); code != http.StatusUnauthorized {
+		t.Errorf("a place without a ticket: %d %s", code, body)
+	}
+	s := c.bots("--count", "4", "--type", "UDP", "--duration", "1s", "--ticket-key-file", key)
+	if s.Connected != 4 || s.Delivered == 0 || s.Lost+s.Duplicated+s.Reordered+s.Errors != 0 {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -182,6 +182,9 @@ func TestConfigErrors(t *testing.T) {
 		{"bad environment", []string{"DIARKIS_UDP_PORT=x"}, []string{"--role=udp"}, 78, "DIARKIS_UDP_PORT"},
 		{"short secret", []string{"DIARKIS_CLUSTER_SECRET=short"}, []string{"--role=mars"}, 78, "DIARKIS_CLUSTER_SECRET"},
 		{"no secret off loopback", []string{"DIARKIS_CLUSTER_SECRET=", "DIARKIS_MESH_ADDRESS=10.20.30.40"}, []string{"--role=udp"}, 78, "DIARKIS_CLUSTER_SECRET"},
+		{"tickets without a key", []string{"DIARKIS_HTTP_AUTH=ticket"}, []string{"--role=http"}, 78, "auth: ticket needs a key: set DIARKIS_TICKET_KEY_FILE"},
+		{"tickets with a poor key", []string{"DIARKIS_HTTP_AUTH=ticket", "DIARKIS_TICKET_KEY=" + strings.Repeat("a", 64)}, []string{"--role=http"}, 78, "DIARKIS_TICKET_KEY: ticket key: line 1 is not random"},
+		{"tickets with keys that are none", []string{"DIARKIS_HTTP_AUTH=ticket", "DIARKIS_HTTP_TICKET_KEYS=" + filepath.Join(dir, "udp", "main.json")}, []string{"--role=http", "--port=0"}, 78, "http.ticketKeys: 0 keys"},
 		{"run directory missing", []string{"DIARKIS_RUN_DIR=/nonexistent/run"}, []string{"--role=mars"}, 73, "/nonexistent/run"},
 	} {
 		code, _, errOut := run(t, tc.env, tc.args...)
@@ -192,7 +195,8 @@ func TestConfigErrors(t *testing.T) {
 }
 
 func TestSecretsStayOutOfSight(t *testing.T) {
-	c := newCluster(t, "DIARKIS_CLIENT_KEY=very-secret-client-key", "DIARKIS_LOG_LEVEL=trace")
+	const ticketKey = "3f8a1c5d7e9b2046a8c0e1f35b7d9a2c4e6f8091b3d5a7c9e0f2143658790bad"
+	c := newCluster(t, "DIARKIS_CLIENT_KEY=very-secret-client-key", "DIARKIS_LOG_LEVEL=trace", "DIARKIS_TICKET_KEY="+ticketKey)
 	udp := c.start("udp").waitReady()
 	if _, err := c.tryConnect("ann", "UDP", "very-secret-client-key"); err != nil {
 		eventually(t, "ann connects", func() bool {
@@ -203,7 +207,7 @@ func TestSecretsStayOutOfSight(t *testing.T) {
 	_, out, _ := run(t, c.env, "config", "show")
 	_, metrics := get(t, "http://"+udp.Admin+"/metrics")
 	for where, text := range map[string]string{"log of mars": c.mars.log(), "log of http": c.http.log(), "log of udp": udp.log(), "config show": out, "metrics": metrics} {
-		for _, s := range []string{"very-secret-client-key", secret} {
+		for _, s := range []string{"very-secret-client-key", secret, ticketKey} {
 			if strings.Contains(text, s) {
 				t.Errorf("%s shows a secret", where)
 			}

@@ -87,7 +87,9 @@ func (c *Conn) Thaw() {
 // released ends a connection whose user is owned by another node now.
 func (c *Conn) released() {
 	c.forget()
-	delete(c.node.places, c.Place.base.CID0())
+	if cid0 := c.Place.base.CID0(); c.node.places[cid0] == c.Place { // else the user was moved back meanwhile
+		delete(c.node.places, cid0)
+	}
 }
 
 // forget drops the connection and says nothing.

@@ -18,11 +18,15 @@ import (
 func botCommand() *cobra.Command {
 	var o bot.Options
 	var asJSON bool
+	var ticketKeyFile string
 	cmd := &cobra.Command{
 		Use:   "bot --http URL",
 		Short: "Let players play on a cluster and check what they receive",
 		Long: `bot plays against any cluster and counts, for every receiver, the reliable
-messages that were lost, duplicated or reordered. It exits with 1 if there were any.`,
+messages that were lost, duplicated or reordered. It exits with 1 if there were any.
+
+Against a cluster that asks for tickets it signs them itself, with the key in
+--ticket-key-file, DIARKIS_TICKET_KEY_FILE or DIARKIS_TICKET_KEY.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.URL == "" {
@@ -33,6 +37,9 @@ messages that were lost, duplicated or reordered. It exits with 1 if there were 
 				return err
 			}
 			o.ClientKey = cfg.Env.ClientKey.Reveal()
+			if o.Ticket, err = lifecycle.BotTickets(cfg, ticketKeyFile); err != nil {
+				return err
+			}
 			if !asJSON {
 				o.Status = func(line string) { fmt.Fprintln(cmd.OutOrStdout(), line) }
 			}
@@ -49,6 +56,7 @@ messages that were lost, duplicated or reordered. It exits with 1 if there were 
 	f.IntVar(&o.Size, "size", 64, "bytes per message")
 	f.Var(lossFlag{&o.Loss}, "loss", "`percent` of datagrams to lose, each way, as a bad network does")
 	f.DurationVar(&o.Duration, "duration", 30*time.Second, "how long they play (0: until Ctrl-C)")
+	f.StringVar(&ticketKeyFile, "ticket-key-file", "", "sign tickets with the key in `file`: a secret, or a private key in PEM")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object at the end and nothing else")
 	return cmd
 }

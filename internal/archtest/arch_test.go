@@ -19,7 +19,8 @@ const module = "github.com/Diarkis/diarkis"
 // imports lower floors only, and the parts in its own folder. Folders named in beside are held to rules of their own.
 var floors = map[string]int{
 	"internal/id": 0, "internal/wire": 0, "internal/status": 0, "internal/config": 0, "internal/telemetry": 0, "configs": -1,
-	"internal/mars": 1, "internal/path": 1, "internal/reliable": 1, "internal/secure": 1,
+	"internal/shortage": 0,
+	"internal/guard":    1, "internal/listener": 1, "internal/mars": 1, "internal/path": 1, "internal/reliable": 1, "internal/secure": 1,
 	"internal/transport": 2, "internal/mesh": 2, "internal/mars/marsnode": 2, "internal/mars/marstest": 2, "internal/cloudaddr": 2, "internal/rundir": 2,
 	"client":         2,
 	"internal/users": 3, "internal/router": 3, "internal/mars/marstest/marssim": 3,

@@ -37,6 +37,8 @@ type Options struct {
 	Duration time.Duration
 	// ClientKey of the deployment.
 	ClientKey string
+	// Ticket makes the ticket of a bot, see [client.Options.Ticket]. Nil means none.
+	Ticket func(ctx context.Context, uid string) (string, error)
 	// RoomSize is how many bots share a room. Zero means 4.
 	RoomSize int
 	// Ramp is how many bots may be connecting or joining at once. Zero means 32.
@@ -242,8 +244,10 @@ func (r *run) join(ctx context.Context) {
 			return
 		case b := <-r.joins:
 			b.queued.Store(false)
-			if r.playing.Load() && !b.enter(ctx) {
-				b.retryAt.Store(int64(time.Since(r.start) + retryAfter))
+			if r.playing.Load() {
+				if wait := b.enter(ctx); wait > 0 {
+					b.retryAt.Store(int64(time.Since(r.start) + wait))
+				}
 			}
 			r.joining.Add(-1)
 			r.hint()

@@ -56,9 +56,9 @@ func (b *bot) serverType() string {
 	return "TCP"
 }
 
-// enter connects the bot, if it isn't connected, and joins a room. It reports false
-// when it should be tried again.
-func (b *bot) enter(ctx context.Context) bool {
+// enter connects the bot, if it isn't connected, and joins a room. It returns how long
+// to wait before it is tried again, 0 when it is in.
+func (b *bot) enter(ctx context.Context) time.Duration {
 	b.entering.Lock()
 	defer b.entering.Unlock()
 	timed, cancel := context.WithTimeout(ctx, joinTimeout)
@@ -70,12 +70,15 @@ func (b *bot) enter(ctx context.Context) bool {
 		}
 	}
 	if err == nil {
-		return true
+		return 0
 	}
 	if !isComeback(err) && ctx.Err() == nil {
 		b.run.fail(err)
 	}
-	return false
+	if e, ok := errors.AsType[*client.EndpointError](err); ok {
+		return max(retryAfter, e.RetryAfter)
+	}
+	return retryAfter
 }
 
 // isComeback reports whether an error only says that the connection was lost, which
@@ -93,7 +96,7 @@ func (b *bot) connect(ctx context.Context) (*client.Client, error) {
 	}
 	o := &b.run.opts
 	copts := client.Options{
-		URL: o.URL, UID: o.Prefix + strconv.Itoa(int(b.number)), Type: b.serverType(), ClientKey: o.ClientKey, HTTP: b.run.http,
+		URL: o.URL, UID: o.Prefix + strconv.Itoa(int(b.number)), Type: b.serverType(), ClientKey: o.ClientKey, Ticket: o.Ticket, HTTP: b.run.http,
 		OnPush: b.push, OnResponse: b.refused, OnReconnect: b.reconnected, OnDisconnect: b.disconnected,
 	}
 	if o.Loss > 0 {

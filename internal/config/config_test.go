@@ -383,6 +383,85 @@ func TestEnvironmentNames(t *testing.T) {
 	}
 }
 
+func TestTicketSettings(t *testing.T) {
+	clean(t)
+	const line = "3f8a1c5d7e9b2046a8c0e1f35b7d9a2c4e6f8091b3d5a7c9e0f2143658790bad"
+	t.Setenv("DIARKIS_HTTP_AUTH", "ticket")
+	for _, role := range []Role{RoleHTTP, ""} {
+		got := problems(t, Options{Role: role})
+		if len(got) != 1 || !strings.Contains(got[0], "DIARKIS_HTTP_AUTH: auth: ticket needs a key: set DIARKIS_TICKET_KEY_FILE") {
+			t.Errorf("role %q: problems %q", role, got)
+		}
+	}
+	load(t, Options{Role: RoleUDP}) // which asks for no ticket
+	t.Setenv("DIARKIS_HTTP_TICKET_KEYS", "/run/keys.json")
+	load(t, Options{Role: RoleHTTP})
+	t.Setenv("DIARKIS_HTTP_TICKET_KEYS", "")
+	for _, c := range []struct{ key, want string }{
+		{"too short", "has 9 bytes, at least 32 are needed"},
+		{line[:32], "has 32 hex digits, at least 64 are needed"},
+		{"Zk3v9QpLr7Tn2XwYb5Hs8JdMf4Gc6KeA", "has 32 characters of base64, at least 43 are needed"},
+		{"Zk3v9!pLr7Tn2XwYb5Hs8JdMf4Gc6KeA", "has 32 characters, at least 40 are needed"},
+		{strings.Repeat("ab", 32), "not random"},
+		{strings.Repeat("x", 64), "not random"},
+		{"a sentence is easily guessed, however long it may be", "something else than letters"},
+		{line + "\n" + line[:40], "line 2"},
+		{line + " ", "something else than letters"},
+	} {
+		t.Setenv(envTicketKey, c.key)
+		got := problems(t, Options{Role: RoleHTTP})
+		if !slices.ContainsFunc(got, func(p string) bool {
+			return strings.Contains(p, "DIARKIS_TICKET_KEY: ticket key: ") && strings.Contains(p, c.want)
+		}) {
+			t.Errorf("problems of a key %q: %q", c.want, got)
+		}
+		load(t, Options{Role: RoleUDP}) // which has no use for it
+		if strings.Contains(strings.Join(got, "\n"), c.key) {
+			t.Errorf("the key is in %q", got)
+		}
+	}
+	file := filepath.Join(write(t, map[string]string{"key": line + "\r\n\n" + line[:60] + "Zk3v\n"}), "key")
+	t.Setenv(envTicketKeyFile, file)
+	c := load(t, Options{Role: RoleHTTP})
+	if got := c.Env.TicketKey.Reveal(); got != line+"\n"+line[:60]+"Zk3v" || c.Env.TicketKeyFile != file {
+		t.Errorf("ticket key of the file = %q", got)
+	}
+	if text := string(c.Show()); strings.Contains(text, line) || !strings.Contains(text, "(redacted)") {
+		t.Error("the ticket key is shown")
+	}
+	t.Setenv("DIARKIS_HTTP_TICKET_AUDIENCE", "")
+	t.Setenv("DIARKIS_HTTP_AUTH", "none")
+	if c := load(t, Options{Role: RoleHTTP}); !strings.Contains(strings.Join(c.Warnings, "\n"), "no ticket is asked for") {
+		t.Errorf("a key that nothing asks for gave the warnings %q", c.Warnings)
+	}
+	t.Setenv("DIARKIS_HTTP_AUTH", "tickets")
+	if got := problems(t, Options{Role: RoleHTTP}); len(got) == 0 || !strings.Contains(got[0], "did you mean") {
+		t.Errorf("problems %q", got)
+	}
+}
+
+func TestPrefixes(t *testing.T) {
+	clean(t)
+	t.Setenv("DIARKIS_HTTP_TRUSTED_PROXIES", "10.1.2.3/8, 203.0.113.7,[2001:db8::1], 2001:db8::/32 , ::ffff:192.0.2.1")
+	var got []string
+	for _, s := range load(t, Options{Role: RoleHTTP}).HTTP.TrustedProxies {
+		p, err := ParsePrefix(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, p.String())
+	}
+	if want := "10.0.0.0/8 203.0.113.7/32 2001:db8::1/128 2001:db8::/32 192.0.2.1/32"; strings.Join(got, " ") != want {
+		t.Errorf("prefixes %v, want %s", got, want)
+	}
+	for _, bad := range []string{"proxy.example", "10.0.0.0/33", "10.0.0", "fe80::1%eth0", "10.0.0.1:80", "::ffff:10.0.0.0/104"} {
+		t.Setenv("DIARKIS_HTTP_TRUSTED_PROXIES", bad)
+		if got := problems(t, Options{Role: RoleHTTP}); len(got) != 1 || !strings.Contains(got[0], "an IP address or a prefix such as") {
+			t.Errorf("%s: problems %q", bad, got)
+		}
+	}
+}
+
 func TestRoles(t *testing.T) {
 	clean(t)
 	for _, tt := range []struct {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -29,10 +30,12 @@ const (
 	envRunDir            = "DIARKIS_RUN_DIR"
 	envClusterSecret     = "DIARKIS_CLUSTER_SECRET"
 	envClusterSecretFile = "DIARKIS_CLUSTER_SECRET_FILE"
+	envTicketKey         = "DIARKIS_TICKET_KEY"
+	envTicketKeyFile     = "DIARKIS_TICKET_KEY_FILE"
 )
 
 var envNames = []string{envConfigRoot, envCloud, envShutdownTimeout, envServerType, envStructErr, envJSONLog, envAppName,
-	envAppVersion, envClientKey, envStopOnSIGHUP, envRunDir, envClusterSecret, envClusterSecretFile}
+	envAppVersion, envClientKey, envStopOnSIGHUP, envRunDir, envClusterSecret, envClusterSecretFile, envTicketKey, envTicketKeyFile}
 
 // Bounds of the environment's settings.
 const (
@@ -62,6 +65,12 @@ type Env struct {
 	// ClusterSecretFile when that is set, which may be read again when it changes.
 	ClusterSecret     Secret
 	ClusterSecretFile string
+
+	// TicketKey is the lines that tickets may be signed with, any of them. Empty when
+	// nothing is configured and on nodes of other roles than http. It comes from TicketKeyFile when that is set, which may be
+	// read again when it changes.
+	TicketKey     Secret
+	TicketKeyFile string
 }
 
 // Secret is a value that prints as "(redacted)" with every verb.
@@ -122,7 +131,11 @@ func (l *loader) env() Env {
 	}
 	e.ClientKey = Secret{key}
 	e.ClusterSecretFile = os.Getenv(envClusterSecretFile)
-	e.ClusterSecret = l.clusterSecret(e.ClusterSecretFile)
+	e.ClusterSecret = l.secret(envClusterSecret, envClusterSecretFile, "cluster secret", SecretLines)
+	if r := l.options.Role; r == RoleHTTP || r == "" { // only http nodes check tickets, and may be the only ones with the file
+		e.TicketKeyFile = os.Getenv(envTicketKeyFile)
+		e.TicketKey = l.secret(envTicketKey, envTicketKeyFile, "ticket key", TicketKeyLines)
+	}
 	return e
 }
 
@@ -148,14 +161,15 @@ func (l *loader) label(name string) string {
 	return s
 }
 
-// clusterSecret reads the secret and checks the length of its lines. The value
-// never gets into a problem's text.
-func (l *loader) clusterSecret(file string) Secret {
-	text, from := os.Getenv(envClusterSecret), envClusterSecret
+// secret reads a secret of some lines from the file that one variable names, else
+// from another variable. The value never gets into a problem's text.
+func (l *loader) secret(variable, fileVariable, what string, split func([]byte) ([][]byte, error)) Secret {
+	text, from := os.Getenv(variable), variable
+	file := os.Getenv(fileVariable)
 	if file != "" {
 		src, err := readRegular(file)
 		if err != nil {
-			l.report(envClusterSecretFile, "", "%v", err)
+			l.report(fileVariable, "", "%v", err)
 			return Secret{}
 		}
 		text, from = string(src), file
@@ -163,9 +177,9 @@ func (l *loader) clusterSecret(file string) Secret {
 	if text == "" && file == "" {
 		return Secret{}
 	}
-	lines, err := SecretLines([]byte(text))
+	lines, err := split([]byte(text))
 	if err != nil {
-		l.report(from, "", "cluster secret: %v", err)
+		l.report(from, "", "%s: %v", what, err)
 		return Secret{}
 	}
 	return Secret{string(bytes.Join(lines, []byte("\n")))}
@@ -193,4 +207,57 @@ func SecretLines(content []byte) ([][]byte, error) {
 		}
 	}
 	return lines, nil
+}
+
+// Of a ticket key's line: how many characters 32 random bytes take in hexadecimal, in
+// base64, and in all printable ones; and how many different ones are in every random
+// line, as of 64 hexadecimal digits fewer than one in 10^9 has less.
+const (
+	ticketKeyHexMin       = 64
+	ticketKeyBase64Min    = 43
+	ticketKeyPrintableMin = 40
+	ticketKeyDistinctMin  = 8
+)
+
+// TicketKeyLines splits the content of a ticket key into its lines, any of which a
+// ticket may be signed with: the bytes of the line as they stand are the key. As the
+// key is guessed offline by whoever has one ticket, a line that can't hold 32 random
+// bytes is refused.
+func TicketKeyLines(content []byte) ([][]byte, error) {
+	lines, err := SecretLines(content)
+	if err != nil {
+		return nil, err
+	}
+	for i, line := range lines {
+		if err := checkTicketKey(string(line)); err != nil {
+			return nil, fmt.Errorf("line %d %w", i+1, err)
+		}
+	}
+	return lines, nil
+}
+
+func checkTicketKey(line string) error {
+	const hex = "0123456789abcdefABCDEF"
+	const base64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_="
+	distinct := map[rune]bool{}
+	for _, c := range line {
+		if c <= ' ' || c > '~' {
+			return errors.New("has something else than letters, digits and punctuation in it: write random bytes as hex or base64")
+		}
+		distinct[c] = true
+	}
+	least, what := ticketKeyPrintableMin, "characters"
+	switch {
+	case strings.Trim(line, hex) == "":
+		least, what = ticketKeyHexMin, "hex digits"
+	case strings.Trim(line, base64) == "":
+		least, what = ticketKeyBase64Min, "characters of base64"
+	}
+	if len(line) < least {
+		return fmt.Errorf("has %d %s, at least %d are needed for 32 random bytes", len(line), what, least)
+	}
+	if len(distinct) < ticketKeyDistinctMin {
+		return errors.New("is not random")
+	}
+	return nil
 }

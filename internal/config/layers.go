@@ -221,6 +221,7 @@ func (l *loader) together() {
 	if l.options.File != "" && l.options.Role == "" {
 		l.report("--config", "", "a settings file belongs to a role: give --role")
 	}
+	l.tickets()
 	for _, b := range []struct {
 		name   string
 		limits Limits
@@ -229,5 +230,23 @@ func (l *loader) together() {
 			key := b.name + ".bytesPerSecond"
 			l.report(l.config.sources[key], key, "expected a multiple of 1024, since clients are told KiB, got %d", b.limits.BytesPerSecond)
 		}
+	}
+}
+
+// tickets checks that tickets can be asked for where they shall be, and tells who set a
+// key and forgot to.
+func (l *loader) tickets() {
+	h, e := l.config.HTTP, l.config.Env
+	if r := l.options.Role; r != "" && r != RoleHTTP {
+		return
+	}
+	keyed := h.TicketKeys != "" || e.TicketKey.IsSet() || e.TicketKeyFile != ""
+	switch {
+	case h.Auth == "ticket" && !keyed:
+		l.report(l.config.sources["http.auth"], "auth", "ticket needs a key: set %s, %s or ticketKeys", envTicketKeyFile, envTicketKey)
+	case h.Auth == "ticket" && h.TicketAudience == "":
+		l.report(l.config.sources["http.ticketAudience"], "ticketAudience", "expected who tickets are for, got nothing")
+	case h.Auth != "ticket" && keyed && l.options.Role == RoleHTTP:
+		l.warn("a ticket key is set, but no ticket is asked for: http.auth is %s", h.Auth)
 	}
 }

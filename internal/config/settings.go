@@ -32,12 +32,35 @@ type HTTP struct {
 	EnableEncryption bool          `key:"enableEncryption" only:"true" refused:"credentials are always issued: the client protocol has no unencrypted form"`
 	AllowOrigin      string        `key:"allowOrigin" is:"origin"` // CORS; empty sends no header
 	ExposeDebugAPI   bool          `key:"exposeDebugAPI"`
+	ExposeMetrics    bool          `key:"exposeMetrics"` // the cluster's figures on the public port too
+
+	// Who may ask for places. See the package httpapi/ticket.
+	Auth           string `key:"auth" is:"none|ticket"`
+	TicketKeys     string `key:"ticketKeys"` // a JWKS file of public keys
+	TicketAudience string `key:"ticketAudience"`
+
+	// What one address may do: an IPv4 address or an IPv6 /64. A rate of 0 is unlimited.
+	RequestsPerAddress      int      `key:"requestsPerAddress" min:"0" max:"1000000"` // places asked for per second
+	RequestsPerAddressBurst int      `key:"requestsPerAddressBurst" min:"1" max:"1000000"`
+	ConnectionsPerAddress   int      `key:"connectionsPerAddress" min:"0" max:"1000000"` // 0: unlimited
+	MaxConnections          int      `key:"maxConnections" min:"16" max:"1000000"`
+	ExemptAddresses         []string `key:"exemptAddresses" is:"prefix" max:"1024"` // that the limits don't count
+	TrustedProxies          []string `key:"trustedProxies" is:"prefix" max:"1024"`  // whose X-Forwarded-For is believed
 }
 
 // Limits are what clients may do to a udp or tcp node. A rate of 0 is unlimited.
 type Limits struct {
 	MaxUsers       int           `key:"maxUsers" min:"1" max:"10000000"` // places reserved or connected
 	ReservationTTL time.Duration `key:"reservationTTL" unit:"s" min:"5" max:"3600"`
+
+	// Of places that were reserved and nobody opened yet: past a limit the oldest of them goes.
+	ReservationsPerUser int           `key:"reservationsPerUser" min:"1" max:"1000"`
+	ReservationsMax     int           `key:"reservationsMax" min:"0" max:"10000000"`         // 0: a tenth of MaxUsers, at least 64
+	ReservationTTLMin   time.Duration `key:"reservationTTLMin" unit:"s" min:"5" max:"3600"`  // the TTL of the last that fits ReservationsMax
+	ReservedBytesMax    int           `key:"reservedBytesMax" min:"65536" max:"17179869184"` // of their initial properties, as encoded
+	// ArrivalsMax is how many users may be on their way here from other nodes at once; 0:
+	// a tenth of MaxUsers, at least 64.
+	ArrivalsMax int `key:"arrivalsMax" min:"0" max:"10000000"`
 
 	// Before the handshake, per second and in one burst.
 	HelloPerUser           int `key:"helloPerUser" min:"0" max:"1000000"`
@@ -52,9 +75,20 @@ type Limits struct {
 	BytesPerSecond   int `key:"bytesPerSecond" min:"0" max:"67107840"`
 	BytesBurst       int `key:"bytesBurst" min:"2048" max:"1073741824"`
 
-	// Waiting to be sent to one client.
+	// Of one user, whatever the connection: commands, and what built-in ones make others
+	// receive (messages times receivers).
+	CommandsPerSecond   int `key:"commandsPerSecond" min:"0" max:"1000000"`
+	CommandsBurst       int `key:"commandsBurst" min:"1" max:"1000000"`
+	DeliveriesPerSecond int `key:"deliveriesPerSecond" min:"0" max:"1000000000"`
+	DeliveriesBurst     int `key:"deliveriesBurst" min:"1" max:"1000000000"`
+
+	// Waiting to be sent to one client: messages are unreliable ones.
 	SendQueueMessages int `key:"sendQueueMessages" min:"1" max:"1000000"`
 	SendQueueBytes    int `key:"sendQueueBytes" min:"2048" max:"1073741824"`
+	SendQueueBytesMax int `key:"sendQueueBytesMax" min:"65536" max:"4194304"`
+
+	// Kept for all clients together: incomplete messages, and what came beyond a hole.
+	HeldBytesMax int `key:"heldBytesMax" min:"16777216" max:"1099511627776"`
 }
 
 // UDP is udp/main.json.
@@ -141,5 +175,11 @@ type HealthCheck struct {
 
 // Room is shared/room.json.
 type Room struct {
-	MaxMembers int `key:"maxMembers" min:"2" max:"1000"` // largest room that may be created
+	MaxMembers int           `key:"maxMembers" min:"2" max:"1000"`          // largest room that may be created
+	MaxRooms   int           `key:"maxRooms" min:"1" max:"10000000"`        // on a node; then those go that nobody is in, the longest empty first
+	MaxTTL     time.Duration `key:"maxTTL" unit:"s" min:"10" max:"65535"`   // of a room that a client made and nobody is in
+	EmptyRooms int           `key:"emptyRoomsPerUser" min:"1" max:"100000"` // of one maker, on a node
+	// CreatesPerSecond is how many rooms a user makes, or looks for on other nodes; 0 is unlimited.
+	CreatesPerSecond int `key:"createsPerSecond" min:"0" max:"1000000"`
+	CreatesBurst     int `key:"createsBurst" min:"1" max:"1000000"`
 }

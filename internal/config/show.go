@@ -50,6 +50,7 @@ func (e Env) show() map[string]shown {
 		envStructErr: e.StructErr, envJSONLog: e.JSONLog, envStopOnSIGHUP: e.StopOnSIGHUP, envAppName: e.AppName,
 		envAppVersion: e.AppVersion, envClientKey: e.ClientKey, envRunDir: e.RunDir,
 		envClusterSecret: e.ClusterSecret, envClusterSecretFile: e.ClusterSecretFile,
+		envTicketKey: e.TicketKey, envTicketKeyFile: e.TicketKeyFile,
 	}
 	out := map[string]shown{}
 	for name, v := range values {
@@ -59,6 +60,9 @@ func (e Env) show() map[string]shown {
 		}
 		if name == envClusterSecret && e.ClusterSecretFile != "" {
 			from = envClusterSecretFile
+		}
+		if name == envTicketKey && e.TicketKeyFile != "" {
+			from = envTicketKeyFile
 		}
 		out[name] = shown{v, from}
 	}

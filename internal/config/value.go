@@ -170,6 +170,7 @@ var textKinds = map[string]func(string) error{
 	"hostport": checkHostPort,
 	"origin":   checkOrigin,
 	"role":     checkRole,
+	"prefix":   checkPrefix,
 }
 
 func (f field) checkText(s string) error {
@@ -238,6 +239,24 @@ func checkRole(s string) error {
 		return fmt.Errorf("expected roles among MARS, HTTP, UDP, TCP, got %s", shorten(s))
 	}
 	return nil
+}
+
+// ParsePrefix reads an IP address, or the prefix of many such as 10.0.0.0/8.
+func ParsePrefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(unbracket(s)); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil || p.Addr().Is4In6() {
+		return netip.Prefix{}, fmt.Errorf("expected an IP address or a prefix such as 10.0.0.0/8, got %s", shorten(s))
+	}
+	return p.Masked(), nil
+}
+
+func checkPrefix(s string) error {
+	_, err := ParsePrefix(s)
+	return err
 }
 
 // set stores a raw value that check accepted into the section's struct.

@@ -3,14 +3,10 @@ package httpapi
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,7 +63,12 @@ func fail(w http.ResponseWriter, err error) {
 // endpoint answers /endpoint/type/{type}/user/{uid}.
 func (s *Server) endpoint(w http.ResponseWriter, r *http.Request) {
 	defer s.timed()()
-	m, rep, err := s.place(r, r.PathValue("type"), nil)
+	req, err := s.reserveRequest(r)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	m, rep, err := s.place(r, r.PathValue("type"), req)
 	if err != nil {
 		fail(w, err)
 		return
@@ -93,24 +94,37 @@ func (s *Server) writePlace(w http.ResponseWriter, r *http.Request, m mars.Membe
 // node, as far as there are both.
 func (s *Server) auth(w http.ResponseWriter, r *http.Request) {
 	defer s.timed()()
+	req, err := s.reserveRequest(r)
+	if err != nil {
+		fail(w, err)
+		return
+	}
 	var a answerV1
-	var first *secure.Credentials
-	var lastErr error
+	var firstErr error
 	for _, typ := range []string{"UDP", "TCP"} {
-		_, rep, err := s.place(r, typ, first)
+		_, rep, err := s.place(r, typ, req)
 		if err != nil {
-			lastErr = err
+			firstErr = worse(firstErr, err)
 			continue
 		}
-		first = &secure.Credentials{SID: rep.SID, Key: rep.Key, IV: rep.IV, Mac: rep.Mac}
+		req.Credentials = &secure.Credentials{SID: rep.SID, Key: rep.Key, IV: rep.IV, Mac: rep.Mac}
 		a.keys = keysOf(rep)
 		a.set(rep)
 	}
-	if first == nil {
-		fail(w, lastErr)
+	if req.Credentials == nil {
+		fail(w, firstErr)
 		return
 	}
 	writeJSON(w, http.StatusOK, a)
+}
+
+// worse returns the one of two errors that is worth an answer: a shortage, which passes,
+// before what can't succeed.
+func worse(a, b error) error {
+	if e, ok := errors.AsType[*httpError](b); a == nil || ok && e.code == http.StatusServiceUnavailable {
+		return b
+	}
+	return a
 }
 
 func (a *answerV1) set(r users.ReserveReply) {
@@ -135,20 +149,24 @@ func (s *Server) timed() func() {
 	return func() { t.ObserveDuration() }
 }
 
-// place finds a node of a type and a place on it. Credentials are given to make the
-// place under keys that exist already, else the node makes new ones.
-func (s *Server) place(r *http.Request, typ string, c *secure.Credentials) (mars.Member, users.ReserveReply, error) {
-	req, err := reserveRequest(r, c)
-	if err != nil {
+// place finds a node of a type and a place on it: under the keys in req, when there are
+// some, else under new ones.
+func (s *Server) place(r *http.Request, typ string, req users.ReserveRequest) (mars.Member, users.ReserveReply, error) {
+	defer atWork(r.Context())()
+	none := func(err error) (mars.Member, users.ReserveReply, error) {
 		return mars.Member{}, users.ReserveReply{}, err
 	}
+	if err := s.forType(r, typ); err != nil {
+		return none(err)
+	}
 	if err := s.serving(); err != nil {
-		return mars.Member{}, users.ReserveReply{}, &httpError{http.StatusServiceUnavailable, err.Error()}
+		return none(unavailable(err.Error()))
 	}
 	candidates, err := s.candidates(typ)
 	if err != nil {
-		return mars.Member{}, users.ReserveReply{}, err
+		return none(err)
 	}
+	text := "no node of type %s took the user: try again"
 	for range min(reserveTries, len(candidates)) {
 		i := s.pick(candidates)
 		m := candidates[i]
@@ -158,13 +176,25 @@ func (s *Server) place(r *http.Request, typ string, c *secure.Credentials) (mars
 			return m, rep, nil
 		}
 		s.cfg.Log.Debug().Err(err).Stringer("peer", m.Node).Msg("reservation refused")
+		switch rep.Refused {
+		case users.BadRequest:
+			// It would be for every node: the sender is at fault, not the nodes.
+			return none(badRequest("the node does not take this request"))
+		case users.Full:
+			text = "the nodes of type %s that were asked are full: try again"
+		}
 	}
-	return mars.Member{}, users.ReserveReply{}, &httpError{http.StatusServiceUnavailable, "no node of type " + typ + " took the user: try again"}
+	err = unavailable(fmt.Sprintf(text, typ))
+	s.short.Note(err)
+	return none(err)
 }
 
-// reserve asks one node for a place.
+func unavailable(text string) error { return &httpError{http.StatusServiceUnavailable, text} }
+
+// reserve asks one node for a place. Whether the client still waits makes no difference:
+// one who hangs up must not look like a node that fails.
 func (s *Server) reserve(ctx context.Context, node id.Node, req users.ReserveRequest) (users.ReserveReply, error) {
-	ctx, cancel := context.WithTimeout(ctx, reserveTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reserveTimeout)
 	defer cancel()
 	rep, err := s.ask(ctx, node, req)
 	switch {
@@ -193,93 +223,89 @@ func (s *Server) ask(ctx context.Context, node id.Node, req users.ReserveRequest
 }
 
 // candidates returns the nodes of a type that may be handed out. It tells a type
-// nobody ever ran (404) from one whose nodes are all away (503).
+// nobody ever ran (404), which anybody may ask for, from one whose nodes are all
+// away (503), which somebody has to look after.
 func (s *Server) candidates(typ string) ([]mars.Member, error) {
-	d := s.cluster.Directory()
+	d := s.learn()
 	s.mu.Lock()
-	if len(d.ByType(typ)) > 0 {
-		s.types[typ] = true
-	}
 	known := s.types[typ]
 	s.mu.Unlock()
 	if !known {
-		return nil, &httpError{http.StatusNotFound, fmt.Sprintf("no node of type %q has joined", typ)}
+		return nil, &httpError{http.StatusNotFound, fmt.Sprintf("no node for players of type %.64q has joined", typ)}
 	}
-	ok := slices.DeleteFunc(slices.Clone(d.Available(typ)), func(m mars.Member) bool {
-		return m.Role != "udp" && m.Role != "tcp" // a place is for players
-	})
+	ok := slices.DeleteFunc(slices.Clone(d.Available(typ)), func(m mars.Member) bool { return !forPlayers(m) })
 	if len(ok) == 0 {
-		return nil, &httpError{http.StatusServiceUnavailable, "no node of type " + typ + " is online"}
+		err := unavailable("no node of type " + typ + " is online")
+		s.short.Note(err)
+		return nil, err
 	}
 	return ok, nil
 }
 
+func forPlayers(m mars.Member) bool { return m.Role == "udp" || m.Role == "tcp" }
+
+// learn returns the directory and notes the types in it. It is called for health checks
+// too, so that a type is known before the first player asks.
+func (s *Server) learn() *mars.Directory {
+	d := s.cluster.Directory()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d == s.seen {
+		return d
+	}
+	s.seen = d
+	for _, m := range d.Members {
+		if forPlayers(m) {
+			s.types[m.Type] = true
+		}
+	}
+	return d
+}
+
+// handed counts the places handed out on a node since its last heartbeat, which does
+// not know of them.
+type handed struct {
+	seq   uint64 // of the heartbeat
+	users int    // that it told
+	n     int
+}
+
 // pick takes two candidates at random and returns the less loaded. That spreads
 // load almost as well as asking all, and unlike "the least loaded" it doesn't send
-// everyone to the same node until the next heartbeat (Mitzenmacher 2001).
+// everyone to the same node until the next heartbeat (Mitzenmacher 2001). With our own
+// hand-outs counted a burst on two nodes goes half and half.
 func (s *Server) pick(c []mars.Member) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	i := s.cfg.Choose(len(c))
-	if len(c) == 1 {
-		return i
+	if len(c) > 1 {
+		j := s.cfg.Choose(len(c) - 1)
+		if j >= i {
+			j++
+		}
+		a, b := s.usersLocked(c[i]), s.usersLocked(c[j])
+		if b < a || (b == a && c[j].Load < c[i].Load) {
+			i = j
+		}
 	}
-	j := s.cfg.Choose(len(c) - 1)
-	if j >= i {
-		j++
+	h := s.handed[c[i].Node]
+	if h.seq != c[i].Seq || h.users != c[i].Users {
+		h = handed{seq: c[i].Seq, users: c[i].Users}
 	}
-	if c[j].Users < c[i].Users || (c[j].Users == c[i].Users && c[j].Load < c[i].Load) {
-		return j
+	h.n++
+	if len(s.handed) > handedMax {
+		clear(s.handed) // of nodes that are long gone
 	}
+	s.handed[c[i].Node] = h
 	return i
 }
 
-// reserveRequest reads the user id and the initial properties of a request.
-func reserveRequest(r *http.Request, c *secure.Credentials) (users.ReserveRequest, error) {
-	uid, err := id.ParseUID(r.PathValue("uid"))
-	if err != nil {
-		return users.ReserveRequest{}, &httpError{http.StatusBadRequest, err.Error()}
-	}
-	props, err := properties(r)
-	if err != nil {
-		return users.ReserveRequest{}, err
-	}
-	return users.ReserveRequest{UID: uid, Props: props, Credentials: c}, nil
-}
+// handedMax bounds what is remembered of hand-outs, above the nodes of any cluster.
+const handedMax = 10_000
 
-// properties reads the initial properties from the body: a JSON object or a form.
-func properties(r *http.Request) (map[string]any, error) {
-	if r.Method != http.MethodPost {
-		return nil, nil
+func (s *Server) usersLocked(m mars.Member) int {
+	if h := s.handed[m.Node]; h.seq == m.Seq && h.users == m.Users {
+		return m.Users + h.n
 	}
-	b, err := io.ReadAll(r.Body)
-	if err != nil {
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return nil, &httpError{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is over %d bytes", bodyMax)}
-		}
-		return nil, &httpError{http.StatusBadRequest, "the body ended early"}
-	}
-	if len(b) == 0 {
-		return nil, nil
-	}
-	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if kind == "application/x-www-form-urlencoded" {
-		return formProperties(string(b))
-	}
-	var props map[string]any
-	if err := json.Unmarshal(b, &props); err != nil {
-		return nil, &httpError{http.StatusBadRequest, "the body is not a JSON object: " + err.Error()}
-	}
-	return props, nil
-}
-
-// formProperties reads a form body; of a key given twice the first value counts.
-func formProperties(body string) (map[string]any, error) {
-	v, err := url.ParseQuery(body)
-	if err != nil {
-		return nil, &httpError{http.StatusBadRequest, "the body is not a form: " + err.Error()}
-	}
-	props := make(map[string]any, len(v))
-	for k := range v {
-		props[k] = v.Get(k)
-	}
-	return props, nil
+	return m.Users
 }

@@ -6,16 +6,19 @@
 // full or draining refuses or stays silent, so its address is never handed out.
 //
 // The answers hold key material: they are sent with Cache-Control: no-store and
-// are never logged.
+// are never logged. What a stranger sends is judged before any node is asked, and costs
+// its sender: see request.go for what, access.go for who, address.go and conns.go for
+// how much.
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -24,8 +27,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/rs/zerolog"
 
+	"github.com/Diarkis/diarkis/internal/httpapi/ticket"
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/listener"
 	"github.com/Diarkis/diarkis/internal/mars"
+	"github.com/Diarkis/diarkis/internal/telemetry"
+	"github.com/Diarkis/diarkis/internal/transport/limit"
 )
 
 const (
@@ -37,20 +44,54 @@ const (
 	reserveTries = 3
 	// drainTimeout bounds how long requests in flight may hold up a stop.
 	drainTimeout = 3 * time.Second
+	// episodeQuiet is how long nothing happens before the log calls it over.
+	episodeQuiet = time.Minute
 )
+
+// Limits is what one address may do, an IPv4 address or an IPv6 /64, and all together.
+// Of a rate and of ConnectionsPerAddress less than zero is no limit.
+type Limits struct {
+	// Requests for places per second, and at once. Zero means 20 and 100: a home or a
+	// café of players who all come back at the same time.
+	RequestsPerAddress, RequestsPerAddressBurst int
+	// ConnectionsPerAddress may be open. Zero means 512: browsers open six each.
+	ConnectionsPerAddress int
+	// ConnectionsMax may be open in all. Zero means 10,000, of which each takes a
+	// descriptor and some 10 KiB.
+	ConnectionsMax int
+}
+
+func (l Limits) withDefaults() Limits {
+	l.RequestsPerAddress = cmp.Or(l.RequestsPerAddress, 20)
+	l.RequestsPerAddressBurst = cmp.Or(l.RequestsPerAddressBurst, 100)
+	l.ConnectionsPerAddress = max(0, cmp.Or(l.ConnectionsPerAddress, 512))
+	l.ConnectionsMax = cmp.Or(l.ConnectionsMax, 10_000)
+	return l
+}
 
 // Config configures the API. Log, Registerer and Gatherer must be set.
 type Config struct {
 	// ClientKey must come with each endpoint request in the header ClientKey.
 	// Empty: none is asked for.
 	ClientKey string
+	// Tickets checks who asks for a place. Nil: whoever asks for a user's place gets it.
+	Tickets *ticket.Verifier
 	// AllowOrigin is answered as Access-Control-Allow-Origin. Empty: no CORS.
 	AllowOrigin string
 	// Timeout bounds the whole answer. Zero means 5 s.
 	Timeout time.Duration
 	// ExposeDebugAPI adds /debug/….
 	ExposeDebugAPI bool
-	// Choose returns a number in [0, n), for spreading load. Zero value: math/rand.
+	// ExposeMetrics adds /metrics….
+	ExposeMetrics bool
+	Limits        Limits
+	// ExemptAddresses are not limited by address, nor is loopback.
+	ExemptAddresses []netip.Prefix
+	// TrustedProxies are believed when they name their client in X-Forwarded-For, and
+	// may open any number of connections.
+	TrustedProxies []netip.Prefix
+	// Choose returns a number in [0, n), for spreading load. Zero value: math/rand. It
+	// is called with a lock held.
 	Choose func(n int) int
 
 	Log        zerolog.Logger
@@ -83,9 +124,17 @@ type Server struct {
 	answers *prometheus.CounterVec
 	latency prometheus.Histogram
 	tries   *prometheus.CounterVec
+	refused *prometheus.CounterVec
+	dropped *prometheus.CounterVec
+	short   *telemetry.Episode // no node takes players
+	proxy   *telemetry.Episode // a proxy is not trusted
+	epoch   time.Time          // of buckets
+	buckets *limit.Table
 
-	mu    sync.Mutex
-	types map[string]bool // types ever seen in the directory
+	mu     sync.Mutex         // guards the fields below
+	seen   *mars.Directory    // the one learnt from last
+	types  map[string]bool    // types for players ever seen in the directory
+	handed map[id.Node]handed // places handed out
 }
 
 // New returns the API. serving returns nil while the node may be sent requests,
@@ -97,11 +146,16 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 	if cfg.Choose == nil {
 		cfg.Choose = choose
 	}
+	cfg.Limits = cfg.Limits.withDefaults()
 	auto := promauto.With(cfg.Registerer)
+	rate := limit.NewRate(cfg.Limits.RequestsPerAddress, cfg.Limits.RequestsPerAddressBurst)
 	s := &Server{
 		cfg: cfg, cluster: c, mesh: m, serving: serving,
 		keyHash: sha256.Sum256([]byte(cfg.ClientKey)),
-		types:   map[string]bool{"UDP": true, "TCP": true},
+		types:   map[string]bool{}, handed: map[id.Node]handed{},
+		epoch: time.Now(), buckets: limit.NewTable(rate, tableSize),
+		short: telemetry.NewEpisode(cfg.Log, episodeQuiet, "no node takes players", "nodes take players again, or nobody asks"),
+		proxy: telemetry.NewEpisode(cfg.Log, episodeQuiet, "proxy not trusted", "no requests through a proxy that is not trusted any more"),
 		answers: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "http", Name: "responses_total",
 			Help: "Answers of the public API.",
@@ -115,6 +169,14 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 			Namespace: "diarkis", Subsystem: "http", Name: "reservations_total",
 			Help: "Reservations asked of nodes, by outcome.",
 		}, []string{"result"}),
+		refused: auto.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "diarkis", Subsystem: "http", Name: "refused_total",
+			Help: "Requests for places that were refused because of who asked: rate, client_key, ticket_….",
+		}, []string{"reason"}),
+		dropped: auto.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "diarkis", Subsystem: "http", Name: "connections_dropped_total",
+			Help: "Connections closed because there were too many, of one address or in total.",
+		}, []string{"reason"}),
 	}
 	s.handler = s.routes()
 	return s
@@ -126,6 +188,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.S
 // Serve answers requests on l until ctx ends, then lets those in flight finish.
 // It closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	defer s.short.End()
+	defer s.proxy.End()
+	free := func(a netip.Addr) bool { return s.spared(a) || within(s.cfg.TrustedProxies, a) }
+	c := newConns(s.cfg.Limits.ConnectionsPerAddress, free, s.dropped)
+	l = gate{listener.Wrap(l, listener.Options{
+		Name: "http", Max: s.cfg.Limits.ConnectionsMax, MakeRoom: c.makeRoom, Log: s.cfg.Log, Reg: s.cfg.Registerer,
+	}), c}
 	srv := &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: s.cfg.Timeout,
@@ -134,6 +203,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          quietLog(s.cfg.Log),
+		ConnState:         c.state,
+		ConnContext:       withConn,
 	}
 	stopped := make(chan error, 1)
 	go func() {
@@ -159,18 +230,22 @@ func (s *Server) routes() http.Handler {
 	add := func(pattern, route string, methods []string, h http.HandlerFunc) {
 		mux.Handle(pattern, s.counted(route, allow(methods, h)))
 	}
-	get := []string{http.MethodGet}
+	get := []string{http.MethodGet, http.MethodHead}
 	both := []string{http.MethodGet, http.MethodPost}
-	add("/endpoint/type/{type}/user/{uid}", "endpoint", both, s.withKey(s.endpoint))
-	add("/auth/{uid}", "auth", both, s.withKey(s.auth))
+	add("/endpoint/type/{type}/user/{uid}", "endpoint", both, s.places(s.endpoint))
+	add("/auth/{uid}", "auth", both, s.places(s.auth))
 	add("/healthcheck", "healthcheck", get, s.healthcheck)
-	add("/metrics", "metrics", get, s.metrics)
-	add("/metrics/prometheus/v/3", "metrics", get, s.metrics)
-	add("/metrics/json", "metrics_json", get, s.metricsJSON)
+	metrics := noMetrics
+	if s.cfg.ExposeMetrics {
+		metrics = Figures(s.cfg.Gatherer, s.cluster.Directory).ServeHTTP
+	}
+	add("/metrics", "metrics", get, metrics)
+	add("/metrics/prometheus/v/3", "metrics", get, metrics)
+	add("/metrics/json", "metrics_json", get, metrics)
 	add("/openapi.json", "openapi", get, openAPI)
 	if s.cfg.ExposeDebugAPI {
-		add("/debug/server/list/type/{type}", "debug_list", get, s.withKey(s.debugList))
-		add("/debug/endpoint/type/{type}/user/{uid}/address/{addr}", "debug_endpoint", both, s.withKey(s.debugEndpoint))
+		add("/debug/server/list/type/{type}", "debug_list", get, s.private(s.debugList))
+		add("/debug/endpoint/type/{type}/user/{uid}/address/{addr}", "debug_endpoint", both, s.places(s.debugEndpoint))
 	}
 	add("/", "unknown", nil, func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusNotFound, "no such path: see /openapi.json")
@@ -184,7 +259,7 @@ func (s *Server) counted(route string, h http.Handler) http.Handler {
 		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.Timeout)
 		defer cancel()
 		rec := &recorder{ResponseWriter: w, code: http.StatusOK}
-		r.Body = http.MaxBytesReader(rec, r.Body, bodyMax)
+		r.Body = http.MaxBytesReader(w, r.Body, bodyMax)
 		h.ServeHTTP(rec, r.WithContext(ctx))
 		s.answers.WithLabelValues(route, strconv.Itoa(rec.code)).Inc()
 	})
@@ -204,19 +279,6 @@ func (r *recorder) WriteHeader(code int) {
 // Unwrap lets http.ResponseController reach the real writer.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// withKey refuses requests without the client key. Hashes are compared, so that
-// the time taken tells nothing about the key, its length included.
-func (s *Server) withKey(h http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		got := sha256.Sum256([]byte(r.Header.Get("ClientKey")))
-		if s.cfg.ClientKey != "" && subtle.ConstantTimeCompare(got[:], s.keyHash[:]) != 1 {
-			writeError(w, http.StatusUnauthorized, "the header ClientKey is missing or wrong")
-			return
-		}
-		h(w, r)
-	}
-}
-
 // cors answers preflight requests and marks the others, when an origin is allowed.
 func (s *Server) cors(h http.Handler) http.Handler {
 	if s.cfg.AllowOrigin == "" {
@@ -224,10 +286,11 @@ func (s *Server) cors(h http.Handler) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", s.cfg.AllowOrigin)
+		w.Header().Set("Access-Control-Expose-Headers", "Retry-After")
 		w.Header().Set("Vary", "Origin")
 		if r.Method == http.MethodOptions {
 			w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
-			w.Header().Set("Access-Control-Allow-Headers", "ClientKey, ResponseVersion, Content-Type")
+			w.Header().Set("Access-Control-Allow-Headers", "Authorization, ClientKey, Content-Type, ResponseVersion")
 			w.Header().Set("Access-Control-Max-Age", "600")
 			w.WriteHeader(http.StatusNoContent)
 			return

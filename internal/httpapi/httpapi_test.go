@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -32,6 +33,7 @@ type fake struct {
 	refuse  map[id.Node]users.Refusal
 	dead    map[id.Node]bool
 	serving error
+	slow    time.Duration // that an answer takes
 
 	mu    sync.Mutex
 	asked []id.Node
@@ -55,6 +57,11 @@ func (f *fake) Request(ctx context.Context, node id.Node, cmd uint16, payload []
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
 	}
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-time.After(f.slow):
+	}
 	m, _ := f.Directory().Lookup(node)
 	rep := users.ReserveReply{Refused: f.refuse[node], Role: m.Role, Host: "192.0.2.7", Port: 7100, ExpiresIn: 60e9}
 	rep.SID, rep.Key = id.SID{1}, [16]byte{2}
@@ -70,15 +77,41 @@ func member(node, role, typ string, state mars.State, count int) mars.Member {
 	return m
 }
 
-func newAPI(t *testing.T, f *fake, change func(*httpapi.Config)) (*httpapi.Server, *bytes.Buffer) {
+// logBuffer is a log that timers write to as well.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func newAPI(t *testing.T, f *fake, change func(*httpapi.Config)) (*httpapi.Server, *logBuffer) {
 	t.Helper()
-	log := &bytes.Buffer{}
+	log := &logBuffer{}
 	reg := prometheus.NewRegistry()
 	cfg := httpapi.Config{Log: zerolog.New(log).Level(zerolog.TraceLevel), Registerer: reg, Gatherer: reg}
 	if change != nil {
 		change(&cfg)
 	}
 	return httpapi.New(cfg, f, f, func() error { return f.serving }), log
+}
+
+// newServer is newAPI without a log.
+func newServer(f *fake, change func(*httpapi.Config)) *httpapi.Server {
+	reg := prometheus.NewRegistry()
+	cfg := httpapi.Config{Log: zerolog.Nop(), Registerer: reg, Gatherer: reg}
+	change(&cfg)
+	return httpapi.New(cfg, f, f, func() error { return nil })
 }
 
 func do(s *httpapi.Server, method, path, body string, header ...string) *httptest.ResponseRecorder {
@@ -143,13 +176,23 @@ func TestProperties(t *testing.T) {
 	f := oneOfEach()
 	s, _ := newAPI(t, f, nil)
 	do(s, "POST", "/endpoint/type/UDP/user/ann", `{"rank":7,"name":"Ann"}`, "Content-Type", "application/json")
-	if f.last.Props["name"] != "Ann" || f.last.Props["rank"] != float64(7) {
-		t.Errorf("properties %v", f.last.Props)
+	if props := f.props(t); props["name"] != "Ann" || props["rank"] != float64(7) {
+		t.Errorf("properties %v", props)
 	}
 	do(s, "POST", "/endpoint/type/UDP/user/ann", "rank=7&rank=8", "Content-Type", "application/x-www-form-urlencoded")
-	if f.last.Props["rank"] != "7" {
-		t.Errorf("properties %v", f.last.Props)
+	if props := f.props(t); props["rank"] != "7" {
+		t.Errorf("properties %v", props)
 	}
+}
+
+// props are those of the last reservation.
+func (f *fake) props(t *testing.T) map[string]any {
+	t.Helper()
+	props, err := mesh.DecodeMap(f.last.Props)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return props
 }
 
 func TestRefusals(t *testing.T) {
@@ -164,7 +207,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"unknown path", "GET", "/nope", "", nil, nil, 404},
 		{"unknown type", "GET", "/endpoint/type/NOPE/user/a", "", nil, nil, 404},
-		{"a type no player can use", "GET", "/endpoint/type/HTTP/user/a", "", nil, nil, 503},
+		{"a type no player can use", "GET", "/endpoint/type/HTTP/user/a", "", nil, nil, 404},
 		{"every node away", "GET", "/endpoint/type/RANKED/user/a", "", nil, nil, 503},
 		{"method", "DELETE", "/endpoint/type/UDP/user/a", "", nil, nil, 405},
 		{"uid too long", "GET", "/endpoint/type/UDP/user/" + strings.Repeat("x", 129), "", nil, nil, 400},
@@ -234,8 +277,10 @@ func TestLessLoadedIsChosen(t *testing.T) {
 func TestHealthcheck(t *testing.T) {
 	f := oneOfEach()
 	s, _ := newAPI(t, f, nil)
-	if w := do(s, "GET", "/healthcheck", ""); w.Code != 200 {
-		t.Errorf("%d %s", w.Code, w.Body)
+	for _, method := range []string{"GET", "HEAD"} {
+		if w := do(s, method, "/healthcheck", ""); w.Code != 200 {
+			t.Errorf("%s = %d %s", method, w.Code, w.Body)
+		}
 	}
 	f.serving = errors.New("never joined")
 	if w := do(s, "GET", "/healthcheck", ""); w.Code != 503 || !strings.Contains(w.Body.String(), "never joined") {
@@ -250,7 +295,7 @@ func TestClusterMetrics(t *testing.T) {
 	f := oneOfEach()
 	f.members[0].Values = map[string]any{"Users": int64(3), "Rooms": uint64(2), "motd": "hi"}
 	f.members[1].Values = map[string]any{"Users": 1.0}
-	s, _ := newAPI(t, f, nil)
+	s, _ := newAPI(t, f, exposed)
 	for _, path := range []string{"/metrics", "/metrics/prometheus/v/3"} {
 		body := do(s, "GET", path, "").Body.String()
 		for _, want := range []string{`Users_UDP_node{node="10.0.0.1:8000"} 3`, `Users_TCP_node{node="10.0.0.2:8000"} 1`, `Rooms_UDP_node{node="10.0.0.1:8000"} 2`, "diarkis_http_responses_total"} {
@@ -268,8 +313,24 @@ func TestClusterMetrics(t *testing.T) {
 	}
 }
 
+// TestMetricsAreNotForStrangers: they tell mesh addresses and versions.
+func TestMetricsAreNotForStrangers(t *testing.T) {
+	f := oneOfEach()
+	f.members[0].Values = map[string]any{"Users": int64(3)}
+	s, _ := newAPI(t, f, nil)
+	for _, path := range []string{"/metrics", "/metrics/prometheus/v/3", "/metrics/json"} {
+		w := do(s, "GET", path, "")
+		if body := w.Body.String(); w.Code != 404 || strings.Contains(body, "10.0.0.1") || strings.Contains(body, "go_") ||
+			!strings.Contains(body, "exposeMetrics") || !strings.Contains(body, "admin") {
+			t.Errorf("%s = %d %.200s, want 404 that names the setting and where to look", path, w.Code, body)
+		}
+	}
+}
+
+func exposed(c *httpapi.Config) { c.ExposeMetrics = true }
+
 func TestOpenAPINamesEveryRoute(t *testing.T) {
-	s, _ := newAPI(t, oneOfEach(), nil)
+	s, _ := newAPI(t, oneOfEach(), exposed)
 	var doc struct{ Paths map[string]any }
 	if err := json.Unmarshal(do(s, "GET", "/openapi.json", "").Body.Bytes(), &doc); err != nil {
 		t.Fatal(err)
@@ -285,8 +346,12 @@ func TestOpenAPINamesEveryRoute(t *testing.T) {
 func TestCORSAndDebug(t *testing.T) {
 	s, _ := newAPI(t, oneOfEach(), func(c *httpapi.Config) { c.AllowOrigin, c.ExposeDebugAPI = "https://game.example", true })
 	w := do(s, "OPTIONS", "/endpoint/type/UDP/user/a", "")
-	if w.Code != 204 || w.Header().Get("Access-Control-Allow-Origin") != "https://game.example" {
+	if w.Code != 204 || w.Header().Get("Access-Control-Allow-Origin") != "https://game.example" ||
+		!strings.Contains(w.Header().Get("Access-Control-Allow-Headers"), "Authorization") {
 		t.Errorf("preflight %d %v", w.Code, w.Header())
+	}
+	if w := do(s, "GET", "/endpoint/type/NOPE/user/a", ""); w.Code != 404 || w.Header().Get("Access-Control-Allow-Origin") != "https://game.example" {
+		t.Errorf("an error without CORS headers: %d %v", w.Code, w.Header())
 	}
 	if w := do(s, "GET", "/debug/server/list/type/UDP", ""); w.Code != 200 || !strings.Contains(w.Body.String(), "10.0.0.1:8000") {
 		t.Errorf("list %d %s", w.Code, w.Body)

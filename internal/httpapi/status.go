@@ -8,11 +8,13 @@ import (
 	"slices"
 	"sort"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/common/expfmt"
 
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/mars"
+	"github.com/Diarkis/diarkis/internal/users"
 )
 
 // ClusterFigures are the node values that nodes announce for the cluster's metrics,
@@ -23,6 +25,7 @@ var ClusterFigures = []string{
 }
 
 func (s *Server) healthcheck(w http.ResponseWriter, _ *http.Request) {
+	s.learn()
 	if err := s.serving(); err != nil {
 		writeError(w, http.StatusServiceUnavailable, err.Error())
 		return
@@ -89,12 +92,35 @@ func number(v any) (float64, bool) {
 	return 0, false
 }
 
-// metrics answers with this process's own metrics and, after them, the cluster's
-// figures, one series a node.
-func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
-	promhttp.HandlerFor(s.cfg.Gatherer, promhttp.HandlerOpts{DisableCompression: true,
-		EnableOpenMetrics: false}).ServeHTTP(w, plainText(r))
-	writeFigures(w, figures(s.cluster.Directory()))
+// Figures serves the metrics of this process and, after them, the cluster's figures, one
+// series a node, on /metrics and /metrics/prometheus/v/3; the figures alone as JSON, by
+// name and node, on /metrics/json. directory must not block.
+func Figures(own prometheus.Gatherer, directory func() *mars.Directory) http.Handler {
+	text := promhttp.HandlerFor(own, promhttp.HandlerOpts{DisableCompression: true, EnableOpenMetrics: false})
+	both := func(w http.ResponseWriter, r *http.Request) {
+		text.ServeHTTP(w, plainText(r))
+		writeFigures(w, figures(directory()))
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/metrics", both)
+	mux.HandleFunc("/metrics/prometheus/v/3", both)
+	mux.HandleFunc("/metrics/json", func(w http.ResponseWriter, _ *http.Request) {
+		out := map[string]map[string]float64{}
+		for _, f := range figures(directory()) {
+			if out[f.name] == nil {
+				out[f.name] = map[string]float64{}
+			}
+			out[f.name][string(f.node)] = f.value
+		}
+		writeJSON(w, http.StatusOK, out)
+	})
+	return mux
+}
+
+// noMetrics answers where metrics would be if they were exposed: they tell mesh
+// addresses and versions, which is nothing for strangers.
+func noMetrics(w http.ResponseWriter, _ *http.Request) {
+	writeError(w, http.StatusNotFound, "metrics are not on this port unless http.exposeMetrics is set: scrape the admin listener (port 9400) instead")
 }
 
 // plainText asks for the text format, which figures can be appended to.
@@ -113,18 +139,6 @@ func writeFigures(w io.Writer, fs []figure) {
 		}
 		fmt.Fprintf(w, "%s{node=%q} %v\n", f.name, f.node, f.value)
 	}
-}
-
-// metricsJSON answers with the cluster's figures: name, then node, then value.
-func (s *Server) metricsJSON(w http.ResponseWriter, _ *http.Request) {
-	out := map[string]map[string]float64{}
-	for _, f := range figures(s.cluster.Directory()) {
-		if out[f.name] == nil {
-			out[f.name] = map[string]float64{}
-		}
-		out[f.name][string(f.node)] = f.value
-	}
-	writeJSON(w, http.StatusOK, out)
 }
 
 // debugNode is a node as /debug/server/list shows it.
@@ -159,12 +173,20 @@ func (s *Server) debugEndpoint(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusNotFound, "no node of that type has that address")
 		return
 	}
-	req, err := reserveRequest(r, nil)
+	req, err := s.reserveRequest(r)
+	if err == nil {
+		err = s.forType(r, r.PathValue("type"))
+	}
 	if err != nil {
 		fail(w, err)
 		return
 	}
+	defer atWork(r.Context())()
 	rep, err := s.reserve(r.Context(), all[i].Node, req)
+	if rep.Refused == users.BadRequest {
+		fail(w, badRequest("the node does not take this request"))
+		return
+	}
 	if err != nil {
 		writeError(w, http.StatusServiceUnavailable, "the node refused or did not answer")
 		return

@@ -2,15 +2,24 @@ package lifecycle
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 
+	"github.com/Diarkis/diarkis/internal/config"
 	"github.com/Diarkis/diarkis/internal/httpapi"
+	"github.com/Diarkis/diarkis/internal/httpapi/ticket"
+	"github.com/Diarkis/diarkis/internal/mars"
 )
 
 // startAPI starts the public API of an http node.
 func (n *Node) startAPI(_ context.Context, s *stack) error {
 	h := n.cfg.HTTP
+	tickets, err := n.tickets()
+	if err != nil {
+		return err
+	}
 	address, err := bindAddress(n.cfg, h.Address, "", "")
 	if err != nil {
 		return err
@@ -26,8 +35,17 @@ func (n *Node) startAPI(_ context.Context, s *stack) error {
 	if bound := l.Addr().(*net.TCPAddr); h.Port != 0 && bound.Port != h.Port {
 		n.log.Warn().Int("configured_port", h.Port).Int("port", bound.Port).Msg("port taken, next free one bound")
 	}
+	if !onLoopback(address) && tickets == nil {
+		n.log.Warn().Str("address", l.Addr().String()).Msg("whoever reaches this port can take any user id: let only the game's backend reach it, or set http.auth to ticket")
+	}
 	api := httpapi.New(httpapi.Config{
-		ClientKey: n.cfg.Env.ClientKey.Reveal(), AllowOrigin: h.AllowOrigin, Timeout: h.Timeout, ExposeDebugAPI: h.ExposeDebugAPI,
+		ClientKey: n.cfg.Env.ClientKey.Reveal(), Tickets: tickets, AllowOrigin: h.AllowOrigin, Timeout: h.Timeout,
+		ExposeDebugAPI: h.ExposeDebugAPI, ExposeMetrics: h.ExposeMetrics,
+		Limits: httpapi.Limits{
+			RequestsPerAddress: unlimited(h.RequestsPerAddress), RequestsPerAddressBurst: h.RequestsPerAddressBurst,
+			ConnectionsPerAddress: unlimited(h.ConnectionsPerAddress), ConnectionsMax: h.MaxConnections,
+		},
+		ExemptAddresses: prefixes(h.ExemptAddresses), TrustedProxies: prefixes(h.TrustedProxies),
 		Log: n.log, Registerer: n.reg, Gatherer: n.reg,
 	}, n.marsNode, n.mesh, n.serving)
 	bound := l.Addr().(*net.TCPAddr).AddrPort()
@@ -42,6 +60,49 @@ func (n *Node) startAPI(_ context.Context, s *stack) error {
 	}
 	n.record.Public = netip.AddrPortFrom(host, bound.Port()).String()
 	n.marsNode.SetEndpoint(n.record.Public)
+	if tickets != nil {
+		s.start("ticket keys", tickets.Run)
+	}
 	s.start("http api", func(ctx context.Context) error { return api.Serve(ctx, l) })
 	return nil
+}
+
+// tickets returns what checks tickets, nil when none are asked for.
+func (n *Node) tickets() (*ticket.Verifier, error) {
+	if n.cfg.HTTP.Auth != "ticket" {
+		return nil, nil
+	}
+	v, err := ticket.New(ticket.Options{
+		Secret: n.cfg.Env.TicketKey.Reveal(), SecretFile: n.cfg.Env.TicketKeyFile,
+		KeysFile: n.cfg.HTTP.TicketKeys, Audience: n.cfg.HTTP.TicketAudience, Log: n.log,
+	})
+	if err != nil {
+		return nil, &Error{ExitConfig, fmt.Errorf("http.auth ticket: %w", err)}
+	}
+	return v, nil
+}
+
+// prefixes turns a list of settings, which are good by now, into what they mean.
+func prefixes(list []string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range list {
+		if p, err := config.ParsePrefix(s); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// figuresHandler serves the figures of the whole cluster on an http node's admin
+// listener, nil on other nodes, which don't know them.
+func (n *Node) figuresHandler() http.Handler {
+	if n.cfg.Role != config.RoleHTTP {
+		return nil
+	}
+	return httpapi.Figures(n.reg, func() *mars.Directory {
+		if m := n.member.Load(); m != nil {
+			return m.Directory()
+		}
+		return mars.NewDirectory(0) // before there is a cluster to know
+	})
 }

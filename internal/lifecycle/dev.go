@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/bot"
 	"github.com/Diarkis/diarkis/internal/config"
+	"github.com/Diarkis/diarkis/internal/httpapi/ticket"
 	"github.com/Diarkis/diarkis/internal/telemetry"
 )
 
@@ -117,10 +119,14 @@ func (d *dev) play(ctx context.Context) error {
 		return nil
 	}
 	fmt.Fprintf(out, "cluster ready: %s  (%d bots in rooms of 4; Ctrl-C ends)\n", d.url(), d.opts.Bots)
+	tickets, err := BotTickets(d.nodes[1].cfg, "")
+	if err != nil {
+		return err
+	}
 	sum, err := bot.Run(ctx, bot.Options{
 		URL: d.url(), Count: d.opts.Bots, Type: "mixed", Rate: 10, Size: 64, Loss: d.opts.Loss, Duration: d.opts.Duration,
-		ClientKey: d.nodes[1].cfg.Env.ClientKey.Reveal(),
-		Status:    func(line string) { fmt.Fprintln(out, d.prefix()+line) },
+		ClientKey: d.nodes[1].cfg.Env.ClientKey.Reveal(), Ticket: tickets,
+		Status: func(line string) { fmt.Fprintln(out, d.prefix()+line) },
 	})
 	if err != nil {
 		return err
@@ -130,6 +136,30 @@ func (d *dev) play(ctx context.Context) error {
 		return &Error{ExitFailed, fmt.Errorf("%d reliable messages lost, %d duplicated, %d reordered", sum.Lost, sum.Duplicated, sum.Reordered)}
 	}
 	return nil
+}
+
+// BotTickets returns what makes the tickets of bots, as a game's backend does for its
+// players: with the key in a file, a secret or a private key in PEM, or without a file with
+// the one the environment has. It is nil when there is neither and none is asked for.
+func BotTickets(cfg *config.Config, file string) (func(ctx context.Context, uid string) (string, error), error) {
+	key := []byte(cfg.Env.TicketKey.Reveal())
+	if file != "" {
+		var err error
+		if key, err = os.ReadFile(file); err != nil {
+			return nil, &Error{ExitConfig, fmt.Errorf("ticket key: %w", err)}
+		}
+	}
+	if len(key) == 0 {
+		if cfg.HTTP.Auth == "ticket" {
+			return nil, &Error{ExitConfig, errors.New("bots need DIARKIS_TICKET_KEY_FILE or DIARKIS_TICKET_KEY to sign tickets with")}
+		}
+		return nil, nil
+	}
+	s, err := ticket.NewSigner(key, cfg.HTTP.TicketAudience)
+	if err != nil {
+		return nil, &Error{ExitConfig, err}
+	}
+	return func(_ context.Context, uid string) (string, error) { return s.Sign(uid, time.Now()) }, nil
 }
 
 // awaitPlayable waits until the http node knows a udp and a tcp node.

@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"strconv"
@@ -157,31 +156,6 @@ func (n *Node) start(ctx context.Context, s *stack) error {
 	}
 	s.start("membership", n.marsNode.Run)
 	n.announced = true
-	return nil
-}
-
-// startAdmin listens for scrapes, probes and profiles.
-func (n *Node) startAdmin(s *stack) error {
-	l, err := listenTCP(n.cfg.Metrics.Address, n.cfg.Metrics.Port, searchFrom(n.cfg.Metrics.Port))
-	if err != nil {
-		return fmt.Errorf("listen for metrics on %s:%d: %w", n.cfg.Metrics.Address, n.cfg.Metrics.Port, err)
-	}
-	n.adminAddr = l.Addr()
-	srv := &http.Server{
-		Handler: telemetry.AdminHandler(telemetry.AdminOptions{
-			Gatherer: n.reg, Live: func() error { return n.beat.Check(5 * time.Second) }, Ready: n.serving, Status: n.status,
-			MARS: func(ctx context.Context) (any, error) { return n.marsStatus(ctx) },
-		}),
-		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
-	}
-	s.start("admin listener", func(ctx context.Context) error {
-		stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-		defer stop()
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
 	return nil
 }
 

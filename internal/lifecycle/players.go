@@ -9,6 +9,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/cloudaddr"
 	"github.com/Diarkis/diarkis/internal/config"
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/listener"
 	"github.com/Diarkis/diarkis/internal/mars"
 	"github.com/Diarkis/diarkis/internal/mars/marsnode"
 	"github.com/Diarkis/diarkis/internal/mesh"
@@ -43,19 +44,28 @@ func (a meshAdapter) Keep(nodes ...id.Node) { a.m.Keep(nodes...) }
 // startPlayers starts what a udp or tcp node is for: users, commands, rooms and the
 // transport they come in by.
 func (n *Node) startPlayers(ctx context.Context, s *stack) error {
+	l := n.limits()
 	var err error
 	n.users, err = users.New(users.Config{
-		Self:       n.marsNode.Self().Instance,
-		Endpoint:   n.PublicAddr,
-		Directory:  n.marsNode.Directory,
-		UsersMax:   n.limits().MaxUsers,
-		ReserveTTL: n.limits().ReservationTTL,
+		Self:      n.marsNode.Self().Instance,
+		Endpoint:  n.PublicAddr,
+		Directory: n.marsNode.Directory,
+		UsersMax:  l.MaxUsers, ArrivalsMax: l.ArrivalsMax,
+		ReservationsPerUser: l.ReservationsPerUser, ReservationsMax: l.ReservationsMax,
+		ReservedBytesMax: l.ReservedBytesMax,
+		ReserveTTL:       l.ReservationTTL, ReserveTTLMin: l.ReservationTTLMin,
+		ParkedMax:   l.SendQueueBytesMax,
+		MemoryShort: n.memory.Short,
+		Budget:      n.budget(),
 	}, n.mesh, n.log, n.reg)
 	if err != nil {
 		return err
 	}
 	commands := router.New[*users.User](router.Config{StructErrors: n.cfg.Env.StructErr}, n.log, n.reg)
-	n.rooms, err = room.New(room.Config{MembersMax: n.cfg.Room.MaxMembers}, n.users, commands, n.mesh, n.log, n.reg)
+	n.rooms, err = room.New(room.Config{
+		MembersMax: n.cfg.Room.MaxMembers, RoomsMax: n.cfg.Room.MaxRooms,
+		EmptyMax: n.cfg.Room.EmptyRooms, TTLMax: n.cfg.Room.MaxTTL,
+	}, n.users, commands, n.mesh, n.log, n.reg)
 	if err != nil {
 		return err
 	}
@@ -78,6 +88,16 @@ func (n *Node) limits() config.Limits {
 	return n.cfg.UDP.Limits
 }
 
+// budget is what each user may have the node do.
+func (n *Node) budget() users.Budget {
+	l := n.limits()
+	return users.Budget{
+		CommandsPerSec: unlimited(l.CommandsPerSecond), CommandsBurst: l.CommandsBurst,
+		DeliveriesPerSec: unlimited(l.DeliveriesPerSecond), DeliveriesBurst: l.DeliveriesBurst,
+		CreatesPerSec: unlimited(n.cfg.Room.CreatesPerSecond), CreatesBurst: n.cfg.Room.CreatesBurst,
+	}
+}
+
 // listenPlayers binds the public port and finds the address players are told.
 func (n *Node) listenPlayers(ctx context.Context) error {
 	n.probeKey = make([]byte, probeKeyBytes)
@@ -89,6 +109,7 @@ func (n *Node) listenPlayers(ctx context.Context) error {
 		return err
 	}
 	if n.cfg.Role == config.RoleTCP {
+		n.checkDescriptors(listener.Process())
 		n.server, err = transport.NewTCP(tc, n.users, n.log, n.reg)
 	} else {
 		n.server, err = transport.NewUDP(tc, n.users, n.log, n.reg)
@@ -105,6 +126,18 @@ func (n *Node) listenPlayers(ctx context.Context) error {
 	}
 	n.record.Transport, n.record.Bind = string(n.cfg.Role), localAddress(bound).String()
 	return n.announce(ctx, bound)
+}
+
+// checkDescriptors warns when there are fewer descriptors than players may come: past
+// those, nobody gets in although there are places.
+func (n *Node) checkDescriptors(d *listener.Descriptors) {
+	most := n.limits().MaxUsers + transport.Handshakes
+	if d.Limit() == 0 || d.Connections() >= most {
+		return
+	}
+	n.log.Warn().Int("max_users", n.limits().MaxUsers).Int("handshakes", transport.Handshakes).
+		Int("descriptors", d.Limit()).Int("for_connections", d.Connections()).Int("needed", listener.LimitFor(most)).
+		Msg("fewer descriptors than maxUsers needs: raise the limit (ulimit -n, LimitNOFILE=) or lower tcp.maxUsers")
 }
 
 // announce decides what players are told of the bound address.
@@ -129,7 +162,8 @@ func (n *Node) transportConfig() (transport.Config, error) {
 			AddressPerSec: unlimited(l.HelloPerAddress), AddressBurst: l.HelloPerAddressBurst,
 			PacketsPerSec: unlimited(l.PacketsPerSecond), PacketsBurst: l.PacketsBurst,
 			BytesPerSec: unlimited(l.BytesPerSecond), BytesBurst: l.BytesBurst,
-			QueueMessages: l.SendQueueMessages, QueueBytes: l.SendQueueBytes,
+			QueueMessages: l.SendQueueMessages, QueueBytes: l.SendQueueBytes, QueueBytesMax: l.SendQueueBytesMax,
+			HeldBytes: l.HeldBytesMax,
 		},
 	}
 	var err error

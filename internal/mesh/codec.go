@@ -20,11 +20,25 @@ const (
 // ErrMap means that bytes are not a map of the application surface, or that a map goes over a limit.
 var ErrMap = errors.New("not a mesh value")
 
+// Which limit a map goes over. Both are an [ErrMap] too.
+var (
+	ErrMapDeep    = fmt.Errorf("%w: nested too deep", ErrMap)
+	ErrMapEntries = fmt.Errorf("%w: too many entries", ErrMap)
+)
+
+// MapLimits are what [CheckMap] lets pass.
+type MapLimits struct {
+	Depth   int // levels of maps and arrays, the outer map included
+	Entries int // elements of all maps and arrays together
+}
+
+var mapLimits = MapLimits{Depth: MapDepthMax, Entries: MapEntriesMax}
+
 // EncodeMap encodes a map for the mesh as MessagePack. Types survive: what goes
 // in as int16 comes out as int16 (int and uint come out as 64 bits wide).
 func EncodeMap(m map[string]any) ([]byte, error) {
 	if !shallow(m, MapDepthMax) {
-		return nil, fmt.Errorf("encode mesh value: %w: nested more than %d deep", ErrMap, MapDepthMax)
+		return nil, fmt.Errorf("encode mesh value: %w: at most %d levels", ErrMapDeep, MapDepthMax)
 	}
 	var b bytes.Buffer
 	e := msgpack.NewEncoder(&b)
@@ -35,7 +49,7 @@ func EncodeMap(m map[string]any) ([]byte, error) {
 	if err := e.Encode(m); err != nil {
 		return nil, fmt.Errorf("encode mesh value: %w", err)
 	}
-	if err := checkMap(b.Bytes()); err != nil {
+	if err := CheckMap(b.Bytes(), mapLimits); err != nil {
 		return nil, fmt.Errorf("encode mesh value: %w", err)
 	}
 	return b.Bytes(), nil
@@ -63,7 +77,7 @@ func shallow(v any, depth int) bool {
 // DecodeMap is the reverse of [EncodeMap]. Nested maps are map[string]any, arrays are
 // []any. The result shares no memory with b.
 func DecodeMap(b []byte) (map[string]any, error) {
-	if err := checkMap(b); err != nil {
+	if err := CheckMap(b, mapLimits); err != nil {
 		return nil, fmt.Errorf("decode mesh value: %w", err)
 	}
 	v, err := msgpack.NewDecoder(bytes.NewReader(b)).DecodeMap()
@@ -73,17 +87,19 @@ func DecodeMap(b []byte) (map[string]any, error) {
 	return v, nil
 }
 
-// checkMap walks encoded bytes without allocating and refuses what is over a
-// limit, claims more than it brings, or has no place in a map of the application.
-func checkMap(b []byte) error {
+// CheckMap walks encoded bytes without allocating and refuses what is over a limit,
+// claims more than it brings, or has no place in a map of the application: with
+// limits within [MapDepthMax] and [MapEntriesMax], [DecodeMap] takes what it lets
+// pass. Whoever keeps bytes of others undecoded asks it first. Errors are an [ErrMap].
+func CheckMap(b []byte, limits MapLimits) error {
 	if len(b) > BodyMax {
 		return fmt.Errorf("%w: %w: %d bytes", ErrMap, ErrTooLarge, len(b))
 	}
-	w := mapWalk{rest: b, entries: MapEntriesMax}
+	w := mapWalk{rest: b, limits: limits, entries: limits.Entries}
 	if len(b) == 0 || (b[0]&0xf0 != 0x80 && b[0] != 0xde && b[0] != 0xdf) {
 		return fmt.Errorf("%w: no map", ErrMap)
 	}
-	if err := w.value(MapDepthMax); err != nil {
+	if err := w.value(limits.Depth); err != nil {
 		return err
 	}
 	if len(w.rest) > 0 {
@@ -94,6 +110,7 @@ func checkMap(b []byte) error {
 
 type mapWalk struct {
 	rest    []byte
+	limits  MapLimits
 	entries int // how many more elements there may be
 }
 
@@ -188,10 +205,10 @@ func (w *mapWalk) time(size uint64) error {
 
 func (w *mapWalk) elements(n uint64, depth int, keyed bool) error {
 	if depth == 0 {
-		return fmt.Errorf("%w: nested more than %d deep", ErrMap, MapDepthMax)
+		return fmt.Errorf("%w: at most %d levels", ErrMapDeep, w.limits.Depth)
 	}
 	if n > uint64(w.entries) {
-		return fmt.Errorf("%w: more than %d entries", ErrMap, MapEntriesMax)
+		return fmt.Errorf("%w: more than %d", ErrMapEntries, w.limits.Entries)
 	}
 	w.entries -= int(n)
 	for range n {

@@ -25,6 +25,7 @@ const (
 	CmdMoveRelease   uint16 = 103
 	CmdMoveAbort     uint16 = 104
 	CmdUserOpened    uint16 = 105
+	CmdMoveDone      uint16 = 106
 
 	// 200 to 249: rooms, see internal/modules/room.
 	CmdRoomJoinCheck uint16 = 200

@@ -20,6 +20,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+	"golang.org/x/net/ipv4"
 
 	"github.com/Diarkis/diarkis/internal/id"
 )
@@ -78,7 +79,9 @@ type Config struct {
 	Log zerolog.Logger
 	Reg prometheus.Registerer // nil: metrics are kept but not registered
 
-	now func() time.Time // tests only
+	// For tests only.
+	now     func() time.Time
+	batches func(*net.UDPConn) batchReader
 }
 
 func (c Config) withDefaults() Config {
@@ -91,6 +94,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.now == nil {
 		c.now = time.Now
+	}
+	if c.batches == nil {
+		c.batches = func(udp *net.UDPConn) batchReader { return ipv4.NewPacketConn(udp) }
 	}
 	return c
 }

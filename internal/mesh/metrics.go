@@ -33,6 +33,7 @@ type metrics struct {
 	established      prometheus.Counter
 	dials            *prometheus.CounterVec
 	refusals         *prometheus.CounterVec
+	socketErrors     *prometheus.CounterVec
 	sentBy           map[string]prometheus.Counter
 	// One for each command of ours, made on first use, and one for the application's.
 	commands [CommandBuiltinMax + 2]atomic.Pointer[commandMetrics]
@@ -62,6 +63,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		established:      counter("connections_established_total", "Connections to other nodes that were set up."),
 		dials:            counters("dials_total", "Attempts to connect to another node.", "result"),
 		refusals:         counters("handshakes_refused_total", "Handshakes that ended because one side is of another cluster.", "direction"),
+		socketErrors:     counters("socket_errors_total", "Times the system refused to send or receive on the mesh's socket.", "direction"),
 		connections: auto.NewGauge(prometheus.GaugeOpts{
 			Namespace: "diarkis", Subsystem: "mesh", Name: "connections", Help: "Open connections to other nodes.",
 		}),

@@ -146,7 +146,7 @@ func (m *Mesh) Listen() (id.Node, error) {
 	}
 	quietBufferWarning()
 	m.transport = &quic.Transport{
-		Conn: socket, StatelessResetKey: (*quic.StatelessResetKey)(&key),
+		Conn: m.newSocket(socket), StatelessResetKey: (*quic.StatelessResetKey)(&key),
 		VerifySourceAddress: func(net.Addr) bool { return m.handshakes.Load() > handshakesFree },
 		ConnContext:         m.watchHandshake,
 	}

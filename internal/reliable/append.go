@@ -29,6 +29,7 @@ func (p *packet) put(dst []byte, eliciting bool) {
 // for the path to be searched.
 func (m *Machine) Append(now time.Time, pn uint64, dst []byte, max int) []byte {
 	at := m.at(now)
+	m.now = at
 	m.noteFlight(at)
 	if !m.ready(at) {
 		m.noteStall(at)
@@ -44,7 +45,7 @@ func (m *Machine) Append(now time.Time, pn uint64, dst []byte, max int) []byte {
 	}
 	m.lastSent = at
 	m.Sent(pn)
-	if p.eliciting && !m.cfg.Stream {
+	if p.eliciting && !m.cfg.stream {
 		p.at = at
 		p.size = uint16(min(len(p.dst)-p.start+packetCost, 1<<16-1))
 		m.loss.record(&p.sentPacket)
@@ -64,6 +65,9 @@ func (m *Machine) fill(now time.Time, at time.Duration, p *packet) {
 	m.appendRepeats(at, p)
 	if m.loss.probes > 0 && !p.eliciting {
 		m.appendProbe(at, p)
+	}
+	if m.maySlow() {
+		m.noteSlow(at)
 	}
 }
 
@@ -107,12 +111,12 @@ func (m *Machine) noteFlight(at time.Duration) {
 
 // mayFly reports whether congestion control lets a packet go.
 func (m *Machine) mayFly() bool {
-	return m.cfg.Stream || m.loss.probes > 0 || m.congestion.allows(m.loss.inFlight)
+	return m.cfg.stream || m.loss.probes > 0 || m.congestion.allows(m.loss.inFlight)
 }
 
 // nextCut returns the size of the next new fragment, or 0 when none may be sent.
 func (m *Machine) nextCut() int {
-	if m.queue.reliable == 0 || m.sent.lost > 0 {
+	if m.queue.reliable == 0 || m.sent.lost > 0 || !m.roomForAll() && !m.takeTurn() {
 		return 0
 	}
 	n := min(len(m.queue.head().data), fragmentMax)
@@ -126,7 +130,7 @@ func (m *Machine) nextCut() int {
 // acknowledgements. Over UDP the probe timeout watches over that.
 func (m *Machine) noteStall(at time.Duration) {
 	switch {
-	case !m.cfg.Stream, m.queue.reliable == 0 && m.sent.lost == 0, m.nextCut() > 0, m.sent.canSendAgain():
+	case !m.cfg.stream, m.queue.reliable == 0 && m.sent.lost == 0, m.nextCut() > 0, m.sent.canSendAgain():
 		m.stalledAt = never
 	default:
 		m.stalledAt = min(m.stalledAt, at)
@@ -148,7 +152,7 @@ func (m *Machine) appendControl(now time.Time, at time.Duration, p *packet) {
 	for c.pongsLen > 0 && p.room() >= frameMax {
 		c.pongsLen--
 		var micros uint64
-		if m.cfg.Server {
+		if m.cfg.server {
 			micros = uint64(now.UnixMicro())
 		}
 		p.put(wire.AppendPong(p.dst, c.pongs[c.pongsLen], micros), false)
@@ -158,7 +162,7 @@ func (m *Machine) appendControl(now time.Time, at time.Duration, p *packet) {
 		c.path.Has = false
 	}
 	if c.window && p.room() >= frameMax {
-		p.put(wire.AppendWindow(p.dst, uint64(m.cfg.Window)), true)
+		p.put(wire.AppendWindow(p.dst, uint64(m.inbox.window)), true)
 		c.window, p.window = false, true
 	}
 	if c.offline != 0 && p.room() >= frameMax {
@@ -224,7 +228,7 @@ func (m *Machine) appendAgain(p *packet) {
 
 func (m *Machine) putFragment(p *packet, c *sendChannel, f *fragment, seq uint64) {
 	p.put(wire.AppendReliable(p.dst, c.id, seq, f.first, f.last, f.data), true)
-	if !m.cfg.Stream {
+	if !m.cfg.stream {
 		f.newest = uint32(p.pn)
 		*m.loss.refs.push() = refOf(c.id, seq)
 		p.count++
@@ -234,7 +238,7 @@ func (m *Machine) putFragment(p *packet, c *sendChannel, f *fragment, seq uint64
 // appendNew adds what was not sent yet. Reliable and unreliable messages take turns
 // at being first, so that neither starves the other.
 func (m *Machine) appendNew(p *packet) {
-	if m.turn = !m.turn; m.turn {
+	if m.queue.after = !m.queue.after; m.queue.after {
 		m.appendUnreliable(p)
 		m.appendReliable(p)
 	} else {
@@ -271,8 +275,7 @@ func (m *Machine) appendReliable(p *packet) {
 				return // fits the next packet
 			}
 		}
-		*c.fragments.push() = m.queue.cut(n)
-		f := c.fragments.at(c.fragments.len() - 1)
+		f := m.sent.push(c, m.queue.cut(n))
 		m.putFragment(p, c, f, seq)
 		m.sent.count(f)
 	}

@@ -2,6 +2,7 @@ package reliable
 
 import (
 	"sort"
+	"time"
 
 	"github.com/Diarkis/diarkis/internal/wire"
 )
@@ -11,28 +12,39 @@ type heldFragment struct {
 	seq         uint64
 	data        []byte // nil when done
 	first, last bool
-	done        bool // its message was delivered; only on the unordered channel
-	carried     bool // came with a State: counts nothing against the window
-	size        int  // of data, also when done
+	done        bool  // its message was delivered; only on the unordered channel
+	carried     bool  // came with a State: counts nothing against the window
+	size        int32 // of data, also when done
 }
 
+// cost is what a fragment counts against the window.
 func (h *heldFragment) cost() int {
 	if h.carried {
 		return 0
 	}
-	return h.size + fragmentCost
+	return int(h.size) + fragmentCost
 }
+
+// kept is what it counts of what is held for the peer.
+func (h *heldFragment) kept() int { return len(h.data) + fragmentCost }
 
 // recvChannel puts the fragments of one channel together.
 type recvChannel struct {
-	id     uint8
-	inside bool   // the newest fragment in order was not the last of its message
-	next   uint64 // the lowest sequence number not received
+	id          uint8
+	inside      bool   // the newest fragment in order was not the last of its message
+	partialCost int32  // what partial counts
+	next        uint64 // the lowest sequence number not received
 
-	partial     []byte // the message whose first fragments are in order, if inside
-	partialCost int
-	held        ring[heldFragment] // beyond next, ascending
+	partial []byte             // the message whose first fragments are in order, if inside
+	held    ring[heldFragment] // beyond next, ascending
+
+	// grown is when something last arrived in order, or the first thing beyond a hole
+	// while nothing was held, in the time of inbox.now.
+	grown time.Duration
 }
+
+// holds reports whether the channel keeps anything for the peer.
+func (c *recvChannel) holds() bool { return c.partialCost > 0 || c.held.len() > 0 }
 
 // find returns where seq is or belongs in held.
 func (c *recvChannel) find(seq uint64) (int, bool) {
@@ -62,10 +74,33 @@ func (c *recvChannel) fits(i int, f *wire.Frame) bool {
 // inbox is the receiving half: all channels and what they share.
 type inbox struct {
 	channels []*recvChannel
-	window   int // bytes held beyond holes, at most
-	held     int // bytes held beyond holes
-	partial  int // bytes in incomplete messages
-	dropped  int // bytes dropped since the next in order last advanced
+	window   int32 // bytes held beyond holes, at most
+	dropped  int32 // bytes dropped since the next in order last advanced
+	held     int   // bytes held beyond holes, but for what came with a State
+	total    int   // bytes held in all, see Machine.Held
+
+	now time.Duration // what the connection has lived, see Machine.lived
+}
+
+// oldest is since when the channel that waits longest holds something and nothing in
+// order arrived. There must be one.
+func (in *inbox) oldest() time.Duration {
+	oldest := never
+	for _, c := range in.channels {
+		if c.holds() {
+			oldest = min(oldest, c.grown)
+		}
+	}
+	return oldest
+}
+
+// keep counts what is held from now on.
+func (in *inbox) keep(bytes int) error {
+	if in.total+bytes > heldMax {
+		return errHeld
+	}
+	in.total += bytes
+	return nil
 }
 
 // trim gives back memory of bursts gone by.
@@ -115,29 +150,38 @@ func (in *inbox) hold(c *recvChannel, f *wire.Frame, r *Received) (kept bool, er
 	if !c.fits(i, f) {
 		return false, errFragment
 	}
-	h := heldFragment{seq: f.Seq, first: f.First, last: f.Last, size: len(f.Data)}
-	if in.held+h.cost() > in.window {
-		if in.dropped += h.cost(); in.dropped > in.window {
+	h := heldFragment{seq: f.Seq, first: f.First, last: f.Last, size: int32(len(f.Data))}
+	if in.held+h.cost() > int(in.window) {
+		if in.dropped += int32(h.cost()); in.dropped > in.window {
 			return false, errWindow
 		}
 		return false, nil
 	}
-	in.held += h.cost()
+	if !c.holds() {
+		c.grown = in.now
+	}
 	if c.id == ChannelUnordered && h.first && h.last {
 		h.done = true
-		*c.held.insert(i) = h
-		return true, r.deliver(f.Data, OnChannel(c.id), c.id)
+	} else {
+		h.data = f.Data
 	}
-	h.data = copyOf(f.Data)
+	if err := in.keep(h.kept()); err != nil {
+		return false, err
+	}
+	in.held += h.cost()
+	h.data = copyOf(h.data)
 	*c.held.insert(i) = h
-	if c.id == ChannelUnordered {
-		return true, c.deliverEarly(i, r)
+	switch {
+	case h.done:
+		return true, r.deliver(f.Data, OnChannel(c.id), c.id)
+	case c.id == ChannelUnordered:
+		return true, in.deliverEarly(c, i, r)
 	}
 	return true, nil
 }
 
 // deliverEarly delivers the message around held fragment i if all of it is there.
-func (c *recvChannel) deliverEarly(i int, r *Received) error {
+func (in *inbox) deliverEarly(c *recvChannel, i int, r *Received) error {
 	from, to := i, i
 	for !c.held.at(from).first {
 		if from == 0 || c.held.at(from-1).seq+1 != c.held.at(from).seq {
@@ -154,10 +198,11 @@ func (c *recvChannel) deliverEarly(i int, r *Received) error {
 	var message []byte
 	for k := from; k <= to; k++ {
 		h := c.held.at(k)
-		if len(message)+h.size > wire.MessageMax {
+		if len(message)+len(h.data) > wire.MessageMax {
 			return errLong
 		}
 		message = append(message, h.data...)
+		in.total -= len(h.data)
 		release(h.data)
 		h.data, h.done = nil, true
 	}
@@ -171,6 +216,7 @@ func (in *inbox) advance(c *recvChannel, r *Received) error {
 		h := *c.held.at(0)
 		c.held.pop()
 		in.held -= h.cost()
+		in.total -= h.kept()
 		if h.first && h.last && !h.done {
 			r.lend(h.data)
 		}
@@ -191,6 +237,7 @@ func (in *inbox) take(c *recvChannel, h *heldFragment, r *Received) error {
 	}
 	c.inside = !h.last
 	c.next++
+	c.grown = in.now
 	if h.done {
 		return nil
 	}
@@ -203,21 +250,14 @@ func (in *inbox) take(c *recvChannel, h *heldFragment, r *Received) error {
 	if len(c.partial)+len(h.data) > wire.MessageMax {
 		return errLong
 	}
-	cost := len(h.data) + fragmentCost
-	if in.partial+cost > incompleteMax {
-		return errIncomplete
-	}
-	in.partial += cost
-	c.partialCost += cost
-	if h.first {
-		c.partial = r.borrow()
-	}
-	c.partial = append(c.partial, h.data...)
+	c.partial = r.extend(c.partial, h.data)
 	if !h.last {
-		return nil
+		cost := len(h.data) + fragmentCost
+		c.partialCost += int32(cost)
+		return in.keep(cost)
 	}
 	message := c.partial
-	in.partial -= c.partialCost
+	in.total -= int(c.partialCost)
 	c.partial, c.partialCost = nil, 0
 	r.lendLong(message)
 	return r.deliver(message, OnChannel(c.id), c.id)

@@ -22,8 +22,10 @@ func (f *fragment) cost() int { return int(f.size) + fragmentCost }
 type sendChannel struct {
 	id    uint8
 	base  uint64 // sequence number of fragments.at(0)
-	lost  int    // fragments that must be sent again
-	again int    // index below which none of them is
+	lost  int32  // fragments that must be sent again
+	again int32  // index below which none of them is
+	// behind is what fragments below base cost whose message is not wholly acknowledged.
+	behind int
 
 	fragments ring[fragment]
 }
@@ -42,9 +44,11 @@ func (r ref) seq() uint64    { return uint64(r >> 8) }
 // sent is what all channels have under way.
 type sent struct {
 	channels    []*sendChannel
-	outstanding int // bytes between the oldest unacknowledged and the newest sent
-	window      int // most that may be outstanding
-	lost        int // fragments that must be sent again, all channels
+	outstanding int   // bytes between the oldest unacknowledged and the newest sent
+	window      int   // most that may be outstanding
+	span        int   // bytes from the first fragment of the oldest message not wholly acknowledged on
+	lost        int32 // fragments that must be sent again, all channels
+	progress    bool  // a fragment was acknowledged, see noteSlow
 }
 
 // channel returns the channel, or nil when nothing was sent on it.
@@ -77,6 +81,14 @@ func (s *sent) find(r ref) (*sendChannel, *fragment, int) {
 	return c, c.fragments.at(i), i
 }
 
+// push adds the newest fragment of a channel and returns it.
+func (s *sent) push(c *sendChannel, f fragment) *fragment {
+	s.span += f.cost()
+	p := c.fragments.push()
+	*p = f
+	return p
+}
+
 // acked forgets a fragment the peer has.
 func (s *sent) acked(r ref) {
 	if c, f, _ := s.find(r); c != nil && !f.acked {
@@ -96,7 +108,7 @@ func (s *sent) ackedBelow(c *sendChannel, seq uint64) {
 }
 
 func (s *sent) ack(c *sendChannel, f *fragment) {
-	f.acked = true
+	f.acked, s.progress = true, true
 	if f.lost {
 		f.lost = false
 		c.lost--
@@ -111,8 +123,13 @@ func (s *sent) ack(c *sendChannel, f *fragment) {
 // slide moves the base past what is acknowledged.
 func (s *sent) slide(c *sendChannel) {
 	for c.fragments.len() > 0 && c.fragments.at(0).acked {
-		if f := c.fragments.at(0); f.counted {
+		f := c.fragments.at(0)
+		if f.counted {
 			s.outstanding -= f.cost()
+		}
+		if c.behind += f.cost(); f.last {
+			s.span -= c.behind
+			c.behind = 0
 		}
 		c.fragments.pop()
 		c.base++
@@ -133,7 +150,7 @@ func (s *sent) missed(r ref) {
 	f.lost = true
 	c.lost++
 	s.lost++
-	c.again = min(c.again, i)
+	c.again = min(c.again, int32(i))
 }
 
 // again returns the next fragment of c to send again, or nil when there is none
@@ -142,10 +159,10 @@ func (s *sent) again(c *sendChannel) (*fragment, uint64) {
 	if c.lost == 0 {
 		return nil, 0
 	}
-	for !c.fragments.at(c.again).lost {
+	for !c.fragments.at(int(c.again)).lost {
 		c.again++
 	}
-	f := c.fragments.at(c.again)
+	f := c.fragments.at(int(c.again))
 	if !f.counted && s.outstanding > 0 && s.outstanding+f.cost() > s.window {
 		return nil, 0
 	}

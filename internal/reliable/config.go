@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -69,8 +70,19 @@ const (
 	fragmentMax = 1100
 	// fragmentCost is what a fragment counts in every limit on top of its length.
 	fragmentCost = 32
-	// incompleteMax bounds the incomplete messages of a connection, in bytes.
-	incompleteMax = 2 << 20
+	// heldMax bounds what is held for a peer, in bytes: incomplete messages, fragments
+	// and whole messages beyond a hole, whatever connection brought them. It goes by the
+	// rules of the protocol and is no setting: senders keep to it.
+	heldMax = 2 << 20
+	// incompleteAge is how long a channel holds something although nothing in order
+	// arrives on it, see Machine.lived.
+	incompleteAge = 30 * time.Second
+	// silenceLived is how much of a silence counts for incompleteAge. Who sends a PING
+	// now and then does not get around it.
+	silenceLived = 5 * time.Second
+	// slowSilence is how much of a silence counts for Config.SlowAfter: a peer that is
+	// heard no more is lost or idle, which other limits tell, and not slow.
+	slowSilence = time.Second
 	// sendWindowMax bounds what we keep outstanding, whatever the peer's WINDOW, in bytes.
 	sendWindowMax = 2 << 20
 	// ackDelayMax is how long an acknowledgement may wait for company.
@@ -113,10 +125,26 @@ type Config struct {
 	IdleTimeout time.Duration
 	// KeepAlive is after how long without sending a PING goes out. Zero means never.
 	KeepAlive time.Duration
-	// QueueMessages is how many messages may wait behind the one being sent. Zero means 1024.
+	// QueueMessages is how many unreliable messages may wait; a newer one then replaces
+	// the oldest. Zero means 1024.
 	QueueMessages int
-	// QueueBytes is how many bytes may wait behind the one being sent. Zero means 256 KiB.
+	// QueueBytes is how many bytes of unreliable messages may wait likewise, and how many
+	// of reliable ones behind the one being sent before the peer has to make progress,
+	// see SlowAfter. A message counts its length and 32. Zero means 256 KiB.
 	QueueBytes int
+	// QueueBytesMax is how many bytes of reliable messages may wait behind the one being
+	// sent, unless it is one alone; one more is refused with [ErrSlow]. Zero means 1 MiB;
+	// it is at least QueueBytes.
+	QueueBytesMax int
+	// QueueReliable is how many reliable messages may wait behind the one being sent.
+	// Zero means any number.
+	QueueReliable int
+	// SlowAfter is how long more than QueueBytes may wait while the peer is heard but
+	// acknowledges nothing reliable. Zero means 2s for a server and never for a client.
+	SlowAfter time.Duration
+	// Random returns random numbers. With it a packet number is left out now and then,
+	// see [Machine.Skip]. Nil means that none is.
+	Random func() uint64
 	// FramesBase is how many bytes of frames fit a 1200-byte datagram: what UDP is
 	// used for until the path is known to carry more. Zero means [PacketMin].
 	FramesBase int
@@ -134,16 +162,44 @@ func (c Config) withDefaults() Config {
 	c.Window = max(c.Window, WindowMin)
 	c.QueueMessages = cmp.Or(c.QueueMessages, 1024)
 	c.QueueBytes = cmp.Or(c.QueueBytes, 256<<10)
+	c.QueueBytesMax = max(cmp.Or(c.QueueBytesMax, 1<<20), c.QueueBytes)
+	if c.SlowAfter == 0 && c.Server {
+		c.SlowAfter = 2 * time.Second
+	}
 	c.FramesBase = cmp.Or(c.FramesBase, PacketMin)
 	c.UnreliableMax = cmp.Or(c.UnreliableMax, PacketMin-3)
 	return c
+}
+
+// settings is what a machine keeps of its Config: every connection has one.
+type settings struct {
+	server, stream, resumed                             bool
+	maxRetry                                            int32
+	queueMessages, queueBytes                           int32
+	queueBytesMax, queueReliable                        int32
+	unreliableMax                                       int32
+	retryIntervalMax, idleTimeout, keepAlive, slowAfter time.Duration
+	random                                              func() uint64
+}
+
+// settings is c, with its defaults, as a machine keeps it.
+func (c Config) settings() settings {
+	small := func(n int) int32 { return int32(min(n, math.MaxInt32)) }
+	return settings{
+		server: c.Server, stream: c.Stream, maxRetry: small(c.MaxRetry),
+		queueMessages: small(c.QueueMessages), queueBytes: small(c.QueueBytes),
+		queueBytesMax: small(c.QueueBytesMax), queueReliable: small(c.QueueReliable),
+		unreliableMax:    small(c.UnreliableMax),
+		retryIntervalMax: c.RetryIntervalMax, idleTimeout: c.IdleTimeout, keepAlive: c.KeepAlive,
+		slowAfter: c.SlowAfter, random: c.Random,
+	}
 }
 
 // Why a message is not sent, or a connection ends.
 var (
 	// ErrTooLarge means a message is longer than 1 MiB, or unreliable and longer than a datagram.
 	ErrTooLarge = errors.New("message too large")
-	// ErrSlow means the peer takes reliable messages more slowly than they come.
+	// ErrSlow means that the peer takes reliable messages more slowly than they come.
 	ErrSlow = errors.New("peer is too slow")
 	// ErrChannel means a message was sent on a channel that does not exist.
 	ErrChannel = errors.New("no such channel")
@@ -173,6 +229,7 @@ var (
 	errMessage     = &Violation{wire.CloseProtocol, "malformed message"}
 	errStreamOrder = &Violation{wire.CloseProtocol, "gap or channel on TCP"}
 	errWindow      = &Violation{wire.CloseFlow, "more than the window was dropped"}
-	errIncomplete  = &Violation{wire.CloseFlow, "too much in incomplete messages"}
+	errHeld        = &Violation{wire.CloseFlow, "too much in incomplete messages and beyond holes"}
+	errOld         = &Violation{wire.CloseFlow, "message incomplete for too long"}
 	errLong        = &Violation{wire.CloseFlow, "message over 1 MiB"}
 )

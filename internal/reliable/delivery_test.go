@@ -25,6 +25,7 @@ type trip struct {
 	loss     float64       // of all packets
 	burst    float64       // mean packets lost in a row; 0 or 1: losses are independent
 	server   bool          // the server sends
+	random   func() uint64 // for packet numbers the sender leaves out
 }
 
 // gameTrip is what a game sends: 60 messages/s of 100 bytes over 50 ms there and back.
@@ -112,6 +113,9 @@ func (tr trip) start() *tripRun {
 	r := &tripRun{trip: tr, now: epoch, jitter: rand.New(rand.NewPCG(tr.seed, 2))}
 	for i := range r.sides {
 		cfg := reliable.Config{Server: tr.server == (i == 0), RTT: 2 * tr.delay}
+		if i == 0 {
+			cfg.Random = tr.random
+		}
 		r.sides[i] = reliable.New(epoch, cfg, nil)
 		r.loses[i] = newLossy(tr.seed, uint64(i), tr.loss, tr.burst)
 	}
@@ -175,6 +179,9 @@ func (r *tripRun) step() error {
 // flush sends what a side has to send.
 func (r *tripRun) flush(from int) {
 	for {
+		if r.sides[from].Skip(r.pn[from] + 1) {
+			r.pn[from]++
+		}
 		b := r.sides[from].Append(r.now, r.pn[from]+1, nil, reliable.PacketMin)
 		if len(b) == 0 {
 			return

@@ -1,6 +1,9 @@
 package reliable
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Check compares what the machine counts as it goes along with what it holds.
 func (m *Machine) Check() error {
@@ -32,7 +35,7 @@ func (m *Machine) Check() error {
 			}
 			n := flying[refOf(c.id, c.base+uint64(i))]
 			switch {
-			case f.acked || m.cfg.Stream:
+			case f.acked || m.cfg.stream:
 			case n != int(f.flights):
 				return fmt.Errorf("fragment %d of channel %d is in %d packets, counted %d", c.base+uint64(i), c.id, n, f.flights)
 			case f.lost == (n > 0):
@@ -40,10 +43,52 @@ func (m *Machine) Check() error {
 			}
 		}
 	}
-	if lost != m.sent.lost || outstanding != m.sent.outstanding {
+	if lost != int(m.sent.lost) || outstanding != m.sent.outstanding {
 		return fmt.Errorf("%d fragments lost, counted %d; %d bytes outstanding, counted %d", lost, m.sent.lost, outstanding, m.sent.outstanding)
 	}
-	return m.queue.check()
+	return errors.Join(m.inbox.check(), m.checkSpan(), m.queue.check())
+}
+
+// HeldMax is the budget of what is held for a peer.
+const HeldMax = heldMax
+
+func (in *inbox) check() error {
+	total, held := 0, 0
+	for _, c := range in.channels {
+		total += int(c.partialCost)
+		for i := range c.held.len() {
+			h := c.held.at(i)
+			total += h.kept()
+			held += h.cost()
+		}
+		if cap(c.partial) > 2*len(c.partial)+extendMin {
+			return fmt.Errorf("channel %d: %d bytes keep memory of %d", c.id, len(c.partial), cap(c.partial))
+		}
+	}
+	if total != in.total || held != in.held || total > heldMax {
+		return fmt.Errorf("%d bytes held, counted %d; %d of this connection, counted %d", total, in.total, held, in.held)
+	}
+	return nil
+}
+
+// checkSpan compares what the peer may have to hold with what is counted.
+func (m *Machine) checkSpan() error {
+	span, begun := 0, 0
+	for _, c := range m.sent.channels {
+		span += c.behind
+		for i := range c.fragments.len() {
+			span += c.fragments.at(i).cost()
+		}
+	}
+	for i := range m.queue.lines {
+		if l := &m.queue.lines[i].messages; l.len() > 0 && l.at(0).started {
+			begun += leastCost(len(l.at(0).data))
+		}
+	}
+	if span != m.sent.span || !m.cfg.stream && span+begun > heldMax {
+		return fmt.Errorf("%d bytes may be held by the peer, counted %d; %d more begun", span, m.sent.span, begun)
+	}
+	return nil
 }
 
 func (q *queue) check() error {
@@ -52,7 +97,7 @@ func (q *queue) check() error {
 		l := &q.lines[i].messages
 		for k := range l.len() {
 			messages++
-			bytes += len(l.at(k).data)
+			bytes += len(l.at(k).data) + messageCost
 		}
 	}
 	if messages != q.reliable || bytes != q.reliableBytes {

@@ -105,6 +105,9 @@ func FuzzParseState(f *testing.F) {
 	p.Append(p.now, 1, nil, 40) // cuts the second message
 	p.Append(p.now, 2, nil, 40)
 	f.Add(p.Export().AppendTo(nil))
+	p.mustTick(time.Second)
+	p.mustReceive(ack(wire.Range{Lo: 1, Hi: 1}))
+	f.Add(p.Export().AppendTo(nil)) // of the later version: with an age, and a message half acknowledged
 	f.Add(newPeer(f, reliable.Config{}).Export().AppendTo(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		st, err := reliable.ParseState(b)

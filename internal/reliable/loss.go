@@ -87,7 +87,7 @@ func (m *Machine) lossTimer() time.Duration {
 	case l.inFlight == 0:
 		return never
 	}
-	return l.sentAt + min(m.rtt.probeAfter()<<min(l.retries, 10), m.cfg.RetryIntervalMax)
+	return l.sentAt + min(m.rtt.probeAfter()<<min(l.retries, 10), m.cfg.retryIntervalMax)
 }
 
 // checkLoss runs when lossTimer has passed.
@@ -100,7 +100,7 @@ func (m *Machine) checkLoss(at time.Duration) error {
 		m.detectLost(at)
 		return nil
 	}
-	if l.retries++; l.retries > m.cfg.MaxRetry {
+	if l.retries++; l.retries > int(m.cfg.maxRetry) {
 		return ErrDead
 	}
 	l.sentAt = at
@@ -113,7 +113,7 @@ func (m *Machine) checkLoss(at time.Duration) error {
 // acknowledged takes an ACK frame.
 func (m *Machine) acknowledged(at time.Duration, a *wire.Ack) error {
 	l := &m.loss
-	if a.Largest > l.largestSent {
+	if a.Largest > l.largestSent || m.skips.covered(a) {
 		return errAckUnsent
 	}
 	progress, flight := false, l.inFlight
@@ -144,6 +144,9 @@ func (m *Machine) acknowledged(at time.Duration, a *wire.Ack) error {
 	l.largestAcked, l.anyAcked = max(l.largestAcked, a.Largest), true
 	if progress {
 		l.retries, l.probes = 0, 0
+	}
+	if m.slowSince != never {
+		m.noteSlow(at)
 	}
 	m.detectLost(at)
 	m.lookForHoles(at, a)

@@ -5,11 +5,8 @@ import "time"
 // Machine is one side of one connection; see the package comment.
 type Machine struct {
 	// Set by New, then constant.
-	cfg     Config
-	start   time.Time // times inside are counted from here
-	resumed bool
-
-	turn bool // whose turn it is in appendNew
+	cfg   settings
+	start time.Time // times inside are counted from here
 
 	acks       ackTracker
 	inbox      inbox
@@ -22,11 +19,15 @@ type Machine struct {
 	repeat     repeats
 	control    control
 	ping       pinger
+	skips      skips
 	stats      Stats
 
+	now       time.Duration // of the last call of Receive, Tick or Append
 	heard     time.Duration // when the last packet opened
+	away      time.Duration // see lived
 	lastSent  time.Duration
 	stalledAt time.Duration // TCP: since when nothing can leave
+	slowSince time.Duration // since when too much waits without progress, see noteSlow
 }
 
 // Stats counts what happened on the connection.
@@ -44,13 +45,14 @@ type Stats struct {
 func New(now time.Time, cfg Config, st *State) *Machine {
 	cfg = cfg.withDefaults()
 	m := &Machine{
-		cfg: cfg, start: now,
+		cfg: cfg.settings(), start: now,
 		acks:      newAckTracker(),
 		repeat:    newRepeats(),
 		size:      newPathSize(&cfg),
-		stalledAt: never,
+		stalledAt: never, slowSince: never,
 	}
-	m.inbox.window = cfg.Window
+	m.skipAfter(0)
+	m.inbox.window = int32(min(cfg.Window, 1<<30))
 	m.loss.lostAt = never
 	m.control.resumeAt = never
 	m.control.window = !cfg.Stream && cfg.Window > WindowMin
@@ -71,16 +73,20 @@ func New(now time.Time, cfg Config, st *State) *Machine {
 func (m *Machine) at(now time.Time) time.Duration { return now.Sub(m.start) }
 
 // Tick does what time alone brings about; call it when [Machine.WakeAt] has passed,
-// then Append. It returns [ErrIdle], [ErrDead] or [ErrSlow] when the connection is over.
+// then Append. It returns [ErrIdle], [ErrDead], [ErrSlow] or a [*Violation] when the
+// connection is over.
 func (m *Machine) Tick(now time.Time) error {
 	at := m.at(now)
+	m.now = at
 	switch {
-	case m.cfg.IdleTimeout > 0 && at >= m.heard+m.cfg.IdleTimeout:
+	case m.cfg.idleTimeout > 0 && at >= m.heard+m.cfg.idleTimeout:
 		return ErrIdle
-	case m.stalledAt != never && at >= m.stalledAt+streamStallMax:
+	case m.stalledAt != never && at >= m.stalledAt+streamStallMax, m.slowSince != never && at >= m.slowAt():
 		return ErrSlow
+	case m.inbox.total > 0 && m.lived(at) >= m.inbox.oldest()+incompleteAge:
+		return errOld
 	}
-	if m.cfg.KeepAlive > 0 && at >= m.lastSent+m.cfg.KeepAlive {
+	if m.cfg.keepAlive > 0 && at >= m.lastSent+m.cfg.keepAlive {
 		m.control.ping = true
 	}
 	m.trim(at)
@@ -94,11 +100,17 @@ func (m *Machine) WakeAt() time.Time {
 		return m.start
 	}
 	wake := min(m.acks.due, m.control.resumeAt, m.repeat.due, m.lossTimer())
-	if m.cfg.IdleTimeout > 0 {
-		wake = min(wake, m.heard+m.cfg.IdleTimeout)
+	if m.slowSince != never {
+		wake = min(wake, m.slowAt())
 	}
-	if m.cfg.KeepAlive > 0 {
-		wake = min(wake, m.lastSent+m.cfg.KeepAlive)
+	if m.inbox.total > 0 {
+		wake = min(wake, m.livedAt(m.inbox.oldest()+incompleteAge))
+	}
+	if m.cfg.idleTimeout > 0 {
+		wake = min(wake, m.heard+m.cfg.idleTimeout)
+	}
+	if m.cfg.keepAlive > 0 {
+		wake = min(wake, m.lastSent+m.cfg.keepAlive)
 	}
 	if m.stalledAt != never {
 		wake = min(wake, m.stalledAt+streamStallMax)
@@ -115,7 +127,11 @@ func (m *Machine) WakeAt() time.Time {
 // Thaw starts all timers over, after a time without Receive, Append and Tick.
 func (m *Machine) Thaw(now time.Time) {
 	at := m.at(now)
-	m.heard, m.lastSent, m.loss.sentAt = at, at, at
+	m.away = at - m.lived(m.now)
+	m.now, m.heard, m.lastSent, m.loss.sentAt = at, at, at, at
+	if m.slowSince != never {
+		m.slowSince = at
+	}
 	m.loss.retries = 0
 	if m.stalledAt != never {
 		m.stalledAt = at
@@ -159,8 +175,16 @@ func (m *Machine) ClockOffset() (time.Duration, bool) { return m.ping.offset, m.
 // Stats returns the counters so far.
 func (m *Machine) Stats() Stats { return m.stats }
 
-// Queued is how much waits behind the message being sent.
-func (m *Machine) Queued() (messages, bytes int) { return m.queue.waiting() }
+// Queued is how much waits: reliable messages behind the one being sent, and
+// unreliable ones. Each counts its length and 32 bytes.
+func (m *Machine) Queued() (messages, bytes int) {
+	messages, bytes = m.queue.waiting()
+	return messages + m.queue.unreliable.len(), bytes + int(m.queue.unreliableBytes)
+}
+
+// Held is how many bytes are kept for the peer: incomplete messages, and what came
+// beyond a hole. A fragment counts its length and 32 bytes.
+func (m *Machine) Held() int { return m.inbox.total }
 
 // Unacked reports whether reliable messages are still to be sent or acknowledged.
 func (m *Machine) Unacked() bool {

@@ -103,7 +103,7 @@ func (s *pathSize) lost(p *sentPacket, newest uint64) (probe bool) {
 // nothing was heard has to arrive, whatever became of the path.
 func (m *Machine) limit(room int) int {
 	switch {
-	case m.cfg.Stream:
+	case m.cfg.stream:
 		return room
 	case m.loss.probes > 0:
 		return min(room, int(m.size.base))

@@ -28,13 +28,19 @@ type line struct {
 // turns fragment by fragment, and unreliable ones in a line of their own.
 type queue struct {
 	lines         []line // made as channels are used, gone when all are empty and quiet
-	turn          int    // the line whose turn it is; never an empty one while another is not
+	turn          int32  // the line whose turn it is; never an empty one while another is not
+	carried       int32  // what of them came with a State and may wait besides Config.QueueBytesMax
 	reliable      int    // messages in lines
-	reliableBytes int
+	reliableBytes int    // as they count: each its length and messageCost
 
 	unreliable      ring[outMessage]
-	unreliableBytes int
+	unreliableBytes int32 // likewise
+	after           bool  // whose turn it is in appendNew: reliable after unreliable ones
 }
+
+// messageCost is what a message that waits counts on top of its length, in bytes:
+// about what we need to remember it.
+const messageCost = 32
 
 // head is the reliable message the next fragment is cut from. There must be one.
 func (q *queue) head() *outMessage { return q.lines[q.turn].messages.at(0) }
@@ -42,30 +48,31 @@ func (q *queue) head() *outMessage { return q.lines[q.turn].messages.at(0) }
 // waiting counts what waits behind the reliable message being sent. When several
 // are, on different channels, the longest is meant.
 func (q *queue) waiting() (messages, bytes int) {
-	messages, bytes = q.reliable+q.unreliable.len(), q.reliableBytes+q.unreliableBytes
 	longest := 0
 	for i := range q.lines {
 		if l := &q.lines[i].messages; l.len() > 0 {
-			longest = max(longest, len(l.at(0).data))
+			longest = max(longest, len(l.at(0).data)+messageCost)
 		}
 	}
-	return messages - min(q.reliable, 1), bytes - longest
+	return q.reliable - min(q.reliable, 1), q.reliableBytes - longest
 }
 
-// dropOldest drops unreliable messages until size more bytes fit behind the message
-// being sent. It returns how many it dropped and whether that was enough.
-func (q *queue) dropOldest(cfg *Config, size int) (dropped int, ok bool) {
-	for {
-		messages, bytes := q.waiting()
-		if messages < cfg.QueueMessages && bytes+size <= cfg.QueueBytes {
-			return dropped, true
-		}
-		if q.unreliable.len() == 0 {
-			return dropped, false
-		}
+// makeRoom drops the oldest unreliable messages until one of size bytes fits. It
+// returns how many.
+func (q *queue) makeRoom(cfg *settings, size int) (dropped uint64) {
+	for n := q.unreliable.len(); n > 0 && (n >= int(cfg.queueMessages) || int(q.unreliableBytes)+size+messageCost > int(cfg.queueBytes)); n-- {
 		q.popUnreliable()
 		dropped++
 	}
+	return dropped
+}
+
+// full reports whether a reliable message of size bytes is too much. The one being
+// sent and one behind it always fit: how long they may be is another limit.
+func (q *queue) full(cfg *settings, size int) bool {
+	messages, bytes := q.waiting()
+	return messages > 0 && bytes+size+messageCost > int(cfg.queueBytesMax)+int(q.carried) ||
+		cfg.queueReliable > 0 && messages >= int(cfg.queueReliable)
 }
 
 // pushReliable takes over a message.
@@ -76,22 +83,22 @@ func (q *queue) pushReliable(msg outMessage) {
 		q.lines = append(q.lines, line{channel: msg.channel})
 	}
 	if q.reliable == 0 {
-		q.turn = i
+		q.turn = int32(i)
 	}
 	*q.lines[i].messages.push() = msg
 	q.reliable++
-	q.reliableBytes += len(msg.data)
+	q.reliableBytes += len(msg.data) + messageCost
 }
 
 // pushUnreliable takes over a message.
 func (q *queue) pushUnreliable(msg outMessage) {
 	*q.unreliable.push() = msg
-	q.unreliableBytes += len(msg.data)
+	q.unreliableBytes += int32(len(msg.data) + messageCost)
 }
 
 func (q *queue) popUnreliable() {
 	m := q.unreliable.at(0)
-	q.unreliableBytes -= len(m.data)
+	q.unreliableBytes -= int32(len(m.data) + messageCost)
 	free(m.data, m.shared)
 	q.unreliable.pop()
 }
@@ -105,10 +112,13 @@ func (q *queue) cut(n int) fragment {
 	q.reliableBytes -= n
 	if f.last {
 		q.lines[q.turn].messages.pop()
-		q.reliable--
+		q.reliableBytes -= messageCost
+		if q.reliable--; q.reliable == 0 {
+			q.carried = 0
+		}
 	}
 	for range q.lines {
-		if q.turn = (q.turn + 1) % len(q.lines); q.lines[q.turn].messages.len() > 0 {
+		if q.turn = (q.turn + 1) % int32(len(q.lines)); q.lines[q.turn].messages.len() > 0 {
 			break
 		}
 	}
@@ -123,20 +133,18 @@ func (q *queue) trim() {
 	q.unreliable.trim()
 }
 
-// accept checks the size of a message and makes room for it in the queue.
-func (m *Machine) accept(size int, rel Reliability) error {
-	if size < messageMin {
+// admit checks a message and makes room for it in the queue.
+func (m *Machine) admit(size int, rel Reliability) error {
+	switch {
+	case !rel.Valid():
+		return ErrChannel
+	case size < messageMin:
 		return wire.ErrMessage
-	}
-	if size > wire.MessageMax || rel == Unreliable && size > m.cfg.UnreliableMax {
+	case size > wire.MessageMax || rel == Unreliable && size > int(m.cfg.unreliableMax):
 		return ErrTooLarge
-	}
-	if rel != Unreliable && m.queue.reliable == 0 {
-		return nil // it is the one being sent
-	}
-	dropped, ok := m.queue.dropOldest(&m.cfg, size)
-	m.stats.DroppedUnreliable += uint64(dropped)
-	if !ok {
+	case rel == Unreliable:
+		m.stats.DroppedUnreliable += m.queue.makeRoom(&m.cfg, size)
+	case m.queue.reliable > 0 && m.queue.full(&m.cfg, size):
 		return ErrSlow
 	}
 	return nil
@@ -145,49 +153,39 @@ func (m *Machine) accept(size int, rel Reliability) error {
 // Send queues a copy of an encoded message.
 //
 // When too much waits already, an unreliable message replaces the oldest unreliable
-// ones; a reliable one does so too and is refused with [ErrSlow] if that is not
-// enough, after which the caller closes the connection. [ErrTooLarge], [ErrChannel]
-// and [wire.ErrMessage] are the caller's mistakes and change nothing.
+// ones, and a reliable one is refused with [ErrSlow]: a server then closes the
+// connection, a client tries again later. [ErrTooLarge], [ErrChannel] and
+// [wire.ErrMessage] are the caller's mistakes. No error changes anything.
 func (m *Machine) Send(now time.Time, msg []byte, rel Reliability) error {
-	take, err := m.admit(len(msg), rel)
-	if take {
-		m.enqueue(now, outMessage{data: copyOf(msg)}, rel)
+	if err := m.admit(len(msg), rel); err != nil {
+		return err
 	}
-	return err
+	m.enqueue(now, outMessage{data: copyOf(msg)}, rel)
+	return nil
 }
 
 // SendShared is [Machine.Send] of a message that is not copied.
 func (m *Machine) SendShared(now time.Time, msg *Shared, rel Reliability) error {
-	take, err := m.admit(len(msg.b), rel)
-	if take {
-		msg.refs.Add(1)
-		m.enqueue(now, outMessage{data: msg.b, shared: msg}, rel)
+	if err := m.admit(len(msg.b), rel); err != nil {
+		return err
 	}
-	return err
-}
-
-// admit says whether a message is to be queued, having made room for it.
-func (m *Machine) admit(size int, rel Reliability) (bool, error) {
-	if !rel.Valid() {
-		return false, ErrChannel
-	}
-	err := m.accept(size, rel)
-	if err == ErrSlow && rel == Unreliable {
-		m.stats.DroppedUnreliable++
-		return false, nil
-	}
-	return err == nil, err
+	msg.refs.Add(1)
+	m.enqueue(now, outMessage{data: msg.b, shared: msg}, rel)
+	return nil
 }
 
 func (m *Machine) enqueue(now time.Time, msg outMessage, rel Reliability) {
 	switch {
 	case rel == Unreliable:
 		m.queue.pushUnreliable(msg)
-	case m.cfg.Stream:
-		m.queue.pushReliable(msg) // all channels are the default one
-	default:
+		return
+	case !m.cfg.stream: // there all channels are the default one
 		msg.channel = rel.Channel()
-		m.queue.pushReliable(msg)
 	}
-	m.noteStall(m.at(now))
+	m.queue.pushReliable(msg)
+	at := m.at(now)
+	m.noteStall(at)
+	if m.maySlow() {
+		m.noteSlow(at)
+	}
 }

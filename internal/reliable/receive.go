@@ -15,12 +15,12 @@ func (m *Machine) Receive(now time.Time, pn uint64, plaintext []byte, r *Receive
 		return errNoFrame
 	}
 	at := m.at(now)
-	m.heard = at
+	m.hear(at)
 	in := arrival{m: m, r: r, now: now, at: at, kept: true}
 	if err := in.frames(plaintext); err != nil {
 		return err
 	}
-	if !m.cfg.Stream && in.kept {
+	if !m.cfg.stream && in.kept {
 		m.acks.received(at, pn, in.eliciting)
 		if in.eliciting && m.inbox.held > 0 && m.inbox.held <= eagerHeldMax {
 			m.acks.immediate = true // messages wait for a hole to be filled: help find it
@@ -36,7 +36,7 @@ func (m *Machine) Receive(now time.Time, pn uint64, plaintext []byte, r *Receive
 func (m *Machine) ReceiveConfirm(now time.Time, plaintext []byte, resumeWanted bool, r *Received) error {
 	r.Reset()
 	at := m.at(now)
-	m.heard = at
+	m.hear(at)
 	in := arrival{m: m, r: r, now: now, at: at, kept: true, noMessages: resumeWanted}
 	return in.frames(plaintext)
 }
@@ -44,7 +44,7 @@ func (m *Machine) ReceiveConfirm(now time.Time, plaintext []byte, resumeWanted b
 // Accepted tells a client's machine that Accept arrived after rtt (0: unknown). It
 // acknowledges packet 0, the frames in Confirm.
 func (m *Machine) Accepted(now time.Time, rtt time.Duration) {
-	m.heard = m.at(now)
+	m.hear(m.at(now))
 	if rtt > 0 {
 		m.rtt.sample(rtt, 0)
 	}
@@ -86,11 +86,11 @@ func (in *arrival) frame(f *wire.Frame) error {
 	m := in.m
 	switch f.Type {
 	case wire.FrameAck, wire.FrameWindow, wire.FramePathChallenge, wire.FramePathResponse:
-		if m.cfg.Stream {
+		if m.cfg.stream {
 			return errNotOnStream
 		}
 	case wire.FrameOffline, wire.FrameMove:
-		if m.cfg.Server {
+		if m.cfg.server {
 			return errServerOnly
 		}
 	}
@@ -139,14 +139,14 @@ func (in *arrival) pong(f *wire.Frame) {
 		return
 	}
 	in.r.Pong = Pong{true, rtt, f.Time}
-	if in.m.cfg.Stream {
+	if in.m.cfg.stream {
 		in.m.rtt.sample(rtt, 0) // over UDP, acknowledgements tell it better
 	}
 }
 
 func (in *arrival) reliable(f *wire.Frame) error {
 	m := in.m
-	if m.cfg.Stream {
+	if m.cfg.stream {
 		var next uint64
 		if c := m.inbox.channel(f.Channel); c != nil {
 			next = c.next
@@ -168,11 +168,11 @@ func (in *arrival) reliable(f *wire.Frame) error {
 func (in *arrival) resume(f *wire.Frame) error {
 	m := in.m
 	switch {
-	case m.cfg.Stream:
+	case m.cfg.stream:
 		if f.Channel != ChannelDefault {
 			return errStreamOrder
 		}
-	case !m.resumed:
+	case !m.cfg.resumed:
 		return errResume
 	}
 	c := m.sent.channel(f.Channel)
@@ -188,6 +188,7 @@ func (in *arrival) resume(f *wire.Frame) error {
 	if f.Seq > c.base {
 		m.sent.ackedBelow(c, f.Seq)
 		m.stalledAt = never
+		m.noteSlow(in.at)
 	}
 	return nil
 }

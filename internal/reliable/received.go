@@ -1,6 +1,7 @@
 package reliable
 
 import (
+	"slices"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -30,8 +31,11 @@ type Received struct {
 	spares [][]byte // where the next ones will be put together
 }
 
-// sparesMax bounds the memory kept for long messages, in bytes.
-const sparesMax = 2 * wire.MessageMax
+// The memory kept for long messages: bytes, and pieces to search.
+const (
+	sparesMax   = 2 * wire.MessageMax
+	sparesCount = 64
+)
 
 // Delivery is one message from the peer.
 type Delivery struct {
@@ -70,19 +74,21 @@ func (r *Received) Reset() {
 	}
 }
 
-// keepLong makes spares of what the long messages took.
+// keepLong makes spares of what the long messages took. Past the limits the oldest go.
 func (r *Received) keepLong() {
-	kept := 0
-	for _, b := range r.spares {
-		kept += cap(b)
-	}
 	for i, b := range r.long {
-		if r.long[i] = nil; kept+cap(b) <= sparesMax {
-			kept += cap(b)
+		if r.long[i] = nil; cap(b)&(cap(b)-1) == 0 { // as borrow needs it; from a State it may be otherwise
 			r.spares = append(r.spares, b)
 		}
 	}
 	r.long = r.long[:0]
+	kept := 0
+	for i := len(r.spares) - 1; i >= 0; i-- {
+		if kept += cap(r.spares[i]); kept > sparesMax || len(r.spares)-i > sparesCount {
+			r.spares = slices.Delete(r.spares, 0, i+1)
+			return
+		}
+	}
 }
 
 // lend takes back b, which copyOf returned, when the messages are not used any more.
@@ -91,16 +97,37 @@ func (r *Received) lend(b []byte) { r.lent = append(r.lent, b) }
 // lendLong does so for memory that borrow returned.
 func (r *Received) lendLong(b []byte) { r.long = append(r.long, b) }
 
-// borrow returns memory to put a long message together in.
-func (r *Received) borrow() []byte {
-	n := len(r.spares)
-	if n == 0 {
-		return nil
+// extendMin is the least memory an incomplete message gets, in bytes.
+const extendMin = 64
+
+// extend appends a fragment to an incomplete message, which is nil at first. It takes
+// memory of no more than twice what is in it: a message that never becomes whole must
+// not keep that of a long one.
+func (r *Received) extend(message, fragment []byte) []byte {
+	n := len(message) + len(fragment)
+	if n <= cap(message) {
+		return append(message, fragment...)
 	}
-	b := r.spares[n-1]
-	r.spares[n-1] = nil
-	r.spares = r.spares[:n-1]
-	return b[:0]
+	size := extendMin
+	for size < n {
+		size *= 2
+	}
+	longer := append(append(r.borrow(size), message...), fragment...)
+	if cap(message) > 0 {
+		r.lendLong(message)
+	}
+	return longer
+}
+
+// borrow returns empty memory of exactly size bytes, a power of two.
+func (r *Received) borrow(size int) []byte {
+	for i := len(r.spares) - 1; i >= 0; i-- {
+		if b := r.spares[i]; cap(b) == size {
+			r.spares = slices.Delete(r.spares, i, i+1)
+			return b[:0]
+		}
+	}
+	return make([]byte, 0, size)
 }
 
 // deliver adds a message, or reports that it is none.

@@ -149,7 +149,7 @@ func (r *repeats) earnThird(underWay int) {
 // mayRepeat reports whether what is under way is a game's traffic on a path that is
 // not full.
 func (m *Machine) mayRepeat() bool {
-	return !m.cfg.Stream && m.mayFly() && m.loss.probes == 0 && m.loss.inFlight <= repeatFlightMax &&
+	return !m.cfg.stream && m.mayFly() && m.loss.probes == 0 && m.loss.inFlight <= repeatFlightMax &&
 		m.rtt.smoothed <= 2*m.rtt.least+repeatQueueMax
 }
 

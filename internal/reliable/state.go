@@ -2,6 +2,7 @@ package reliable
 
 import (
 	"slices"
+	"time"
 
 	"github.com/Diarkis/diarkis/internal/wire"
 )
@@ -19,8 +20,13 @@ type State struct {
 // caller stops using it, or throws the copy away.
 func (m *Machine) Export() *State {
 	st := &State{}
+	lived := m.lived(m.now)
 	for _, c := range m.inbox.channels {
-		st.recv = append(st.recv, c.clone())
+		out := c.clone()
+		if out.grown = 0; c.holds() {
+			out.grown = min(max(c.grown-lived, -incompleteAge), 0)
+		}
+		st.recv = append(st.recv, out)
 	}
 	for _, c := range m.sent.channels {
 		st.send = append(st.send, c.clone())
@@ -49,7 +55,7 @@ func (c *recvChannel) clone() *recvChannel {
 }
 
 func (c *sendChannel) clone() *sendChannel {
-	out := &sendChannel{id: c.id, base: c.base}
+	out := &sendChannel{id: c.id, base: c.base, behind: c.behind}
 	for i := range c.fragments.len() {
 		f := *c.fragments.at(i)
 		f.data, f.shared = slices.Clone(f.data), nil
@@ -60,22 +66,27 @@ func (c *sendChannel) clone() *sendChannel {
 
 // resume makes the machine go on from st: everything unacknowledged is sent again,
 // within the peer's window, which starts small again; what is held already counts
-// nothing against ours. The peer learns by RESUME what need not come again.
+// nothing against ours, but is held all the same and as old as it is. The peer learns
+// by RESUME what need not come again.
 func (m *Machine) resume(st *State) {
-	m.resumed = true
+	m.cfg.resumed = true
 	for _, c := range st.recv {
 		for i := range c.held.len() {
-			c.held.at(i).carried = true
+			h := c.held.at(i)
+			h.carried = true
+			m.inbox.total += h.kept()
 		}
-		m.inbox.partial += c.partialCost
+		m.inbox.total += int(c.partialCost)
 		m.control.resumes |= channelBit(c.id)
 	}
 	m.inbox.channels = st.recv
 	for _, c := range st.send {
 		c.lost, c.again = 0, 0
+		m.sent.span += c.behind
 		for i := range c.fragments.len() {
 			f := c.fragments.at(i)
 			f.counted, f.flights, f.lost = false, 0, !f.acked
+			m.sent.span += f.cost()
 			if f.lost {
 				c.lost++
 			}
@@ -86,10 +97,18 @@ func (m *Machine) resume(st *State) {
 	for _, msg := range st.queue {
 		m.queue.pushReliable(msg)
 	}
+	// What waited for the peer to come back is yet to be sent, and must not be too much
+	// because something waited before. Only once: nobody gains by coming back often.
+	m.queue.carried = min(int32(m.queue.reliableBytes), m.cfg.queueBytesMax)
+	m.noteSlow(0)
 }
 
-// stateVersion opens every encoded State.
-const stateVersion = 1
+// An encoded State opens with its version: the later one where there is something that
+// the first could not say, so that nodes of before take most users.
+const (
+	stateVersion1 = 1
+	stateVersion  = 2
+)
 
 // Bounds of an encoded State. A sender and a receiver within their limits stay well
 // inside.
@@ -97,7 +116,7 @@ const (
 	// StateBytesMax is the longest encoded State, in bytes.
 	StateBytesMax = 8 << 20
 	// stateItemsMax bounds the fragments and messages in one.
-	stateItemsMax = 1 << 17
+	stateItemsMax = 1 << 18
 )
 
 // Flags of fragments in an encoded State.
@@ -124,18 +143,23 @@ func appendBytes(dst, b []byte) []byte {
 // AppendTo appends the encoded State:
 //
 //	version u8
-//	channels received:  count, (id u8, flags u8, next, partial cost, partial,
+//	channels received:  count, (id u8, flags u8, next, [age in ms,] partial cost, partial,
 //	                    held: count, (seq, flags u8, size if done else data)*)*
-//	channels sent:      count, (id u8, base, fragments: count, (flags u8, size if acknowledged else data)*)*
+//	channels sent:      count, (id u8, base, [bytes behind,] fragments: count, (flags u8, size if acknowledged else data)*)*
 //	messages waiting:   count, (channel u8, flags u8, data)*
 //
-// Numbers are varints; data is a varint length and bytes.
+// Numbers are varints; data is a varint length and bytes. What is in brackets is in
+// version 2 only.
 func (s *State) AppendTo(dst []byte) []byte {
-	dst = append(dst, stateVersion)
+	version := s.version()
+	dst = append(dst, version)
 	dst = wire.AppendVarint(dst, uint64(len(s.recv)))
 	for _, c := range s.recv {
 		dst = append(dst, c.id, stateFlags(false, false, false, c.inside))
 		dst = wire.AppendVarint(dst, c.next)
+		if version > stateVersion1 {
+			dst = wire.AppendVarint(dst, uint64(-c.grown/time.Millisecond))
+		}
 		dst = wire.AppendVarint(dst, uint64(c.partialCost))
 		dst = appendBytes(dst, c.partial)
 		dst = wire.AppendVarint(dst, uint64(c.held.len()))
@@ -143,12 +167,15 @@ func (s *State) AppendTo(dst []byte) []byte {
 			h := c.held.at(i)
 			dst = wire.AppendVarint(dst, h.seq)
 			dst = append(dst, stateFlags(h.first, h.last, h.done, false))
-			dst = appendUnlessDone(dst, h.done, h.size, h.data)
+			dst = appendUnlessDone(dst, h.done, int(h.size), h.data)
 		}
 	}
 	dst = wire.AppendVarint(dst, uint64(len(s.send)))
 	for _, c := range s.send {
 		dst = wire.AppendVarint(append(dst, c.id), c.base)
+		if version > stateVersion1 {
+			dst = wire.AppendVarint(dst, uint64(c.behind))
+		}
 		dst = wire.AppendVarint(dst, uint64(c.fragments.len()))
 		for i := range c.fragments.len() {
 			f := c.fragments.at(i)
@@ -162,6 +189,33 @@ func (s *State) AppendTo(dst []byte) []byte {
 		dst = appendBytes(dst, m.data)
 	}
 	return dst
+}
+
+// version is the least that says all of s.
+func (s *State) version() byte {
+	for _, c := range s.recv {
+		if c.grown <= -time.Millisecond {
+			return stateVersion
+		}
+	}
+	for _, c := range s.send {
+		if c.behind > 0 {
+			return stateVersion
+		}
+	}
+	return stateVersion1
+}
+
+// Held is what of s is held for the peer, see [Machine.Held].
+func (s *State) Held() int {
+	n := 0
+	for _, c := range s.recv {
+		n += int(c.partialCost)
+		for i := range c.held.len() {
+			n += c.held.at(i).kept()
+		}
+	}
+	return n
 }
 
 // appendUnlessDone appends the data of a fragment, or just its size.

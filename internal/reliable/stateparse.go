@@ -3,6 +3,7 @@ package reliable
 import (
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/Diarkis/diarkis/internal/wire"
 )
@@ -13,10 +14,10 @@ var ErrState = errors.New("malformed connection state")
 // ParseState reads an encoded State. It copies what it keeps and refuses with
 // [ErrState] whatever [State.AppendTo] would not write.
 func ParseState(b []byte) (*State, error) {
-	if len(b) == 0 || len(b) > StateBytesMax || b[0] != stateVersion {
+	if len(b) == 0 || len(b) > StateBytesMax || b[0] < stateVersion1 || b[0] > stateVersion {
 		return nil, ErrState
 	}
-	r := stateReader{b: b[1:], items: stateItemsMax}
+	r := stateReader{b: b[1:], items: stateItemsMax, version: b[0]}
 	st := &State{}
 	seen := uint32(0)
 	for range r.count() {
@@ -43,7 +44,7 @@ func ParseState(b []byte) (*State, error) {
 		st.queue = append(st.queue, m)
 	}
 	r.require(len(r.b) == 0)
-	if r.bad {
+	if r.bad || st.Held() > heldMax {
 		return nil, ErrState
 	}
 	return st, nil
@@ -51,9 +52,10 @@ func ParseState(b []byte) (*State, error) {
 
 // stateReader reads fields until one is wrong; from then on all are zero.
 type stateReader struct {
-	b     []byte
-	items int // how many more may come
-	bad   bool
+	b       []byte
+	version byte
+	items   int // how many more may come
+	bad     bool
 }
 
 func (r *stateReader) require(ok bool) {
@@ -124,14 +126,17 @@ func (r *stateReader) recvChannel() *recvChannel {
 	flags := r.byte()
 	c.inside = flags == stateInside
 	c.next = r.varint(wire.VarintMax)
-	c.partialCost = int(r.varint(incompleteMax))
+	if r.version > stateVersion1 {
+		c.grown = -time.Duration(r.varint(uint64(incompleteAge/time.Millisecond))) * time.Millisecond
+	}
+	c.partialCost = int32(r.varint(heldMax))
 	c.partial = r.data(wire.MessageMax)
-	r.require(flags&^stateInside == 0 && len(c.partial) <= c.partialCost && (c.inside || c.partialCost == 0))
+	r.require(flags&^stateInside == 0 && len(c.partial) <= int(c.partialCost) && (c.inside || c.partialCost == 0))
 	low := c.next + 1 // what is missing
 	for range r.count() {
 		h := heldFragment{seq: r.varint(wire.VarintMax), carried: true}
 		flags, data, size := r.fragment(wire.MessageMax)
-		h.data, h.size = data, size
+		h.data, h.size = data, int32(size)
 		h.first, h.last, h.done = flags&stateFirst != 0, flags&stateLast != 0, flags&stateDone != 0
 		r.require(h.seq >= low && (size > 0 || h.last) && (!h.done || c.id == ChannelUnordered))
 		low = h.seq + 1
@@ -142,6 +147,9 @@ func (r *stateReader) recvChannel() *recvChannel {
 
 func (r *stateReader) sendChannel() *sendChannel {
 	c := &sendChannel{id: r.channel(), base: r.varint(seqMax)}
+	if r.version > stateVersion1 {
+		c.behind = int(r.varint(heldMax))
+	}
 	for range r.count() {
 		flags, data, size := r.fragment(fragmentMax)
 		r.require(size > 0)

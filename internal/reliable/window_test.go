@@ -149,37 +149,76 @@ func TestQueueLimits(t *testing.T) {
 			t.Errorf("dropped %d, want 2", got)
 		}
 	})
-	t.Run("reliable is slow", func(t *testing.T) {
-		p := newPeer(t, clientUDP)
+	t.Run("unreliable bytes", func(t *testing.T) {
+		p := newPeer(t, reliable.Config{QueueBytes: 3 * (100 + 32)})
+		for range 5 {
+			p.send(100, reliable.Unreliable, 0)
+		}
+		if n, b := p.Queued(); n != 3 || b != 3*(100+32) {
+			t.Errorf("Queued = %d, %d; want 3 messages", n, b)
+		}
+	})
+	t.Run("reliable by count, where that is wanted", func(t *testing.T) {
+		p := newPeer(t, reliable.Config{QueueReliable: 1024})
 		for range 1 + 1024 {
 			p.send(10, reliable.Reliable, 0)
 		}
 		if err := p.Send(p.now, message(10), reliable.Reliable); !errors.Is(err, reliable.ErrSlow) {
 			t.Errorf("Send = %v, want %v", err, reliable.ErrSlow)
 		}
-		p.send(10, reliable.Unreliable, 0) // no room either: gone, silently
-		if n, b := p.Queued(); n != 1024 || b != 10240 {
-			t.Errorf("Queued = %d, %d", n, b)
-		}
 	})
-	t.Run("bytes", func(t *testing.T) {
-		p := newPeer(t, clientUDP)
-		p.send(1<<20, reliable.Reliable, 0) // the one being sent
-		p.send(100<<10, reliable.Reliable, 0)
-		p.send(156<<10, reliable.Reliable, 0)
+	t.Run("reliable bytes", func(t *testing.T) {
+		p := newPeer(t, serverUDP)
+		p.send(10, reliable.Reliable, 0) // the one being sent
+		for n := 0; n+4+32 <= 1<<20; n += 4 + 32 {
+			p.send(4, reliable.Reliable, 0)
+		}
 		if err := p.Send(p.now, message(4), reliable.Reliable); !errors.Is(err, reliable.ErrSlow) {
 			t.Errorf("Send = %v, want %v", err, reliable.ErrSlow)
 		}
 	})
-	t.Run("reliable displaces unreliable", func(t *testing.T) {
-		p := newPeer(t, reliable.Config{QueueMessages: 2})
-		p.send(10, reliable.Reliable, 0)
-		for range 2 {
-			p.send(10, reliable.Unreliable, 0)
+	t.Run("one message behind another fits, however long", func(t *testing.T) {
+		p := newPeer(t, serverUDP)
+		p.send(1<<20, reliable.Reliable, 0)
+		p.send(1<<20, reliable.Reliable, 0)
+		if err := p.Send(p.now, message(4), reliable.Reliable); !errors.Is(err, reliable.ErrSlow) {
+			t.Errorf("Send = %v, want %v", err, reliable.ErrSlow)
 		}
-		p.send(10, reliable.Reliable, 0)
-		if got := p.Stats().DroppedUnreliable; got != 1 {
-			t.Errorf("dropped %d, want 1", got)
+	})
+	t.Run("neither kind takes the room of the other", func(t *testing.T) {
+		p := newPeer(t, reliable.Config{Server: true, QueueMessages: 2, QueueBytes: 600, QueueBytesMax: 600})
+		for range 2 {
+			p.send(200, reliable.Unreliable, 0)
+			p.send(200, reliable.Reliable, 0)
+		}
+		p.send(200, reliable.Reliable, 0)
+		if got := p.Stats().DroppedUnreliable; got != 0 {
+			t.Errorf("%d unreliable messages gave way to reliable ones", got)
+		}
+		if err := p.Send(p.now, message(200), reliable.Reliable); !errors.Is(err, reliable.ErrSlow) {
+			t.Errorf("Send = %v, want %v", err, reliable.ErrSlow)
+		}
+		p.send(200, reliable.Unreliable, 0)
+		if n, _ := p.Queued(); n != 2+2 {
+			t.Errorf("%d messages wait, want 2 of either kind behind the one being sent", n)
+		}
+	})
+	t.Run("what waited comes back with the connection", func(t *testing.T) {
+		p := newPeer(t, serverUDP)
+		fill := func() (n int) {
+			for p.Send(p.now, message(10_000), reliable.Reliable) == nil {
+				n++
+			}
+			return n
+		}
+		most := fill()
+		p.resume(serverUDP)
+		if got := fill(); got < most-2 {
+			t.Errorf("after a resume %d messages of those that waited for it fit, want %d", got, most)
+		}
+		p.resume(serverUDP)
+		if got := fill(); got > 2 {
+			t.Errorf("%d more messages fit after a second resume: no bound", got)
 		}
 	})
 }
@@ -192,7 +231,7 @@ func TestChannelsTakeTurns(t *testing.T) {
 	for _, channel := range []uint8{2, 2, 255, 1} {
 		a.send(100, reliable.Reliable, channel)
 	}
-	if messages, bytes := a.Queued(); messages != 4 || bytes != 400 {
+	if messages, bytes := a.Queued(); messages != 4 || bytes != 4*(100+32) {
 		t.Errorf("Queued = %d, %d; want the small ones", messages, bytes)
 	}
 	var order []uint8

@@ -17,4 +17,8 @@ func TestBuiltinAllocatesNothing(t *testing.T) {
 	if avg := testing.AllocsPerRun(1000, func() { r.Serve(nil, n, m, reliable.Unreliable) }); avg >= 0.05 {
 		t.Errorf("%v allocations a command", avg)
 	}
+	n.over = true
+	if avg := testing.AllocsPerRun(1000, func() { r.Serve(nil, n, m, reliable.Unreliable) }); avg >= 0.05 {
+		t.Errorf("%v allocations a refusal", avg)
+	}
 }

@@ -22,6 +22,7 @@ type Request[U User] struct {
 	owned  bool // the payload is this request's own memory
 
 	batch  *transport.Batch // nil outside the read loop
+	watch  *time.Timer      // names a built-in on an executor that runs for long; else nil
 	kept   bool             // the handler's own; set before the handler returns
 	buffer []byte           // the encoded answer, kept for the next request
 
@@ -82,6 +83,14 @@ func (q *Request[U]) Keep() {
 	q.owe()
 }
 
+// Waits says that the built-in waits for its client from here on, so that it is not
+// the server that is slow.
+func (q *Request[U]) Waits() {
+	if q.watch != nil {
+		q.watch.Stop()
+	}
+}
+
 // owe counts the answer as owed and bounds how long it may take.
 func (q *Request[U]) owe() {
 	q.mu.Lock()
@@ -121,7 +130,9 @@ func (q *Request[U]) forgotten() {
 	}
 	r := q.router
 	r.metrics.forgotten.Inc()
-	r.log.Warn().Str("handler", q.name).Dur("after_ms", r.cfg.AnswerMax).Msg("handler never answered")
+	if more, ok := r.silent.Line(q.name); ok {
+		r.log.Warn().Str("handler", q.name).Dur("after_ms", r.cfg.AnswerMax).Int("more", more).Msg("handler never answered")
+	}
 	if q.msg.HasID {
 		q.send(nil, status.Err, r.errorPayload(errForgotten), reliable.Reliable)
 	}
@@ -147,13 +158,28 @@ func (q *Request[U]) RespondIn(b *transport.Batch, st status.Byte, payload []byt
 }
 
 // Fail answers with the error's status byte, code and text. Errors that are no
-// [status.Error] are hidden from the client and logged.
+// [status.Error] are hidden from the client, counted and logged, one line a handler
+// and episode. A panic has its line already.
 func (q *Request[U]) Fail(err error) bool {
 	e := status.Of(err)
-	if e.Code == status.Internal && e.Ours {
-		q.router.log.Error().Err(err).Str("handler", q.name).Msg("command failed")
+	if e.Code == status.Rate {
+		return q.overRate()
+	}
+	if r := q.router; e.Code == status.Internal && e.Ours && e != errPanic {
+		r.metrics.failed.Inc()
+		if more, ok := r.failing.Line(q.name); ok {
+			r.log.Error().Err(err).Str("handler", q.name).Int("more", more).Msg("command failed")
+		}
 	}
 	return q.Respond(e.Byte(), q.router.errorPayload(e), reliable.Reliable)
+}
+
+// overRate answers a request that was refused for its user's rate, or drops it.
+func (q *Request[U]) overRate() bool {
+	if !q.HasID() && q.rel == reliable.Unreliable || !q.user.MayRefuse(q.batch) {
+		return q.claim()
+	}
+	return q.Respond(status.Bad, q.router.tooMany, reliable.Reliable)
 }
 
 // Abandon leaves the answer to someone else: the node that a user was moved to.

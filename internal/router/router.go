@@ -17,6 +17,8 @@
 //     its answer; after Config.AnswerMax the router answers status 5.
 //   - A request without an id is answered when its handler answers, and on errors.
 //   - An unknown command, and one too many for the user's mailbox, is status 4.
+//   - A command over its user's budget is status 4 too, code 1004, but dropped when it
+//     came unreliably without an id, or when the user is told of too many refusals.
 package router
 
 import (
@@ -30,8 +32,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/rs/zerolog"
 
+	"github.com/Diarkis/diarkis/internal/guard"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/status"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 	"github.com/Diarkis/diarkis/internal/transport"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
@@ -53,6 +57,11 @@ type User interface {
 	PostBehind(m wire.Message, rel reliable.Reliability) (posted bool, err error)
 	// Do runs f on the user's executor, or returns an error when it takes no more.
 	Do(f func()) error
+	// Charge takes a command that came with b from the user's budget; false when there
+	// is nothing left of it. Exempt ones have a small budget of their own besides.
+	Charge(b *transport.Batch, exempt bool) bool
+	// MayRefuse reports whether the user is told that something was refused for its rate.
+	MayRefuse(b *transport.Batch) bool
 	// Owe counts answers that handlers which have returned still owe (+1, -1).
 	Owe(delta int)
 }
@@ -92,7 +101,11 @@ type Router[U User] struct {
 	cfg      Config
 	log      zerolog.Logger
 	metrics  metrics
+	guard    *guard.Guard
+	tooMany  []byte    // the payload of an answer to a command over the budget
 	requests sync.Pool // of *Request[U], for built-ins that run in the read loop
+
+	slow, silent, failing telemetry.Throttle // by handler
 
 	mu    sync.Mutex // serializes writers of table
 	table atomic.Pointer[map[key]*entry[U]]
@@ -107,13 +120,14 @@ type entry[U User] struct {
 	name    string
 	builtin Builtin[U] // nil for commands of the application
 	ordered bool
+	exempt  bool // see Exempt
 	chain   []Handler[U]
 }
 
 type metrics struct {
 	builtin, application, unknown prometheus.Counter
 	answers                       prometheus.Counter
-	panics, slow                  prometheus.Counter
+	panics, failed, slow          prometheus.Counter
 	surplus, forgotten, busy      prometheus.Counter
 }
 
@@ -132,11 +146,14 @@ func New[U User](cfg Config, log zerolog.Logger, reg prometheus.Registerer) *Rou
 		unknown:     commands.WithLabelValues("unknown"),
 		answers:     counter("answers_total", "Responses sent to clients."),
 		panics:      counter("handler_panics_total", "Handlers that panicked."),
+		failed:      counter("handler_errors_total", "Requests whose handler returned an error that is not meant for clients."),
 		slow:        counter("handlers_slow_total", "Handlers that ran past the limit that names them in the log."),
 		surplus:     counter("answers_surplus_total", "Answers dropped because the request had been answered."),
 		forgotten:   counter("answers_forgotten_total", "Requests the router answered because their handler never did."),
 		busy:        counter("mailbox_full_total", "Commands refused because their user's mailbox was full."),
 	}}
+	r.tooMany = r.errorPayload(status.ErrRate)
+	r.guard = guard.New(log, r.metrics.panics)
 	r.requests.New = func() any { return new(Request[U]) }
 	r.table.Store(&map[key]*entry[U]{})
 	return r
@@ -169,6 +186,16 @@ func (r *Router[U]) Handle(ver uint8, cmd uint16, name string, chain ...Handler[
 	r.storeLocked(key{ver, cmd}, e)
 }
 
+// Exempt says that a command which is registered has to run even when its user has
+// sent too many: leaving, for one. It panics when there is no such command.
+func (r *Router[U]) Exempt(ver uint8, cmd uint16) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := *(*r.table.Load())[key{ver, cmd}]
+	e.exempt = true
+	r.storeLocked(key{ver, cmd}, &e)
+}
+
 func (r *Router[U]) add(k key, e *entry[U]) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -190,6 +217,10 @@ func (r *Router[U]) storeLocked(k key, e *entry[U]) {
 func (r *Router[U]) Serve(b *transport.Batch, u U, m wire.Message, rel reliable.Reliability) {
 	e := (*r.table.Load())[key{m.Ver, m.Cmd}]
 	r.count(e)
+	if !u.Charge(b, e != nil && e.exempt) {
+		r.refuse(b, u, m, rel)
+		return
+	}
 	var err error
 	switch {
 	case e == nil || e.builtin != nil && !e.ordered:
@@ -207,6 +238,16 @@ func (r *Router[U]) Serve(b *transport.Batch, u U, m wire.Message, rel reliable.
 		q := Request[U]{router: r, user: u, batch: b, msg: m}
 		q.Fail(&status.Error{Code: status.Internal, Retry: true, Text: err.Error()})
 	}
+}
+
+// refuse answers a command that its user's budget does not cover. It allocates nothing,
+// because who floods must not make it costly.
+func (r *Router[U]) refuse(b *transport.Batch, u U, m wire.Message, rel reliable.Reliability) {
+	q := r.requests.Get().(*Request[U])
+	q.router, q.user, q.batch, q.msg, q.rel = r, u, b, m, rel
+	q.overRate()
+	q.reset()
+	r.requests.Put(q)
 }
 
 // Run runs a posted command to its end, on the user's executor, which serializes

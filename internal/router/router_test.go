@@ -29,6 +29,8 @@ type player struct {
 	full   error
 	behind bool
 
+	budget, refusals int
+
 	mu      sync.Mutex
 	answers []string
 	owed    int
@@ -65,6 +67,15 @@ func (p *player) PostBehind(m wire.Message, rel reliable.Reliability) (bool, err
 
 func (p *player) Do(f func()) error { f(); return p.full }
 
+func (p *player) Charge(_ *transport.Batch, exempt bool) bool {
+	if p.budget--; p.budget >= 0 {
+		return true
+	}
+	return exempt
+}
+
+func (p *player) MayRefuse(*transport.Batch) bool { p.refusals--; return p.refusals >= 0 }
+
 func (p *player) Owe(delta int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,7 +93,7 @@ type request = router.Request[*player]
 func newRouter(cfg router.Config) (*router.Router[*player], *player, *bytes.Buffer) {
 	log := new(bytes.Buffer)
 	r := router.New[*player](cfg, zerolog.New(zerolog.SyncWriter(log)), prometheus.NewRegistry())
-	return r, &player{router: r}, log
+	return r, &player{router: r, budget: 10_000, refusals: 100}, log
 }
 
 // build registers the commands the table of TestAnswers uses.
@@ -228,6 +239,95 @@ func TestSlowAndPanickingHandlersAreNamed(t *testing.T) {
 	})
 }
 
+// A built-in that waits for its client is not slow.
+func TestWaitingForTheClientIsNotSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, p, log := newRouter(router.Config{})
+		r.Ordered(1, 1, "patient", func(q *request) error { q.Waits(); <-time.After(time.Minute); return nil })
+		r.Builtin(1, 2, "inline", func(q *request) error { q.Waits(); return nil })
+		r.Serve(nil, p, wire.Message{Ver: 1, Cmd: 1}, reliable.Reliable)
+		r.Serve(nil, p, wire.Message{Ver: 1, Cmd: 2}, reliable.Reliable)
+		if log.Len() > 0 {
+			t.Errorf("log: %s", log)
+		}
+	})
+}
+
+// Whatever a client makes fail, it makes fail as often as it likes: one line a handler.
+func TestFaultsThatClientsRepeatAreOneLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, p, log := newRouter(router.Config{})
+		build(r)
+		r.Handle(2, 10, "slowpoke", func(q *request, next func(error)) { <-time.After(6 * time.Second); next(nil) })
+		for range 100 {
+			for _, m := range []wire.Message{{Ver: 1, Cmd: 4}, {Ver: 1, Cmd: 5}, {Ver: 1, Cmd: 7}, {Ver: 2, Cmd: 5}} {
+				r.Serve(nil, p, m, reliable.Reliable)
+			}
+		}
+		<-time.After(15 * time.Second)
+		for range 3 {
+			r.Serve(nil, p, wire.Message{Ver: 2, Cmd: 10}, reliable.Reliable)
+		}
+		synctest.Wait()
+		if n := strings.Count(log.String(), "\n"); n != 5 {
+			t.Errorf("%d lines, want one for each of 5 faults:\n%s", n, log)
+		}
+	})
+}
+
+func TestCommandsOverTheBudget(t *testing.T) {
+	const id, noID = true, false
+	for _, c := range []struct {
+		name     string
+		cmd      uint16
+		ver      uint8
+		id       bool
+		rel      reliable.Reliability
+		refusals int
+		want     string
+	}{
+		{"a request", 1, 1, id, reliable.Unreliable, 1, "1/1 #7 status 4 \x00\x00\x03\xectoo many in a short time"},
+		{"a reliable message", 1, 1, noID, reliable.Reliable, 1, "1/1 #0 status 4 \x00\x00\x03\xectoo many in a short time"},
+		{"an unreliable message", 1, 1, noID, reliable.Unreliable, 1, ""},
+		{"an unknown command", 999, 9, id, reliable.Reliable, 1, "9/999 #7 status 4 \x00\x00\x03\xectoo many in a short time"},
+		{"a command of the application", 1, 2, id, reliable.Reliable, 1, "2/1 #7 status 4 \x00\x00\x03\xectoo many in a short time"},
+		{"a request too many to be told", 1, 1, id, reliable.Reliable, 0, ""},
+		{"an exempt one", 9, 1, id, reliable.Reliable, 0, "1/9 #7 status 1 hi"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, p, log := newRouter(router.Config{StructErrors: true})
+			build(r)
+			r.Exempt(1, 9)
+			p.budget, p.refusals = 0, c.refusals
+			m := wire.Message{Ver: c.ver, Cmd: c.cmd, HasID: c.id, Payload: []byte("hi")}
+			if c.id {
+				m.ID = 7
+			}
+			r.Serve(nil, p, m, c.rel)
+			if got := p.got(); got != c.want {
+				t.Errorf("answers %q, want %q", got, c.want)
+			}
+			if log.Len() > 0 {
+				t.Errorf("a client wrote into the log: %s", log)
+			}
+		})
+	}
+}
+
+// A handler that refuses for the rate is answered, or not, like the router itself.
+func TestHandlerRefusesForTheRate(t *testing.T) {
+	r, p, _ := newRouter(router.Config{})
+	r.Builtin(1, 1, "greedy", func(*request) error { return status.ErrRate })
+	p.refusals = 1
+	for range 2 {
+		r.Serve(nil, p, wire.Message{Ver: 1, Cmd: 1, HasID: true, ID: 7}, reliable.Unreliable)
+		r.Serve(nil, p, wire.Message{Ver: 1, Cmd: 1}, reliable.Unreliable)
+	}
+	if got := p.got(); got != "1/1 #7 status 4 too many in a short time" {
+		t.Errorf("answers %q", got)
+	}
+}
+
 func TestAbandonedRequestIsAnsweredByNobody(t *testing.T) {
 	r, p, _ := newRouter(router.Config{})
 	r.Ordered(1, 1, "moved", func(q *request) error { q.Abandon(); return nil })
@@ -257,7 +357,10 @@ func TestCommandsAreTakenOnce(t *testing.T) {
 }
 
 // nobody is a player who costs nothing, to count what the router itself allocates.
-type nobody struct{ sent int }
+type nobody struct {
+	sent int
+	over bool // the budget
+}
 
 func (n *nobody) Send(*transport.Batch, []byte, reliable.Reliability) error { n.sent++; return nil }
 func (*nobody) Post(wire.Message, reliable.Reliability) error               { return nil }
@@ -265,6 +368,8 @@ func (*nobody) PostOrdered(wire.Message, reliable.Reliability) error        { re
 func (*nobody) PostBehind(wire.Message, reliable.Reliability) (bool, error) { return false, nil }
 func (*nobody) Do(func()) error                                             { return nil }
 func (*nobody) Owe(int)                                                     {}
+func (n *nobody) Charge(*transport.Batch, bool) bool                        { return !n.over }
+func (*nobody) MayRefuse(*transport.Batch) bool                             { return true }
 
 func echoRouter() *router.Router[*nobody] {
 	r := router.New[*nobody](router.Config{}, zerolog.Nop(), prometheus.NewRegistry())

@@ -1,10 +1,11 @@
 package router
 
 import (
-	"runtime/debug"
+	"errors"
 	"sync"
 	"time"
 
+	"github.com/Diarkis/diarkis/internal/guard"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/status"
 )
@@ -14,9 +15,13 @@ var errPanic = &status.Error{Code: status.Internal, Ours: true, Text: "internal 
 // builtin runs a built-in and answers for it unless it did or keeps the request.
 func (r *Router[U]) builtin(q *Request[U], e *entry[U]) {
 	if q.owned { // in the read loop nothing may wait, and a timer a packet costs too much
-		defer r.watch(e.name).Stop()
+		q.watch = r.watch(e.name)
+		defer q.watch.Stop()
 	}
 	err := r.call(q, e)
+	if errors.Is(err, guard.ErrPanic) {
+		err = errPanic
+	}
 	switch {
 	case err != nil:
 		if !q.isAnswered() {
@@ -31,12 +36,7 @@ func (r *Router[U]) builtin(q *Request[U], e *entry[U]) {
 // call runs the handler of a built-in. It is a method, not a closure, because a
 // closure would cost an allocation a packet.
 func (r *Router[U]) call(q *Request[U], e *entry[U]) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			r.report(e.name, p)
-			err = errPanic
-		}
-	}()
+	defer r.guard.Recover(e.name, &err)
 	return e.builtin(q)
 }
 
@@ -80,9 +80,9 @@ func (r *Router[U]) chain(q *Request[U], chain []Handler[U]) {
 			}
 		}
 		watch := r.watch(q.name)
-		panicked := r.handle(h, q, next)
+		err := r.guard.Do(q.name, func() { h(q, next) })
 		watch.Stop()
-		if panicked {
+		if err != nil {
 			s.next(errPanic) // whatever the handler left behind can't go on
 			r.finish(q, errPanic)
 			return
@@ -127,24 +127,8 @@ func (r *Router[U]) finish(q *Request[U], err error) {
 func (r *Router[U]) watch(name string) *time.Timer {
 	return time.AfterFunc(r.cfg.Slow, func() {
 		r.metrics.slow.Inc()
-		r.log.Warn().Str("handler", name).Dur("after_ms", r.cfg.Slow).Msg("handler ran for too long")
-	})
-}
-
-// handle runs one handler of a chain and reports whether it panicked.
-func (r *Router[U]) handle(h Handler[U], q *Request[U], next func(error)) (panicked bool) {
-	defer func() {
-		if p := recover(); p != nil {
-			r.report(q.name, p)
-			panicked = true
+		if more, ok := r.slow.Line(name); ok {
+			r.log.Warn().Str("handler", name).Dur("after_ms", r.cfg.Slow).Int("more", more).Msg("handler ran for too long")
 		}
-	}()
-	h(q, next)
-	return false
-}
-
-// report logs a handler's panic with its stack and nothing of what the client sent.
-func (r *Router[U]) report(name string, p any) {
-	r.metrics.panics.Inc()
-	r.log.Error().Str("handler", name).Interface("panic", p).Bytes("stack", debug.Stack()).Msg("handler panicked")
+	})
 }

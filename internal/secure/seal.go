@@ -108,6 +108,9 @@ func (s *Sealer) Overhead() int { return s.HeaderBytes() + wire.TagBytes }
 // NextPN is the number the next Finish will use.
 func (s *Sealer) NextPN() uint64 { return s.next }
 
+// Skip leaves out the next packet number for good.
+func (s *Sealer) Skip() { s.next++ }
+
 // Flips is how often the key changed.
 func (s *Sealer) Flips() uint64 { return s.flips }
 

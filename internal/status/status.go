@@ -26,6 +26,7 @@ const (
 	InvalidParameter Code = 1001
 	NodeNotFound     Code = 1002
 	Migrate          Code = 1003
+	Rate             Code = 1004
 
 	RoomNew          Code = 2000
 	RoomNotIn        Code = 2001
@@ -55,6 +56,10 @@ type Error struct {
 }
 
 func (e *Error) Error() string { return e.Text }
+
+// ErrRate means that the client's own budget is used up: nothing was done, and the
+// same call succeeds when it slows down.
+var ErrRate = &Error{Code: Rate, Retry: true, Text: "too many in a short time"}
 
 // Byte returns the status byte for a response that carries e.
 func (e *Error) Byte() Byte {

@@ -84,9 +84,12 @@ func (h *Heartbeat) AgeMS() int64 {
 // goroutines, several at a time, and must answer at once.
 type AdminOptions struct {
 	Gatherer prometheus.Gatherer // nil: /metrics is not there
-	Live     func() error        // nil or a nil error: alive
-	Ready    func() error        // nil or a nil error: ready for traffic
-	Status   func() Status       // nil: /status is not there
+	// Figures answers /metrics and every path below it instead of Gatherer, for a node that
+	// has more to tell than its own. Nil: Gatherer does.
+	Figures http.Handler
+	Live    func() error  // nil or a nil error: alive
+	Ready   func() error  // nil or a nil error: ready for traffic
+	Status  func() Status // nil: /status is not there
 	// MARS is what /mars answers as JSON and `diarkisd mars status` reads; it may
 	// wait until its context ends. Nil: /mars is not there.
 	MARS func(context.Context) (any, error)
@@ -99,7 +102,11 @@ func AdminHandler(o AdminOptions) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", verdict(o.Live))
 	mux.HandleFunc("GET /readyz", verdict(o.Ready))
-	if o.Gatherer != nil {
+	switch {
+	case o.Figures != nil:
+		mux.Handle("GET /metrics", o.Figures)
+		mux.Handle("GET /metrics/", o.Figures)
+	case o.Gatherer != nil:
 		mux.Handle("GET /metrics", promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	}
 	if o.Status != nil {

@@ -27,14 +27,11 @@ func (ps *Places) byCID0Of(cid wire.CID) *Place {
 // cidKey is what place limits count by.
 func cidKey(cid0 wire.CID) uint64 { return binary.BigEndian.Uint64(cid0[:]) }
 
-// chargeHello charges a Hello whose mac is good.
-func (k *core) chargeHello(now time.Time, src netip.AddrPort, cid0 wire.CID) error {
-	n := k.nanos(now)
-	if !k.cids.Take(n, cidKey(cid0)) {
+// chargeHello charges a Hello whose mac is good to its place, and to nobody else: it
+// proves nothing of where it comes from.
+func (k *core) chargeHello(now time.Time, cid0 wire.CID) error {
+	if !k.cids.Take(k.nanos(now), cidKey(cid0)) {
 		return dropCID
-	}
-	if !k.addresses.Take(n, limit.AddressKey(src.Addr())) {
-		return dropAddress
 	}
 	return nil
 }
@@ -46,6 +43,26 @@ func (k *core) chargeConfirm(now time.Time, cid0 wire.CID) error {
 		return dropCID
 	}
 	return nil
+}
+
+// chargeArrival charges the address of a client that is about to enter. It is called
+// when its Confirm opened: then whoever sent it has the credentials, and got the
+// Challenge at that address. What is forged or repeated never gets here, so it can't
+// use up what others behind the address need. Who was here before, or comes from
+// another node, is not charged: a network that fails and comes back, or a node that
+// stops, brings everyone behind a carrier's NAT at once.
+func (k *core) chargeArrival(now time.Time, p *Place, src netip.AddrPort) error {
+	if !k.places.openedBefore(p) && !k.addresses.Take(k.nanos(now), limit.AddressKey(src.Addr())) {
+		return dropAddress
+	}
+	return nil
+}
+
+// openedBefore says that a client of the place was in before, here or elsewhere.
+func (ps *Places) openedBefore(p *Place) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return p.more != nil && p.more.opened
 }
 
 // checkReplay says whether a Confirm may be new. An equal one to the last accepted
@@ -95,7 +112,7 @@ func (ps *Places) mayOpenLocked(p *Place, cookie uint64, claimed bool) error {
 
 // claim finds out whether a Confirm may be accepted, and whether another node has
 // to be asked first: then the place is ours until unclaim, or the admission.
-func (ps *Places) claim(p *Place, cookie uint64) (release func(context.Context) error, err error) {
+func (ps *Places) claim(p *Place, cookie uint64) (old *oldNode, err error) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	if err := ps.mayOpenLocked(p, cookie, false); err != nil {
@@ -108,12 +125,12 @@ func (ps *Places) claim(p *Place, cookie uint64) (release func(context.Context) 
 	return p.more.release, nil
 }
 
-// askRelease calls release and settles what follows. It returns nil when the user
+// askRelease has the old node let go and settles what follows. It returns nil when the user
 // is ours, and the place still claimed.
-func (ps *Places) askRelease(ctx context.Context, p *Place, release func(context.Context) error) error {
+func (ps *Places) askRelease(ctx context.Context, p *Place, old *oldNode) error {
 	ctx, cancel := context.WithTimeout(ctx, ps.core.cfg.ReleaseTimeout)
 	defer cancel()
-	err := release(ctx)
+	err := old.release(ctx)
 	ps.mu.Lock()
 	defer ps.core.alarm.wake()
 	defer ps.mu.Unlock()
@@ -129,7 +146,7 @@ func (ps *Places) askRelease(ctx context.Context, p *Place, release func(context
 		ps.endLocked(p, wire.CloseNormal)
 	} else {
 		ps.core.m.handshakes.WithLabelValues(resultHeld).Inc()
-		ps.core.log.Warn().Err(err).Msg("moved user not released by its old node")
+		ps.core.unreleased.Note(err) // the client asks again and again
 	}
 	return err
 }
@@ -142,7 +159,95 @@ type arrival struct {
 	shard    *shard  // whose reader it came to
 	stream   *stream // nil on UDP
 	rtt      time.Duration
-	claimed  bool // its old node has let go, for this arrival
+	claimed  bool  // its old node has let go, for this arrival
+	old      *Conn // of the place, which stands aside; nil: there was none
+}
+
+// replaceOld finds the connection that an arrival replaces and has it stand aside until
+// goOn is called. Idle is what to wait for, as in [Conn.standAside].
+func (k *core) replaceOld(a *arrival, b *Batch) (idle <-chan struct{}, goOn func()) {
+	k.places.mu.Lock()
+	a.old = k.places.lastConnLocked(a.place)
+	k.places.mu.Unlock()
+	if a.old == nil {
+		return nil, func() {}
+	}
+	return a.old.standAside(b), a.old.goOn
+}
+
+// admitNow admits an arrival, for the reader with batch b. When another reader is in
+// the Handler for the old connection, a goroutine waits for that: b's can't.
+func (k *core) admitNow(now time.Time, a arrival, b *Batch, rx *reliable.Received) error {
+	for {
+		idle, goOn := k.replaceOld(&a, b)
+		if idle != nil {
+			goOn()
+			return k.admitLater(a)
+		}
+		_, err := k.admit(now, a, b, rx)
+		goOn() // which does nothing to a connection that was replaced
+		if err != errBehind {
+			return err
+		}
+	}
+}
+
+// admitLater has a goroutine admit an arrival that has to wait, one for each place.
+func (k *core) admitLater(a arrival) error {
+	if !k.places.setWaits(a.place, true) {
+		return dropBusy // one is waiting already; the client tries again
+	}
+	a.accepted.Frames = slices.Clone(a.accepted.Frames) // the packet's buffer is used again
+	ok := k.spawn(func(ctx context.Context) {
+		defer k.places.setWaits(a.place, false)
+		var rx reliable.Received
+		if _, err := k.admitAfter(ctx, a, &rx); err != nil {
+			k.m.drop(err)
+		}
+	})
+	if !ok {
+		k.places.setWaits(a.place, false)
+		return dropGone
+	}
+	return nil
+}
+
+// admitAfter waits until no reader is in the Handler for the old connection, then
+// admits an arrival and sends what came of it.
+func (k *core) admitAfter(ctx context.Context, a arrival, rx *reliable.Received) (*Conn, error) {
+	for {
+		idle, goOn := k.replaceOld(&a, nil)
+		if err := await(ctx, idle); err != nil {
+			goOn()
+			return nil, dropGone
+		}
+		b := k.borrow()
+		b.reader = true
+		c, err := k.admit(time.Now(), a, b, rx)
+		b.Flush()
+		b.reader = false
+		k.giveBack(b)
+		goOn()
+		if err != errBehind {
+			return c, err
+		}
+	}
+}
+
+// errBehind means that the connection which stood aside is not the place's last any more.
+var errBehind = errors.New("another connection came first")
+
+// setWaits says that an arrival waits for a reader, or waits no more. It returns false
+// when it said so before.
+func (ps *Places) setWaits(p *Place, waits bool) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if p.more == nil { // it ended
+		return !waits
+	}
+	changed := p.more.waits != waits
+	p.more.waits = waits
+	return changed
 }
 
 // admit makes the connection of an arrival: the old one is replaced, the Handler
@@ -165,6 +270,9 @@ func (k *core) admit(now time.Time, a arrival, b *Batch, rx *reliable.Received) 
 	c.early(now, a.accepted, b, rx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.over.Load() {
+		c.deliveredLocked(b) // nothing sends for it, so b's end may not say it
+	}
 	if c.over.Load() && c.ending == nil {
 		return c, nil
 	}
@@ -199,6 +307,7 @@ func (c *Conn) early(now time.Time, a *secure.Accepted, b *Batch, rx *reliable.R
 	if err := c.machine.ReceiveConfirm(now, a.Frames, a.Resume, rx); err != nil {
 		end = c.failLocked(now, b, closeOf(err))
 	} else {
+		c.noteHeldLocked()
 		c.receivedLocked(now, b, rx)
 	}
 	c.mu.Unlock()
@@ -220,6 +329,9 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 	if err := ps.mayOpenLocked(p, a.accepted.CookieTime, a.claimed); err != nil {
 		return nil, false, err
 	}
+	if ps.lastConnLocked(p) != a.old {
+		return nil, false, errBehind
+	}
 	scid, err := a.shard.newSCID()
 	if err != nil {
 		return nil, false, err
@@ -232,7 +344,9 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 	if !a.accepted.Resume {
 		st = nil
 	}
-	x.saved = nil
+	x.saved, x.leaving = nil, nil
+	x.opened = true
+	ps.countSavedLocked(x)
 	x.last = lastConfirm{cookie: a.accepted.CookieTime, hash: a.accepted.Hash}
 	ps.unsayLostLocked(p)
 	ps.keepLocked(p)
@@ -246,6 +360,7 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 // newConn makes a connection and queues its Accept.
 func (k *core) newConn(now time.Time, a arrival, scid wire.CID, st *reliable.State, b *Batch) *Conn {
 	c := &Conn{core: k, shard: a.shard, place: a.place, stream: a.stream, scid: scid, path: path.New(a.peer)}
+	c.delivering = b // from Opened on
 	c.active = k.nanos(now)
 	c.flow.since = c.active
 	body := wire.Accept{
@@ -266,6 +381,7 @@ func (k *core) newConn(now time.Time, a arrival, scid wire.CID, st *reliable.Sta
 	if a.stream == nil {
 		c.accept = &sentAccept{packet: slices.Clip(pkt), until: k.nanos(now.Add(acceptFor))}
 	}
+	c.noteHeldLocked()
 	c.sendBuiltLocked(b, pkt)
 	return c
 }

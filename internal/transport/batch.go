@@ -49,6 +49,10 @@ func (b *Batch) now() time.Time {
 	return b.read
 }
 
+// Now is the time of the messages the batch came with, the current time for a batch
+// that no reader made and for nil. Times of one goroutine do not go back.
+func (b *Batch) Now() time.Time { return b.now() }
+
 // addLocked puts c on the list, or has the keeper send for it later when output is
 // collected over an interval. The caller holds c.mu.
 func (b *Batch) addLocked(c *Conn) {
@@ -132,9 +136,7 @@ func (b *Batch) send() {
 func (b *Batch) collect(c *Conn, now time.Time) (more bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b.reader {
-		c.deliveredLocked()
-	}
+	c.deliveredLocked(b)
 	c.batch = nil
 	if c.over.Load() || c.frozen {
 		return false
@@ -184,6 +186,9 @@ func (c *Conn) lastWordsLocked(now time.Time, b *Batch) {
 
 // packetLocked appends one sealed packet to dst, if there is something to send.
 func (c *Conn) packetLocked(now time.Time, dst []byte) (pkt []byte, ok bool) {
+	if c.machine.Skip(c.sealer.NextPN()) {
+		c.sealer.Skip()
+	}
 	start := len(dst)
 	pkt = c.sealer.Begin(dst)
 	frames := len(pkt)

@@ -24,7 +24,9 @@ type Conn struct {
 	stream *stream // nil on UDP
 	scid   wire.CID
 
-	over atomic.Bool // written under mu; set once nothing is received or sent any more
+	over  atomic.Bool  // written under mu; set once nothing is received or sent any more
+	ended atomic.Bool  // written under mu; over, and nothing will go on from here
+	held  atomic.Int32 // written under mu; what is kept for the client, in steps
 
 	mu      sync.Mutex // guards the fields below
 	sealer  *secure.Sealer
@@ -35,7 +37,7 @@ type Conn struct {
 	moving  *moving           // nil but between Freeze and Thaw
 	accept  *sentAccept       // nil once it is too old to be repeated
 	batch   *Batch            // the batch that has us on its list, if any
-	idle    chan struct{}     // closed when delivering becomes false; made by who waits
+	idle    chan struct{}     // closed when delivering becomes nil; made by who waits
 	thawed  chan struct{}     // closed when the reader may go on; made by the reader
 	flow    flow
 	armed   int64 // when the wheel has us, 0: it has not
@@ -43,11 +45,12 @@ type Conn struct {
 	sampled int64 // when the round-trip time was last observed
 	counted counted
 	doomed  wire.CloseCode // when the keeper has to close us; see condemnLocked
-	// delivering says that the reader may be calling the Handler for us.
-	delivering bool
+	// delivering is the batch of the reader that may be calling the Handler for us. Only
+	// that reader clears it: we are in the batches of others too, who send to us.
+	delivering *Batch
+	yielding   int // how many newer connections of the place wait for the reader
 	condemned  bool
 	frozen     bool // for a move
-	yielding   bool // to a newer connection of the place, on TCP
 
 	links wheel.Links[Conn] // guarded by the wheel
 }
@@ -161,7 +164,7 @@ func (c *Conn) sendLocked(now time.Time, queue func(now time.Time) error) error 
 	switch {
 	case c.over.Load() || c.condemned:
 		return ErrClosed
-	case c.frozen && !c.delivering: // what a running Handle sends still goes along
+	case c.frozen && c.delivering == nil: // what a running Handle sends still goes along
 		return ErrFrozen
 	}
 	err := queue(now)
@@ -237,9 +240,11 @@ func (c *Conn) settleLocked(code wire.CloseCode) {
 	if c.machine != nil {
 		c.countLocked()
 	}
+	c.releaseHeldLocked()
 	c.accept, c.moving, c.sealer = nil, nil, nil
 	if code != wire.CloseIdle && code != wire.CloseReplaced {
-		c.machine = nil // nobody goes on from here
+		c.machine = nil
+		c.ended.Store(true)
 	}
 	c.core.m.closed.WithLabelValues(code.String()).Inc()
 	c.releaseReaderLocked()
@@ -277,11 +282,12 @@ func (c *Conn) vanish() {
 }
 
 // takeState takes the state of the reliable messages out of a connection that is
-// over, for the next one. The machine is gone then.
-func (c *Conn) takeState() *reliable.State {
+// over, for the next one. The machine is gone then. Busy says that a reader may still
+// be in the Handler with what the state tells as received.
+func (c *Conn) takeState() (st *reliable.State, busy bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.takeStateLocked()
+	return c.takeStateLocked(), c.delivering != nil
 }
 
 func (c *Conn) takeStateLocked() *reliable.State {
@@ -354,11 +360,8 @@ func (c *Conn) tickLocked(now time.Time, b *Batch) (code wire.CloseCode, closed,
 		return 0, false, false
 	}
 	if err := c.machine.Tick(now); err != nil {
-		code = wire.CloseIdle
-		if errors.Is(err, reliable.ErrSlow) {
-			code = wire.CloseSlow
-		}
-		return code, c.closeLocked(now, b, wire.Close{Code: code}), false
+		body := closeOf(err)
+		return body.Code, c.closeLocked(now, b, body), false
 	}
 	if c.sealer.WantsPing(now) {
 		c.machine.SendPing(now)

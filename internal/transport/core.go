@@ -2,8 +2,10 @@ package transport
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,8 +13,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 	"github.com/Diarkis/diarkis/internal/transport/limit"
 	"github.com/Diarkis/diarkis/internal/transport/record"
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -21,28 +25,34 @@ import (
 // core is what the UDP and the TCP server have in common.
 type core struct {
 	// Set by newCore, then constant.
-	cfg       Config
-	handler   Handler
-	log       zerolog.Logger
-	m         *metrics
-	protocol  string
-	stream    bool
-	epoch     time.Time // of every int64 time in this package
-	gate      *secure.Gate
-	places    *Places
-	shards    []*shard     // Listen may drop some, never the first
-	alarm     alarm        // of keep
-	attempts  *limit.Table // by place, and by address that probes
-	cids      *limit.Table
-	addresses *limit.Table
-	anyone    limit.Rate
-	packets   limit.Rate
-	bytes     limit.Rate
-	releases  chan struct{} // a token for each Release that runs
-	housekeep func()        // called once a second by the keeper
-	batches   sync.Pool
+	cfg        Config
+	handler    Handler
+	log        zerolog.Logger
+	m          *metrics
+	protocol   string
+	stream     bool
+	epoch      time.Time // of every int64 time in this package
+	gate       *secure.Gate
+	places     *Places
+	shards     []*shard     // Listen may drop some, never the first
+	alarm      alarm        // of keep
+	attempts   *limit.Table // by place, and by own address that probes
+	cids       *limit.Table
+	addresses  *limit.Table
+	anyone     limit.Rate
+	packets    limit.Rate
+	bytes      limit.Rate
+	self       netip.Addr // bound, invalid for every interface
+	releases   releases
+	housekeep  func()             // called once a second by the keeper
+	unread     *telemetry.Episode // the system refuses to read
+	unrandom   *telemetry.Episode // there are no random bytes
+	unreleased *telemetry.Episode // an old node did not let go
+	batches    sync.Pool
+	random     func() uint64 // random64, made once
 
 	state   atomic.Uint32
+	held    atomic.Int64 // bytes kept for clients, in whole heldSteps
 	unauth  limit.Shared
 	turn    atomic.Uint32  // which shard's socket the next Batch sends with
 	running sync.WaitGroup // goroutines of spawn
@@ -52,9 +62,41 @@ type core struct {
 	ctx     context.Context // of Run
 }
 
-// releasesMax is how many calls of Reservation.Release may run at once. Past it, a
-// Confirm is dropped and the client's next one tries again.
+// releasesMax is how many calls of Reservation.Release for users of one node may run at
+// once. Past it, a Confirm is dropped and the client's next one tries again: a node
+// that answers late holds up those who come from it, and nobody else.
 const releasesMax = 256
+
+// releases counts the calls of Reservation.Release that run, by Reservation.From. The
+// zero value is ready to use.
+type releases struct {
+	mu      sync.Mutex // guards the field below
+	running map[id.Node]int
+}
+
+func (r *releases) begin(from id.Node) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.running[from] >= releasesMax {
+		return false
+	}
+	if r.running == nil {
+		r.running = map[id.Node]int{}
+	}
+	r.running[from]++
+	return true
+}
+
+func (r *releases) end(from id.Node) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.running[from]--; r.running[from] == 0 {
+		delete(r.running, from)
+	}
+}
+
+// episodeQuiet is how long nothing fails before a shortage is over.
+const episodeQuiet = 30 * time.Second
 
 // lockedReader lets many goroutines read random bytes.
 type lockedReader struct {
@@ -85,15 +127,19 @@ func newCore(cfg Config, h Handler, log zerolog.Logger, reg prometheus.Registere
 		anyone:    limit.NewRate(l.UnauthenticatedPerSec, l.UnauthenticatedPerSec),
 		packets:   limit.NewRate(l.PacketsPerSec, l.PacketsBurst),
 		bytes:     limit.NewRate(l.BytesPerSec, l.BytesBurst),
-		releases:  make(chan struct{}, releasesMax),
 		ctx:       context.Background(),
 	}
+	k.self, _ = netip.ParseAddr(cfg.Address) // empty, or a name: then no source is that
+	k.unread = telemetry.NewEpisode(k.log, episodeQuiet, "socket not read, still trying", "socket is read again")
+	k.unrandom = telemetry.NewEpisode(k.log, episodeQuiet, "no random bytes", "random bytes again")
+	k.unreleased = telemetry.NewEpisode(k.log, episodeQuiet, "moved user not released by its old node", "moved users released again")
 	k.alarm = newAlarm(k.epoch)
 	for i := range k.cfg.Sockets {
 		k.shards = append(k.shards, newShard(k, i))
 	}
 	k.places = newPlaces(k)
 	k.state.Store(uint32(StateOnline))
+	k.random = k.random64
 	k.batches.New = func() any { return k.NewBatch() }
 	gate, err := secure.NewGate(cfg.Rand, k.epoch)
 	if err != nil {
@@ -187,6 +233,9 @@ func (k *core) begin() (end func(closeAll func())) {
 		stopKeeper()
 		kept.Wait()
 		k.places.tell()
+		k.unread.End()
+		k.unrandom.End()
+		k.unreleased.End()
 	}
 }
 
@@ -196,6 +245,7 @@ func (k *core) machineConfig(rtt time.Duration) reliable.Config {
 		Server: true, Stream: k.stream, RTT: rtt,
 		RetryIntervalMax: k.cfg.RetryIntervalMax, MaxRetry: k.cfg.MaxRetry, IdleTimeout: k.cfg.IdleTimeout,
 		QueueMessages: k.cfg.Limits.QueueMessages, QueueBytes: k.cfg.Limits.QueueBytes,
+		QueueBytesMax: k.cfg.Limits.QueueBytesMax, Random: k.random,
 	}
 	const overhead = wire.ServerHeaderBytes + wire.TagBytes
 	// One frame has to fit: its type and length take up to 5 bytes.
@@ -206,6 +256,16 @@ func (k *core) machineConfig(rtt time.Duration) reliable.Config {
 	c.FramesBase, c.FramesMax = wire.DatagramBytesMin-overhead, k.packetMax()-overhead
 	c.UnreliableMax = c.FramesBase - 5
 	return c
+}
+
+// random64 is where machines draw the packet numbers from that they leave out. When
+// there is no chance to be had, 0 makes the next of them a far one.
+func (k *core) random64() uint64 {
+	var b [8]byte
+	if _, err := io.ReadFull(k.cfg.Rand, b[:]); err != nil {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b[:])
 }
 
 // packetMax is the longest packet we send, without the length prefix of TCP. Over
@@ -232,6 +292,7 @@ func (k *core) keep(ctx context.Context) {
 	k.alarm.run(ctx, func(now time.Time) time.Time {
 		due = k.places.expire(now, due[:0])
 		clear(due)
+		k.shedHeld()
 		k.places.tell()
 		if now.Sub(tidied) >= time.Second {
 			tidied = now
@@ -244,8 +305,9 @@ func (k *core) keep(ctx context.Context) {
 
 func (k *core) tidy(now time.Time) {
 	k.places.forgetOld(now)
+	k.m.held.Set(float64(k.held.Load()))
 	if err := k.gate.Tick(now); err != nil {
-		k.log.Error().Err(err).Msg("handshake secrets not rotated")
+		k.unrandom.Note(fmt.Errorf("rotate handshake secrets: %w", err)) // the old ones stay good
 	}
 	if k.housekeep != nil {
 		k.housekeep()

@@ -14,6 +14,8 @@
 //	keeper      one a shard, which is a share of the connections: fires their
 //	            timers (acks, repeats, idling)
 //	            one a server: expires places and calls Handler.Lost and Ended
+//	arrival     a goroutine over UDP for a client whose old node, or old connection's
+//	            Handler, has to be waited for: calls Handler.Opened, then like a reader
 //	any other   Conn.Send and Batch.Flush: packets are built and sealed under the
 //	            connection's lock and sent after it is released
 //

@@ -74,6 +74,8 @@ var (
 	ErrClosed = errors.New("connection is closed")
 	// ErrFrozen means the user is being moved to another node.
 	ErrFrozen = errors.New("connection is frozen for a move")
+	// ErrThawed means the user goes on here: somebody called Thaw during Freeze.
+	ErrThawed = errors.New("thawed before it was frozen")
 	// ErrPlacesFull means Config.PlacesMax places exist.
 	ErrPlacesFull = errors.New("no place is free")
 	// ErrPlaceExists means the sid, or one that cannot be told from it, has a place.

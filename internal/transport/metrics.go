@@ -24,13 +24,16 @@ const (
 	dropProcess  = wire.Refusal("process_limit") // too many unauthenticated packets
 	dropRate     = wire.Refusal("rate_limit")    // one connection sends too much
 	// record.ErrSize is one too.
-	dropReplayed = wire.Refusal("confirm_replay")     // a Confirm that was accepted before
-	dropSCID     = wire.Refusal("unknown_scid")       // no such connection
-	dropSend     = wire.Refusal("send")               // the system refused to send it
-	dropSlot     = wire.Refusal("handshakes")         // too many TCP handshakes at once
-	dropShare    = wire.Refusal("address_handshakes") // too many TCP handshakes of one address at once
-	dropTimeout  = wire.Refusal("handshake_timeout")  // a TCP handshake took too long
-	dropUnknown  = wire.Refusal("other")
+	dropReplayed = wire.Refusal("confirm_replay") // a Confirm that was accepted before
+	dropSCID     = wire.Refusal("unknown_scid")   // no such connection
+	dropSend     = wire.Refusal("send")           // the system refused to send it
+	// TCP handshakes that had to go for a newer one: see slots.
+	dropSlot        = wire.Refusal("handshakes")         // of all
+	dropShare       = wire.Refusal("address_handshakes") // of its IPv4 address or IPv6 /64
+	dropNetwork     = wire.Refusal("network_handshakes") // of its IPv6 /48
+	dropDescriptors = wire.Refusal("descriptors")        // there was no descriptor for both
+	dropTimeout     = wire.Refusal("handshake_timeout")  // a TCP handshake took too long
+	dropUnknown     = wire.Refusal("other")
 )
 
 // The results of a handshake.
@@ -46,6 +49,7 @@ const (
 type metrics struct {
 	connected  prometheus.Gauge
 	places     prometheus.Gauge
+	readErrors prometheus.Counter
 	packetsIn  prometheus.Counter
 	packetsOut prometheus.Counter
 	bytesIn    prometheus.Counter
@@ -53,6 +57,8 @@ type metrics struct {
 	repeats    prometheus.Counter
 	proactive  prometheus.Counter
 	overflow   prometheus.Counter
+	held       prometheus.Gauge
+	heldEnded  prometheus.Counter
 	rtt        prometheus.Observer
 	dropped    *prometheus.CounterVec
 	handshakes *prometheus.CounterVec
@@ -80,6 +86,7 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 	return &metrics{
 		connected:  gauge("users_connected", "Users with a live connection."),
 		places:     gauge("places", "Places that are reserved, connected or may be resumed."),
+		readErrors: counter("read_errors_total", "Times the system refused to read a socket; it was tried again.").With(nil),
 		packetsIn:  counter("packets_in_total", "Packets received.").With(nil),
 		packetsOut: counter("packets_out_total", "Packets sent.").With(nil),
 		bytesIn:    counter("bytes_in_total", "Bytes received, without the headers of IP and UDP or TCP.").With(nil),
@@ -87,6 +94,8 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 		repeats:    counter("retransmissions_total", "Reliable fragments sent again.").With(nil),
 		proactive:  counter("repeats_total", "Reliable fragments sent more than once before they counted as lost.").With(nil),
 		overflow:   counter("unreliable_dropped_total", "Unreliable messages that gave way to newer ones in a full queue.").With(nil),
+		held:       gauge("held_bytes", "Bytes kept of incomplete reliable messages and beyond holes."),
+		heldEnded:  counter("held_ended_total", "Users ended because the node held too much: those that held most.").With(nil),
 		rtt: register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "diarkis", Subsystem: "transport", Name: "rtt_seconds",
 			Help:    "Smoothed round-trip time of connections, observed once a second while they are active.",

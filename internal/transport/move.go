@@ -26,8 +26,9 @@ const moveEvery = 250 * time.Millisecond
 // is in the state. From now on [Conn.Send] returns [ErrFrozen], no connection can be
 // opened and timers stand still, until Thaw, Released or End. It waits for a running Handle: never call it from a [Handler].
 //
-// It returns [ErrNoPlace] when there is none, or nobody ever connected to it, and
-// [ErrFrozen] when it is frozen already.
+// It returns [ErrNoPlace] when there is none, or nobody ever connected to it,
+// [ErrFrozen] when it is frozen already, [ErrThawed] when Thaw was called meanwhile,
+// and an error with the cause of ctx when Handle took too long; then the user goes on here.
 func (ps *Places) Freeze(ctx context.Context, sid id.SID) (*reliable.State, error) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -40,16 +41,23 @@ func (ps *Places) Freeze(ctx context.Context, sid id.SID) (*reliable.State, erro
 		return nil, ErrFrozen
 	}
 	x.frozen = true
-	if c := p.conn.Load(); c != nil {
+	x.freezes++
+	mine := x.freezes
+	if c := ps.lastConnLocked(p); c != nil {
 		ps.mu.Unlock()
-		err := c.halt(ctx, &c.frozen)
+		err := c.freeze(ctx)
 		ps.mu.Lock()
-		if err != nil {
-			x.frozen = false
-			return nil, fmt.Errorf("freeze connection: %w", err)
-		}
-		if p.state == placeEnded {
+		switch {
+		case p.state == placeEnded:
 			return nil, ErrNoPlace
+		case !x.frozen:
+			c.thaw(time.Now()) // in case it was frozen after the Thaw
+			return nil, ErrThawed
+		case x.freezes != mine: // and somebody else froze it again
+			return nil, ErrThawed
+		case err != nil:
+			ps.thawLocked(p)
+			return nil, fmt.Errorf("freeze connection: %w", err)
 		}
 		if st := c.export(); st != nil {
 			return st, nil
@@ -65,20 +73,24 @@ func (ps *Places) Freeze(ctx context.Context, sid id.SID) (*reliable.State, erro
 
 // Thaw lets a frozen user go on here. It returns false when there is none.
 func (ps *Places) Thaw(sid id.SID) bool {
-	now := time.Now()
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p := ps.bySID[sid]
 	if p == nil || p.more == nil || !p.more.frozen {
 		return false
 	}
+	ps.thawLocked(p)
+	return true
+}
+
+func (ps *Places) thawLocked(p *Place) {
+	now := time.Now()
 	p.more.frozen = false
 	if c := p.conn.Load(); c != nil {
 		c.thaw(now)
 	} else if p.state == placeLost {
 		ps.expireAtLocked(p, now.Add(ps.core.cfg.ResumeTTL))
 	}
-	return true
 }
 
 // Move tells a frozen user's client where to go on, every 250 ms with the time
@@ -111,39 +123,68 @@ func (ps *Places) Move(sid id.SID, m wire.Move) error {
 	return nil
 }
 
-// halt sets why, which stops the reader, and waits until the Handler is not called
-// for this connection any more.
-func (c *Conn) halt(ctx context.Context, why *bool) error {
-	c.mu.Lock()
-	if c.over.Load() {
-		c.mu.Unlock()
-		return nil
+// lastConnLocked is the connection of a place, or the one it lost while a reader was
+// in the Handler for it. The caller holds Places.mu.
+func (ps *Places) lastConnLocked(p *Place) *Conn {
+	if c := p.conn.Load(); c != nil || p.more == nil {
+		return c
 	}
-	*why = true
-	if !c.delivering {
-		c.mu.Unlock()
+	return p.more.leaving
+}
+
+// freeze stops the reader, and waits until the Handler is not called for this
+// connection any more.
+func (c *Conn) freeze(ctx context.Context) error {
+	c.mu.Lock()
+	c.frozen = !c.over.Load()
+	idle := c.busyLocked(nil)
+	c.mu.Unlock()
+	return await(ctx, idle)
+}
+
+// standAside stops the reader for a newer connection of the place, until goOn. It
+// returns what to wait for before that may take over: closed once no reader is in the
+// Handler for this one. Nil means that none is, unless it is the caller, whose batch is b.
+func (c *Conn) standAside(b *Batch) (idle <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.yielding++
+	return c.busyLocked(b)
+}
+
+// goOn takes back what standAside did.
+func (c *Conn) goOn() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.yielding--
+	if c.yielding == 0 && !c.frozen {
+		c.releaseReaderLocked()
+	}
+}
+
+// busyLocked returns nil when no reader is in the Handler for this connection, or only
+// the one with batch b, else what is closed when it is not any more.
+func (c *Conn) busyLocked(b *Batch) <-chan struct{} {
+	if c.delivering == nil || c.delivering == b {
 		return nil
 	}
 	if c.idle == nil {
 		c.idle = make(chan struct{})
 	}
-	idle := c.idle
-	c.mu.Unlock()
+	return c.idle
+}
+
+// await waits for idle, when it is not nil.
+func await(ctx context.Context, idle <-chan struct{}) error {
+	if idle == nil {
+		return nil
+	}
 	select {
 	case <-idle:
 		return nil
 	case <-ctx.Done():
-		c.goOn(why)
 		return context.Cause(ctx)
 	}
-}
-
-// goOn takes back what halt did.
-func (c *Conn) goOn(why *bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	*why = false
-	c.releaseReaderLocked()
 }
 
 // awaitThaw keeps the reader of a TCP connection from reading what nobody would
@@ -151,7 +192,7 @@ func (c *Conn) goOn(why *bool) {
 func (c *Conn) awaitThaw() {
 	for {
 		c.mu.Lock()
-		if c.over.Load() || !c.frozen && !c.yielding {
+		if c.over.Load() || !c.frozen && c.yielding == 0 {
 			c.mu.Unlock()
 			return
 		}
@@ -213,9 +254,13 @@ func (c *Conn) moveLocked(now time.Time, b *Batch) {
 	c.armLocked(now.Add(time.Duration(m.next - n)))
 }
 
-// deliveredLocked is called when the reader has made all its calls of the Handler.
-func (c *Conn) deliveredLocked() {
-	c.delivering = false
+// deliveredLocked is called when who has batch b calls the Handler no more: that
+// matters if it is the reader which was in the Handler for this connection.
+func (c *Conn) deliveredLocked(b *Batch) {
+	if c.delivering != b {
+		return
+	}
+	c.delivering = nil
 	if c.idle != nil {
 		close(c.idle)
 		c.idle = nil

@@ -50,10 +50,21 @@ const (
 type moreOfPlace struct {
 	last    lastConfirm
 	saved   *reliable.State // what a resume goes on from, while there is no connection
-	release func(context.Context) error
-	owned   bool // its old node has let go of the user
-	frozen  bool // no connection may open until Thaw
-	lost    bool // Lost is waiting to be told
+	held    int32           // what of it is counted, in steps
+	release *oldNode
+	opened  bool   // a client was in, here or at the node the user comes from
+	owned   bool   // its old node has let go of the user
+	frozen  bool   // no connection may open until Thaw
+	waits   bool   // a newer connection does, for a reader that is in the Handler
+	freezes uint32 // how often it was frozen
+	leaving *Conn  // lost while a reader was in the Handler for it
+	lost    bool   // Lost is waiting to be told
+}
+
+// oldNode is the node a moved user comes from, until it has let go.
+type oldNode struct {
+	node    id.Node
+	release func(ctx context.Context) error // Reservation.Release
 }
 
 // lastConfirm keeps a Confirm from being accepted twice.
@@ -96,6 +107,9 @@ type Reservation struct {
 	// State is what the reliable messages of a moved user go on from, else nil. It
 	// belongs to the place from here on.
 	State *reliable.State
+	// From is the node a moved user comes from: how many calls of Release run at once
+	// is counted by it.
+	From id.Node
 	// Release asks the node a user comes from to give it up for good. It is called
 	// at the client's first valid Confirm, from a goroutine of its own and with at
 	// most Config.ReleaseTimeout; only when it returns nil is the Confirm accepted.
@@ -153,7 +167,10 @@ func (ps *Places) Reserve(r Reservation) (*Place, error) {
 	p := &Place{creds: r.Credentials, uid: r.UID, owner: r.Owner}
 	p.base = secure.Derive(r.Credentials, ps.core.cfg.ClientKey)
 	if r.State != nil || r.Release != nil {
-		p.more = &moreOfPlace{saved: r.State, release: r.Release}
+		p.more = &moreOfPlace{saved: r.State, opened: true}
+		if r.Release != nil {
+			p.more.release = &oldNode{r.From, r.Release}
+		}
 	}
 	ttl := r.TTL
 	if ttl <= 0 {
@@ -168,7 +185,10 @@ func (ps *Places) Reserve(r Reservation) (*Place, error) {
 		return nil, ErrPlaceExists
 	}
 	if old, ok := ps.memory[p.SID()]; ok {
-		p.extra().last = old.last
+		p.extra().last, p.more.opened = old.last, true
+	}
+	if p.more != nil {
+		ps.countSavedLocked(p.more)
 	}
 	ps.bySID[p.SID()] = p
 	ps.byCID0[p.base.CID0()] = p
@@ -180,7 +200,9 @@ func (ps *Places) Reserve(r Reservation) (*Place, error) {
 
 // Cancel drops a place that no client has opened here, without telling the
 // Handler. It returns false when there is none, a client is opening it now, or the
-// old node of a moved user has let go of it.
+// old node of a moved user has let go of it. A place is being opened from the moment a
+// Confirm for it is accepted, also while Handler.Opened has not been called yet: of
+// Cancel and that Confirm one wins, and a client that was let in stays.
 func (ps *Places) Cancel(sid id.SID) bool {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -298,6 +320,10 @@ func (ps *Places) removeLocked(p *Place) *Conn {
 	if p.more != nil && p.more.last.cookie != 0 {
 		ps.rememberLocked(p)
 	}
+	if p.more != nil {
+		p.more.saved = nil
+		ps.countSavedLocked(p.more)
+	}
 	p.more = nil
 	return p.conn.Swap(nil)
 }
@@ -354,7 +380,12 @@ func (ps *Places) connEnded(c *Conn, code wire.CloseCode, now time.Time) {
 	p.conn.Store(nil)
 	ps.setLocked(p, placeLost)
 	x := p.extra()
-	x.saved, x.lost = c.takeState(), true
+	st, busy := c.takeState()
+	x.saved, x.lost = st, true
+	if busy {
+		x.leaving = c
+	}
+	ps.countSavedLocked(x)
 	ps.events = append(ps.events, event{place: p})
 	if !x.frozen {
 		ps.expireAtLocked(p, now.Add(ps.core.cfg.ResumeTTL))

@@ -33,7 +33,7 @@ func (c *Conn) openLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Batc
 	switch {
 	case c.over.Load():
 		return nil, c.answerLocked(now, pkt, src, b)
-	case c.frozen || c.yielding:
+	case c.frozen || c.yielding > 0:
 		return nil, dropFrozen
 	}
 	highest := c.opener.Largest()
@@ -56,6 +56,7 @@ func (c *Conn) openLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Batc
 	if err := c.machine.Receive(now, pn, frames, rx); err != nil {
 		return c.failLocked(now, b, closeOf(err)), nil
 	}
+	c.noteHeldLocked()
 	if acked, ok := c.machine.LargestAcked(); ok {
 		c.sealer.Acked(acked)
 	}
@@ -69,7 +70,7 @@ func (c *Conn) openLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Batc
 // receivedLocked prepares for deliver.
 func (c *Conn) receivedLocked(now time.Time, b *Batch, rx *reliable.Received) {
 	if len(rx.Messages) > 0 {
-		c.delivering = true
+		c.delivering = b
 		c.active = c.core.nanos(now)
 	}
 	b.addLocked(c)
@@ -86,25 +87,35 @@ func closeOf(err error) wire.Close {
 	if v, ok := errors.AsType[*reliable.Violation](err); ok {
 		return wire.Close{Code: v.Code, Reason: v.Reason}
 	}
+	switch err {
+	case reliable.ErrSlow:
+		return wire.Close{Code: wire.CloseSlow, Reason: "the client does not take what is sent to it"}
+	case reliable.ErrIdle, reliable.ErrDead:
+		return wire.Close{Code: wire.CloseIdle}
+	}
 	return wire.Close{Code: wire.CloseInternal}
 }
 
-// deliver calls the Handler with what was received, without locks.
+// deliver calls the Handler with what was received, without locks. When the connection
+// is lost or replaced meanwhile it goes on: the messages count as received.
 func (c *Conn) deliver(b *Batch, rx *reliable.Received) {
 	for i := range rx.Messages {
 		d := &rx.Messages[i]
 		if d.Message.Kind != wire.Request {
 			continue // a client has nothing to answer or push
 		}
-		if c.over.Load() {
+		if c.ended.Load() {
 			return
 		}
 		c.core.handler.Handle(b, c, d.Message, d.Rel)
 	}
 	if rx.Close != nil {
 		code := rx.Close.Code
-		if code > wire.CloseInternal {
-			code = wire.CloseNormal // made up by the client: to us they mean the same
+		if code != wire.CloseIdle && code != wire.CloseReplaced {
+			// To us the others mean the same. Counted as what the client calls it, it could
+			// ring the alarm for faults of ours.
+			c.core.log.Debug().Stringer("code", code).Str("reason", rx.Close.Reason).Msg("client closed")
+			code = wire.CloseNormal
 		}
 		c.gone(code)
 	}

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -33,7 +34,7 @@ func (c *Conn) elsewhereLocked(now time.Time, src netip.AddrPort, size int, newe
 	at := time.Duration(c.core.nanos(now))
 	out, err := c.path.Received(at, src, size, newest, c.core.cfg.Rand)
 	if err != nil {
-		c.core.log.Error().Err(err).Msg("client's new address not tried")
+		c.core.unrandom.Note(fmt.Errorf("ask for an answer from a new address: %w", err))
 	}
 	c.countPath(out)
 	if r := &rx.PathResponse; r.Has {

@@ -42,9 +42,7 @@ func (s *stream) abort() { _ = s.socket.Close() }
 // a goroutine goes on.
 func (s *stream) pump(c *Conn, b *Batch, now time.Time) {
 	c.mu.Lock()
-	if b.reader {
-		c.deliveredLocked()
-	}
+	c.deliveredLocked(b)
 	c.batch = nil
 	if s.writing {
 		c.mu.Unlock()

@@ -3,7 +3,6 @@ package transport
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -14,9 +13,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/Diarkis/diarkis/internal/listener"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
-	"github.com/Diarkis/diarkis/internal/transport/limit"
 	"github.com/Diarkis/diarkis/internal/transport/record"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
@@ -25,12 +24,12 @@ import (
 // reads for each connection.
 type TCP struct {
 	*core
-	listener *net.TCPListener
-	slots    chan struct{} // a token for each handshake under way
-	shares   *limit.Shares // of them, by address
+	reg      prometheus.Registerer
+	slots    *slots
+	listener *listener.Listener // set by Listen
 
 	socketsMu sync.Mutex // guards the field below
-	sockets   map[*net.TCPConn]struct{}
+	sockets   map[*listener.Conn]struct{}
 }
 
 var _ Server = (*TCP)(nil)
@@ -43,8 +42,7 @@ func NewTCP(cfg Config, h Handler, log zerolog.Logger, reg prometheus.Registerer
 	}
 	l := k.cfg.Limits
 	return &TCP{
-		core: k, slots: make(chan struct{}, l.HandshakesMax), shares: limit.NewShares(l.HandshakesPerAddress, l.TableSize),
-		sockets: map[*net.TCPConn]struct{}{},
+		core: k, reg: reg, slots: newSlots(l.HandshakesMax, l.HandshakesPerAddress), sockets: map[*listener.Conn]struct{}{},
 	}, nil
 }
 
@@ -54,7 +52,7 @@ func (t *TCP) Listen() (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	t.listener = l.(*net.TCPListener)
+	t.listener = listener.Wrap(l, listener.Options{Name: "tcp", MakeRoom: t.slots.makeRoom, Log: t.log, Reg: t.reg})
 	return addrPortOf(l.Addr()), nil
 }
 
@@ -64,17 +62,11 @@ func (t *TCP) Run(ctx context.Context) error {
 		return errors.New("run TCP server: Listen was not called")
 	}
 	ended := t.begin()
-	failed := make(chan error, 1)
-	go func() { failed <- t.acceptAll() }()
-
-	var err error
-	select {
-	case <-ctx.Done():
-		_ = t.listener.Close()
-		err = <-failed
-	case err = <-failed:
-		err = errors.Join(err, t.listener.Close())
-	}
+	var accepting sync.WaitGroup
+	accepting.Go(t.acceptAll)
+	<-ctx.Done()
+	err := t.listener.Close()
+	accepting.Wait()
 	ended(func() {
 		t.CloseAll(wire.CloseShutdown, "")
 		t.hurry()
@@ -92,66 +84,30 @@ func (t *TCP) hurry() {
 }
 
 // acceptAll takes connections until the listener is closed.
-func (t *TCP) acceptAll() error {
-	for pause := time.Duration(0); ; {
-		s, err := t.listener.AcceptTCP()
-		switch {
-		case err == nil:
-			pause = 0
-			t.serve(s)
-		case errors.Is(err, net.ErrClosed):
-			return nil
-		case pause > time.Second:
-			return fmt.Errorf("accept TCP connection: %w", err)
-		default: // out of descriptors, most likely: some will come back
-			pause = pause*2 + 5*time.Millisecond
-			t.log.Warn().Err(err).Dur("pause_ms", pause).Msg("connection not accepted")
-			<-time.After(pause)
+func (t *TCP) acceptAll() {
+	for {
+		s, err := t.listener.Accept()
+		if err != nil {
+			return
 		}
+		t.serve(s.(*listener.Conn))
 	}
 }
 
 // serve starts the reader of a new connection.
-func (t *TCP) serve(s *net.TCPConn) {
-	peer := addrPortOf(s.RemoteAddr())
-	if err := t.enter(peer); err != nil {
-		t.m.drop(err)
-		_ = s.Close()
-		return
-	}
+func (t *TCP) serve(s *listener.Conn) {
 	t.socketsMu.Lock()
 	t.sockets[s] = struct{}{}
 	t.socketsMu.Unlock()
-	ok := t.spawn(func(ctx context.Context) { t.read(ctx, s, peer) })
-	if !ok {
-		t.leave(peer)
+	peer := addrPortOf(s.RemoteAddr())
+	mine := t.slots.enter(peer.Addr(), func() { _ = s.Close() })
+	if !t.spawn(func(ctx context.Context) { t.read(ctx, s, peer, mine) }) {
+		t.slots.leave(mine)
 		t.forget(s)
 	}
 }
 
-// enter takes a slot for a handshake. One address gets only its share of them, so
-// that who opens connections and says nothing keeps no one else out.
-func (t *TCP) enter(peer netip.AddrPort) error {
-	key := limit.AddressKey(peer.Addr())
-	if !t.shares.Enter(key) {
-		return dropShare
-	}
-	select {
-	case t.slots <- struct{}{}:
-		return nil
-	default:
-		t.shares.Leave(key)
-		return dropSlot
-	}
-}
-
-// leave gives the slot back.
-func (t *TCP) leave(peer netip.AddrPort) {
-	<-t.slots
-	t.shares.Leave(limit.AddressKey(peer.Addr()))
-}
-
-func (t *TCP) forget(s *net.TCPConn) {
+func (t *TCP) forget(s *listener.Conn) {
 	_ = s.Close()
 	t.socketsMu.Lock()
 	delete(t.sockets, s)
@@ -159,18 +115,21 @@ func (t *TCP) forget(s *net.TCPConn) {
 }
 
 // read is the reader of one connection.
-func (t *TCP) read(ctx context.Context, s *net.TCPConn, peer netip.AddrPort) {
+func (t *TCP) read(ctx context.Context, s *listener.Conn, peer netip.AddrPort, mine *slot) {
 	defer t.forget(s)
-	_ = s.SetNoDelay(!t.cfg.Nagle)
-	raw, err := s.SyscallConn()
+	defer t.slots.leave(mine)
+	socket := s.Conn.(*net.TCPConn)
+	_ = socket.SetNoDelay(!t.cfg.Nagle)
+	raw, err := socket.SyscallConn()
 	if err != nil {
-		t.leave(peer)
 		return
 	}
-	r := &tcpReader{tcp: t, stream: &stream{socket: s, raw: raw}, peer: peer, records: record.NewReader(s)}
-	_ = s.SetReadDeadline(time.Now().Add(t.cfg.HandshakeTimeout))
+	r := &tcpReader{tcp: t, slot: mine, stream: &stream{socket: socket, raw: raw}, peer: peer, records: record.NewReader(socket)}
+	_ = socket.SetReadDeadline(time.Now().Add(t.cfg.HandshakeTimeout))
 	err = r.handshake(ctx)
-	t.leave(peer)
+	if evicted := t.slots.leave(mine); evicted != "" {
+		err = evicted
+	}
 	if err != nil {
 		if isTimeout(err) {
 			err = dropTimeout
@@ -197,6 +156,7 @@ func (k *core) lostLink(c *Conn) {
 // tcpReader is what the goroutine that reads a connection works with.
 type tcpReader struct {
 	tcp     *TCP
+	slot    *slot
 	stream  *stream
 	peer    netip.AddrPort
 	records record.Reader
@@ -234,9 +194,10 @@ func (r *tcpReader) handshake(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := k.chargeHello(asked, r.peer, cid0); err != nil {
+	if err := k.chargeHello(asked, cid0); err != nil {
 		return err
 	}
+	r.tcp.slots.await(r.slot)
 	if err := r.answer(challenge); err != nil {
 		return err
 	}
@@ -247,6 +208,12 @@ func (r *tcpReader) handshake(ctx context.Context) error {
 	accepted, err := gate.Confirm(pkt)
 	if err != nil {
 		return err
+	}
+	if err := k.chargeArrival(time.Now(), p, r.peer); err != nil {
+		return err
+	}
+	if evicted := r.tcp.slots.leave(r.slot); evicted != "" {
+		return evicted // its last packet came when the socket was closed already
 	}
 	return r.admit(ctx, arrival{place: p, accepted: accepted, peer: r.peer, shard: k.shardOf(cid0), stream: r.stream, rtt: rtt})
 }
@@ -261,16 +228,21 @@ func (r *tcpReader) answer(pkt []byte) error {
 	return err
 }
 
-// admit asks the old node of a moved user, stops an older connection at a message
-// boundary, and makes this one the user's.
+// admit asks the old node of a moved user, has an older connection finish what it
+// received, and makes this one the user's.
 func (r *tcpReader) admit(ctx context.Context, a arrival) error {
 	k := r.tcp.core
-	release, err := k.places.claim(a.place, 0)
+	old, err := k.places.claim(a.place, 0)
 	if err != nil {
 		return err
 	}
-	if release != nil {
-		if err := k.places.askRelease(ctx, a.place, release); err != nil {
+	if old != nil {
+		if !k.releases.begin(old.node) {
+			k.places.unclaim(a.place)
+			return dropBusy
+		}
+		defer k.releases.end(old.node)
+		if err := k.places.askRelease(ctx, a.place, old); err != nil {
 			return dropGone
 		}
 		a.claimed = true
@@ -279,16 +251,7 @@ func (r *tcpReader) admit(ctx context.Context, a arrival) error {
 	if ctx.Err() != nil {
 		return dropGone // and hurry may have set its deadline before we took it away
 	}
-	if old := a.place.Conn(); old != nil {
-		if err := old.halt(ctx, &old.yielding); err != nil {
-			return dropGone
-		}
-		defer old.goOn(&old.yielding) // which does nothing, unless we are refused now
-	}
-	b := k.borrow()
-	defer r.giveBack(b)
-	b.reader = true
-	r.conn, err = k.admit(time.Now(), a, b, &r.rx)
+	r.conn, err = k.admitAfter(ctx, a, &r.rx)
 	return err
 }
 
@@ -305,7 +268,9 @@ func (r *tcpReader) serve() {
 		b := k.borrow()
 		b.reader = true
 		pause, err := r.burst(b)
-		r.giveBack(b)
+		b.Flush()
+		b.reader = false
+		k.giveBack(b)
 		if err != nil {
 			c.Close(wire.CloseProtocol, err.Error())
 			return
@@ -356,13 +321,6 @@ func (c *Conn) charge(now time.Time, n int) time.Duration {
 	c.flow.packets.Force(at, k.packets, 1)
 	c.flow.bytes.Force(at, k.bytes, n)
 	return max(c.flow.packets.Wait(at, k.packets, 1), c.flow.bytes.Wait(at, k.bytes, 1))
-}
-
-// giveBack ends a batch of this reader.
-func (r *tcpReader) giveBack(b *Batch) {
-	b.Flush()
-	b.reader = false
-	r.tcp.giveBack(b)
 }
 
 // linger waits for the client to end its side after our CLOSE.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/shortage"
 	"github.com/Diarkis/diarkis/internal/transport/datagram"
 	"github.com/Diarkis/diarkis/internal/transport/limit"
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -62,7 +63,7 @@ func (u *UDP) Run(ctx context.Context) error {
 	ended := u.begin()
 	failed := make(chan error, len(u.shards))
 	for _, s := range u.shards {
-		go func() { failed <- s.read() }()
+		go func() { failed <- s.read(ctx) }()
 	}
 	var errs []error
 	reading := len(u.shards)
@@ -82,14 +83,31 @@ func (u *UDP) Run(ctx context.Context) error {
 	return errors.Join(append(errs, u.sockets.Close())...)
 }
 
+// await calls read until it works, the socket is of no more use, or ctx ends: then it
+// returns 0. A shortage of the system passes, and the players are still there after it.
+func (s *shard) await(ctx context.Context, read func() (int, error)) (int, error) {
+	for pause := (shortage.Pause{}); ; {
+		n, err := read()
+		if err == nil || shortage.IsEnd(err) {
+			return n, err
+		}
+		s.core.m.readErrors.Inc()
+		s.core.unread.Note(err)
+		if !pause.Wait(ctx.Done()) {
+			return 0, nil
+		}
+	}
+}
+
 // read handles the datagrams of a shard's socket until it is interrupted.
-func (s *shard) read() error {
+func (s *shard) read(ctx context.Context) error {
 	m := s.core.m
 	in := datagram.NewReader(s.socket, s.core.cfg.MaxDatagram+1)
 	r := &udpReader{core: s.core, shard: s, batch: s.newBatch()}
 	r.batch.reader = true
+	receive := in.Read
 	for {
-		n, err := in.Read()
+		n, err := s.await(ctx, receive)
 		if err != nil {
 			return fmt.Errorf("read from UDP socket: %w", err)
 		}
@@ -197,7 +215,7 @@ func (r *udpReader) hello(now time.Time, pkt []byte, src netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	if err := r.core.chargeHello(now, src, cid0); err != nil {
+	if err := r.core.chargeHello(now, cid0); err != nil {
 		return err
 	}
 	r.batch.raw(answer, src)
@@ -238,46 +256,41 @@ func (r *udpReader) confirm(now time.Time, pkt []byte, src netip.AddrPort) error
 	if err != nil {
 		return err
 	}
-	release, err := k.places.claim(p, accepted.CookieTime)
+	if err := k.chargeArrival(now, p, src); err != nil {
+		return err
+	}
+	old, err := k.places.claim(p, accepted.CookieTime)
 	if err != nil {
 		return err
 	}
 	a := arrival{place: p, accepted: accepted, peer: src, shard: r.shard, rtt: k.sinceCookie(now, accepted.CookieTime)}
-	if release != nil {
-		return k.admitReleased(a, release)
+	if old != nil {
+		return k.admitReleased(a, old)
 	}
-	_, err = k.admit(now, a, r.batch, &r.rx)
-	return err
+	return k.admitNow(now, a, r.batch, &r.rx)
 }
 
 // admitReleased admits an arrival once its old node has let go, in a goroutine of
 // its own: the reader can't wait.
-func (k *core) admitReleased(a arrival, release func(context.Context) error) error {
+func (k *core) admitReleased(a arrival, old *oldNode) error {
 	a.accepted.Frames = slices.Clone(a.accepted.Frames) // the packet's buffer is used again
-	select {
-	case k.releases <- struct{}{}:
-	default:
+	if !k.releases.begin(old.node) {
 		k.places.unclaim(a.place)
 		return dropBusy
 	}
 	ok := k.spawn(func(ctx context.Context) {
-		defer func() { <-k.releases }()
-		if k.places.askRelease(ctx, a.place, release) != nil {
+		defer k.releases.end(old.node)
+		if k.places.askRelease(ctx, a.place, old) != nil {
 			return // told there
 		}
 		a.claimed = true
-		b := k.borrow()
-		defer k.giveBack(b)
-		b.reader = true
 		var rx reliable.Received
-		if _, err := k.admit(time.Now(), a, b, &rx); err != nil {
+		if _, err := k.admitAfter(ctx, a, &rx); err != nil {
 			k.m.drop(err)
 		}
-		b.Flush()
-		b.reader = false
 	})
 	if !ok {
-		<-k.releases
+		k.releases.end(old.node)
 		k.places.unclaim(a.place)
 		return dropGone
 	}
@@ -291,9 +304,12 @@ func (k *core) sinceCookie(now time.Time, cookie uint64) time.Duration {
 	return max(now.Sub(made), time.Millisecond)
 }
 
-// probe answers a health check.
+// probe answers a health check. Those of this host are looked at whoever floods: nobody
+// else can send from its addresses.
 func (k *core) probe(now time.Time, pkt []byte, src netip.AddrPort) ([]byte, error) {
-	if !k.charge(now, limit.AddressKey(src.Addr())) {
+	from := src.Addr().Unmap()
+	own := from.IsLoopback() || from == k.self
+	if own && !k.charge(now, limit.AddressKey(from)) || !own && !k.unauth.Take(k.nanos(now), k.anyone) {
 		return nil, dropProcess
 	}
 	if len(k.cfg.ProbeKey) == 0 {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/mesh"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -20,9 +21,18 @@ func mustMarshal(t testing.TB, b []byte, err error) []byte {
 	return b
 }
 
+// encodedProps is EncodeProps of what can be encoded.
+func encodedProps(props map[string]any) []byte {
+	b, err := EncodeProps(props)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
 func someData() moveData {
 	return moveData{
-		props:    map[string]any{"a": "b"},
+		props:    encodedProps(map[string]any{"a": "b"}),
 		commands: []task{{m: request(101, "room"), rel: reliable.Reliable, ordered: true}},
 		parked:   []parked{{[]byte("push"), reliable.Reliable}},
 	}
@@ -30,8 +40,7 @@ func someData() moveData {
 
 func TestMoveDataRoundTrip(t *testing.T) {
 	want := someData()
-	b, err := want.marshal()
-	got, released, err := parseMoveData(mustMarshal(t, b, err))
+	got, released, err := parseMoveData(want.marshal())
 	if err != nil || !released || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v, %v", got, released, err)
 	}
@@ -41,9 +50,6 @@ func TestMoveDataRoundTrip(t *testing.T) {
 }
 
 func TestReserveLimits(t *testing.T) {
-	if _, err := (ReserveRequest{UID: "u", Props: map[string]any{"a": string(make([]byte, PropsBytesMax))}}).Marshal(); err == nil {
-		t.Error("too large properties were encoded")
-	}
 	b := mustMarshal(t, ReserveRequest{UID: "u"}.mustBytes(t), nil)
 	if _, err := ParseReserveRequest(append(b, 0)); err == nil {
 		t.Error("trailing bytes were accepted")
@@ -59,21 +65,34 @@ func (q ReserveRequest) mustBytes(t testing.TB) []byte {
 	return mustMarshal(t, b, err)
 }
 
+// Whatever may wait for a user can move with them.
+func TestAllThatIsParkedMoves(t *testing.T) {
+	var d moveData
+	for n := 0; n < 1<<20; n += 4 + parkedCost {
+		d.parked = append(d.parked, parked{[]byte("abcd"), reliable.Reliable})
+	}
+	b := d.marshal()
+	got, released, err := parseMoveData(b)
+	if err != nil || !released || len(got.parked) != len(d.parked) {
+		t.Errorf("%d of %d messages: %v, released %v", len(got.parked), len(d.parked), err, released)
+	}
+}
+
 func FuzzParseReserveRequest(f *testing.F) {
-	f.Add(ReserveRequest{UID: "u", Type: "UDP", Props: map[string]any{"a": 1.5, "b": []any{true, nil}}}.mustBytes(f))
+	f.Add(ReserveRequest{UID: "u", Type: "UDP", Props: encodedProps(map[string]any{"a": 1.5, "b": []any{true, nil}})}.mustBytes(f))
 	f.Add(ReserveRequest{UID: "u", Credentials: &secure.Credentials{SID: id.SID{1}}}.mustBytes(f))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		q, err := ParseReserveRequest(b)
 		if err != nil {
 			return
 		}
-		again, err := q.Marshal()
-		if err != nil {
-			return // more bytes than it came in, past the limit
+		if again, err := q.Marshal(); err != nil || !bytes.Equal(again, b) {
+			t.Errorf("marshal what %x was parsed to: %x, %v", b, again, err)
 		}
-		p, err := ParseReserveRequest(again)
-		if err != nil || p.UID != q.UID || p.Type != q.Type || len(p.Props) != len(q.Props) {
-			t.Errorf("parse %x again: %v", again, err)
+		if q.Props != nil {
+			if _, err := mesh.DecodeMap(q.Props); err != nil {
+				t.Errorf("properties passed that nobody can read: %x: %v", q.Props, err)
+			}
 		}
 	})
 }
@@ -89,8 +108,7 @@ func FuzzParseReserveReply(f *testing.F) {
 }
 
 func FuzzParseMove(f *testing.F) {
-	b, err := someData().marshal()
-	f.Add(mustMarshal(f, b, err))
+	f.Add(someData().marshal())
 	f.Add(notReleased)
 	f.Add(moveOffer{uid: "u", issued: 5, ttl: time.Second, state: []byte("x")}.marshal())
 	f.Add(moveReply{host: "::1", port: 1}.marshal())

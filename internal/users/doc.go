@@ -10,13 +10,24 @@
 //
 // Commands that may wait run on their user's executor, a goroutine that exists
 // only while the user's mailbox holds something. It runs one at a time, in order.
-// The mailbox holds [Config.MailboxMax] commands; one more is refused with [ErrBusy].
+// The mailbox holds [Config.MailboxMax] commands and 1 MiB of them; one more is refused
+// with [ErrBusy].
+//
+// # Places nobody opened
+//
+// Whoever may ask for places may ask for any number and never come. Unopened places
+// are kept in lists by age: for each user id at most [Config.ReservationsPerUser], in
+// all [Config.ReservationsMax] with [Config.ReservedBytesMax] of properties. A new one
+// is never refused for them: the oldest goes, and while they fill their share they
+// wait shorter. A node refuses as full when it is full of players. Properties stay
+// encoded until somebody reads one. Users who are being moved here are counted apart,
+// by [Config.ArrivalsMax].
 //
 // # What is sent while nobody listens
 //
 // Messages to a user without a connection, or one that is being moved, are parked:
-// reliable ones wait, at most 1024 and 256 KiB, and more than that ends the user as
-// slow; unreliable ones are dropped. They leave when the user is back.
+// reliable ones wait, any number but at most Config.ParkedMax bytes, and more than that
+// ends the user as slow; unreliable ones are dropped. They leave when the user is back.
 //
 // # One sid per user id
 //
@@ -42,10 +53,11 @@
 //	◀────────────────── MoveRelease
 //	give up the user, for good
 //	user data ────────────────────▶ accept, run what was pending
+//	forget it ◀──────────────────── MoveDone
 //
 // The old node decides, under one lock: a move is released once, or it is aborted
 // and never released. After the deadline it aborts, has the new node confirm
 // (MoveAbort) or waits until the reservation there has expired, and only then thaws
 // the user. A release that was granted is answered the same way when it is asked
-// for again, because its answer may have been lost.
+// for again, because its answer may have been lost, until MoveDone or for 30 s.
 package users

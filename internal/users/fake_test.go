@@ -38,6 +38,7 @@ const (
 	delivered loss = iota
 	requestLost
 	replyLost
+	silent // no answer until the caller gives up
 )
 
 type fakeMesh struct {
@@ -63,6 +64,10 @@ func (m *fakeMesh) Request(ctx context.Context, to id.Node, cmd uint16, payload 
 	m.net.mu.Unlock()
 	if h == nil || what == requestLost {
 		return nil, mesh.ErrUnreachable
+	}
+	if what == silent {
+		<-ctx.Done()
+		return nil, mesh.ErrTimeout
 	}
 	b, err := h(ctx, mesh.Peer{Node: m.self}, payload)
 	if what == replyLost {
@@ -178,6 +183,12 @@ func (p *fakePlaces) End(sid id.SID, code wire.CloseCode, _ string) bool {
 	}
 	p.r.UserEnded(place.res.Owner.(*User), code)
 	return true
+}
+
+func (p *fakePlaces) ttl(sid id.SID) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.places[sid].res.TTL
 }
 
 func (p *fakePlaces) Freeze(context.Context, id.SID) (*reliable.State, error) { return nil, nil }

@@ -39,7 +39,7 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 	}
 	first := before != open
 	if first {
-		u.phase = open
+		u.setPhaseLocked(open)
 		if !u.movedIn { // who was moved counts as open for long: any newer sid replaces them
 			u.openedAt = time.Now()
 		}
@@ -51,6 +51,12 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 	u.unparkLocked(b, link)
 	revoked := u.revoked
 	u.mu.Unlock()
+	if before == reserved {
+		r.unopened.remove(u)
+	}
+	if !first {
+		r.tellPresence(u)
+	}
 	switch {
 	case revoked:
 		r.end(u, wire.CloseReplaced, "a newer sid of this user is open")
@@ -58,25 +64,34 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 		r.finishMoveIn(b, u, link)
 	case first:
 		r.replaceOlder(u)
-		r.notify(u)
+		r.notify(notice{uid: u.ID, order: u.order})
 		for _, f := range r.hooks.opened {
-			f(u)
+			_ = r.guard.Do("opened hook", func() { f(u) })
 		}
 	}
 }
 
 // UserLost is [Registry.Lost]: u may come back.
-func (r *Registry) UserLost(u *User) { u.link.Store(nil) }
+func (r *Registry) UserLost(u *User) {
+	u.link.Store(nil)
+	r.tellPresence(u)
+}
 
-// UserEnded is [Registry.Ended]: the end of u on this node. The hooks run in a goroutine of their
-// own: this may be called while the caller of Send holds a room's lock.
+// UserEnded is [Registry.Ended]: the end of u on this node. The hooks run later, on a
+// goroutine of the registry.
 func (r *Registry) UserEnded(u *User, code wire.CloseCode) {
+	r.unopened.remove(u)
+	r.forget(u, code)
+}
+
+// forget takes u, who is on no list of unopened places any more, out of everything.
+func (r *Registry) forget(u *User, code wire.CloseCode) {
 	u.mu.Lock()
 	before := u.phase
-	u.phase = ended
+	u.setPhaseLocked(ended)
 	u.link.Store(nil)
 	u.dropParkedLocked()
-	u.box.queue, u.box.ordered = nil, 0
+	u.box.clear()
 	move, moveIn := u.move, u.moveIn
 	u.mu.Unlock()
 	if before == ended {
@@ -92,19 +107,26 @@ func (r *Registry) UserEnded(u *User, code wire.CloseCode) {
 	if before != open {
 		return
 	}
-	finish := func() {
+	r.afterwards(func() {
 		for _, f := range r.hooks.ended {
-			f(u, code)
+			_ = r.guard.Do("ended hook", func() { f(u, code) })
 		}
 		r.leftOpen() // after the hooks: who waits for empty waits for them too
-	}
-	if !r.spawn(finish) {
-		finish()
+	})
+}
+
+// afterwards runs the hooks of a user who is gone where no lock is held and nobody
+// waits for them, also when Run has ended.
+func (r *Registry) afterwards(f func()) {
+	if !r.hookers.do(f) {
+		go f()
 	}
 }
 
 // end closes u's place with a code, and with it u. It returns at once and may be
-// called with locks held.
+// called with locks held, and again: the first time counts.
 func (r *Registry) end(u *User, code wire.CloseCode, reason string) {
-	r.spawn(func() { r.places.End(u.SID, code, reason) })
+	if !u.ending.Swap(true) {
+		r.enders.do(func() { r.places.End(u.SID, code, reason) })
+	}
 }

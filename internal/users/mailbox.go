@@ -11,6 +11,10 @@ import (
 // ErrBusy means the user's mailbox is full: commands come faster than they run.
 var ErrBusy = errors.New("too many commands are waiting")
 
+// mailboxBytesMax bounds the payloads that wait in one mailbox, beyond the first. What a
+// client may send in a second fits many times.
+const mailboxBytesMax = 1 << 20
+
 // hooksMax is how many more functions than commands a mailbox takes for [User.Do].
 const hooksMax = 64
 
@@ -25,12 +29,16 @@ type task struct {
 // mailbox is what waits for a user's executor. The user's mutex guards it.
 type mailbox struct {
 	queue   []task
+	bytes   int  // payloads in queue
 	running bool // the executor's goroutine exists
 	frozen  bool // the executor takes nothing while the user is being moved
 	ordered int  // commands, waiting or running, that later ones must not pass
 	owed    int  // answers owed by handlers that have returned
 	settled chan struct{}
 }
+
+// clear drops what waits.
+func (b *mailbox) clear() { b.queue, b.bytes, b.ordered = nil, 0, 0 }
 
 // Post has m run on the executor. The payload is copied.
 func (u *User) Post(m wire.Message, rel reliable.Reliability) error {
@@ -64,9 +72,10 @@ func (u *User) post(t task, limit int) error {
 	if u.phase == ended {
 		return ErrGone
 	}
-	if len(u.box.queue) >= limit {
+	if len(u.box.queue) >= limit || u.box.bytes > 0 && u.box.bytes+len(t.m.Payload) > mailboxBytesMax {
 		return ErrBusy
 	}
+	u.box.bytes += len(t.m.Payload)
 	t.m.Payload = bytes.Clone(t.m.Payload)
 	if t.ordered {
 		u.box.ordered++
@@ -81,7 +90,7 @@ func (u *User) startLocked() error {
 		return nil
 	}
 	if !u.registry.spawn(u.execute) {
-		u.box.queue, u.box.ordered = nil, 0
+		u.box.clear()
 		return ErrGone
 	}
 	u.box.running = true
@@ -96,7 +105,7 @@ func (u *User) execute() {
 			return
 		}
 		if t.f != nil {
-			u.registry.guard("function on an executor", t.f)
+			_ = u.registry.guard.Do("function on an executor", t.f)
 		} else {
 			u.registry.commands.Run(u, t.m, t.rel)
 		}
@@ -117,6 +126,7 @@ func (u *User) next() (task, bool) {
 		return task{}, false
 	}
 	t := box.queue[0]
+	box.bytes -= len(t.m.Payload)
 	box.queue[0] = task{}
 	if box.queue = box.queue[1:]; len(box.queue) == 0 {
 		box.queue = nil // an idle user keeps no memory for it

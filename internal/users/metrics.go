@@ -7,6 +7,7 @@ import (
 
 type metrics struct {
 	reservations   *prometheus.CounterVec
+	cancelled      *prometheus.CounterVec
 	moves          *prometheus.CounterVec
 	replaced       prometheus.Counter
 	noticesDropped prometheus.Counter
@@ -23,6 +24,13 @@ func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
 	auto.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: "diarkis", Subsystem: "users", Name: "reserved", Help: "Places that wait for their first connection.",
 	}, func() float64 { return float64(r.Reserved()) })
+	gauge := func(name, help string, value func() int) {
+		auto.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "diarkis", Subsystem: "users", Name: name, Help: help},
+			func() float64 { return float64(value()) })
+	}
+	gauge("unopened", "Of them, places reserved by the http role.", func() int { n, _ := r.unopened.sizes(); return n })
+	gauge("unopened_bytes", "Properties that wait with these places.", func() int { _, n := r.unopened.sizes(); return n })
+	gauge("arriving", "Of them, users on their way from another node.", r.moves.countIn)
 	counter := func(name, help string) prometheus.Counter {
 		return auto.NewCounter(prometheus.CounterOpts{Namespace: "diarkis", Subsystem: "users", Name: name, Help: help})
 	}
@@ -30,13 +38,17 @@ func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
 		reservations: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "users", Name: "reservations_total", Help: "Requests for a place, by outcome.",
 		}, []string{"result"}),
+		cancelled: auto.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "diarkis", Subsystem: "users", Name: "reservations_cancelled_total",
+			Help: "Places cancelled before their client came, by reason.",
+		}, []string{"reason"}),
 		moves: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "users", Name: "moves_total", Help: "Users handed to or taken from another node, by outcome.",
 		}, []string{"direction", "result"}),
 		replaced:       counter("replaced_total", "Users ended because a newer sid of the same user id opened."),
 		noticesDropped: counter("notices_dropped_total", "Notices of opened users dropped because the queue was full."),
-		noticesFailed:  counter("notices_failed_total", "Notices of opened users that a node could not be told."),
+		noticesFailed:  counter("notices_failed_total", "Messages with notices of opened users that could not be sent to a node."),
 		unsent:         counter("unreliable_unsent_total", "Unreliable messages dropped because their user had no connection."),
-		panics:         counter("handler_panics_total", "Functions on executors that panicked."),
+		panics:         counter("handler_panics_total", "Functions on executors and hooks that panicked."),
 	}
 }

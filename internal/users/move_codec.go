@@ -17,8 +17,10 @@ const (
 	stateMax = 8 << 20
 	// movePropsMax bounds the properties of one user on the mesh, in bytes.
 	movePropsMax = 1 << 20
-	// messagesMax bounds the commands, and the parked messages, of one user.
-	messagesMax = 4096
+	// messagesMax bounds the commands of one user, parkedCountMax the parked messages:
+	// as many of the shortest as fit the most bytes that may wait for a user.
+	messagesMax    = 4096
+	parkedCountMax = 4 << 20 / (parkedCost + 4)
 )
 
 // moveID names one move; the old node makes it.
@@ -122,17 +124,13 @@ func (m moveID) marshal() []byte { return append([]byte{moveLayout}, m[:]...) }
 //	4         number of messages that wait for the user, oldest first
 //	1, u32+…  each: 1 when it goes reliably; the message
 type moveData struct {
-	props    map[string]any
+	props    []byte
 	commands []task
 	parked   []parked
 }
 
-func (d moveData) marshal() ([]byte, error) {
-	props, err := marshalProps(d.props, movePropsMax)
-	if err != nil {
-		return nil, fmt.Errorf("encode user data: %w", err)
-	}
-	dst := appendBytes([]byte{moveLayout, 1}, props)
+func (d moveData) marshal() []byte {
+	dst := appendBytes([]byte{moveLayout, 1}, d.props)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(d.commands)))
 	for _, t := range d.commands {
 		dst = appendBytes(append(dst, byte(t.rel)), t.m.AppendTo(nil))
@@ -141,7 +139,7 @@ func (d moveData) marshal() ([]byte, error) {
 	for _, p := range d.parked {
 		dst = appendBytes(append(dst, byte(p.rel)), p.msg)
 	}
-	return dst, nil
+	return dst
 }
 
 // notReleased is the other answer to MoveRelease.
@@ -154,19 +152,21 @@ func parseMoveData(b []byte) (d moveData, released bool, err error) {
 	if r.u8() == 0 {
 		return moveData{}, false, r.end()
 	}
-	props := r.bytes(movePropsMax)
-	readMessages(&r, func(rel reliable.Reliability, b []byte) {
+	if props := r.bytes(movePropsMax); len(props) > 0 {
+		d.props = props
+	}
+	readMessages(&r, messagesMax, func(rel reliable.Reliability, b []byte) {
 		m, err := wire.ParseMessage(b)
 		if err != nil {
 			r.err = err
 		}
 		d.commands = append(d.commands, task{m: m, rel: rel, ordered: true})
 	})
-	readMessages(&r, func(rel reliable.Reliability, b []byte) {
+	readMessages(&r, parkedCountMax, func(rel reliable.Reliability, b []byte) {
 		d.parked = append(d.parked, parked{b, rel})
 	})
 	if err = r.end(); err == nil {
-		d.props, err = parseProps(props)
+		err = checkMoveProps(d.props)
 	}
 	if err != nil {
 		return moveData{}, false, fmt.Errorf("parse user data: %w", err)
@@ -174,9 +174,9 @@ func parseMoveData(b []byte) (d moveData, released bool, err error) {
 	return d, true, nil
 }
 
-func readMessages(r *reader, each func(reliable.Reliability, []byte)) {
+func readMessages(r *reader, most uint32, each func(reliable.Reliability, []byte)) {
 	n := r.u32()
-	if n > messagesMax {
+	if n > most {
 		r.err = errCodec
 	}
 	for range n {

@@ -1,9 +1,11 @@
 package users
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/mesh"
@@ -12,11 +14,21 @@ import (
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
+// offerTTLMax bounds how long another node can make this one keep a place: it gives up
+// long before, and gets a place that ends sooner than it asked for, which is safe.
+const offerTTLMax = 30 * time.Second
+
+// arrivalBytesMax bounds the states of all users on the way here, in bytes. One may take
+// a quarter of what is left of it: so few with much can't keep out the many with little
+// (Choudhury and Hahne, dynamic queue length thresholds).
+const arrivalBytesMax = 64 << 20
+
 // moveIn is a user on the way here, as the new node sees it.
 type moveIn struct {
-	id   moveID
-	user *User
-	from id.Node
+	id    moveID
+	user  *User
+	from  id.Node
+	bytes int // of the state that came along
 }
 
 // handleOffer answers mesh.CmdMoveOffer: it reserves a place under the same sid.
@@ -39,17 +51,18 @@ func (r *Registry) handleOffer(_ context.Context, from mesh.Peer, payload []byte
 		ID: o.uid, SID: o.creds.SID, registry: r, movedIn: true, phase: incoming,
 		order: order{o.issued, digestOf(o.creds.SID)},
 	}
-	u.moveIn = &moveIn{id: o.id, user: u, from: from.Node}
-	r.moves.addIn(u.moveIn)
-	refused, err := r.admit(u, transport.Reservation{
-		Credentials: o.creds, UID: o.uid, Owner: u, TTL: o.ttl, State: state,
+	u.spendMoved()
+	u.moveIn = &moveIn{id: o.id, user: u, from: from.Node, bytes: len(o.state)}
+	refused, err := r.admitMoved(u, transport.Reservation{
+		Credentials: o.creds, UID: o.uid, Owner: u, State: state, From: from.Node,
+		TTL:     min(max(o.ttl, time.Millisecond), offerTTLMax), // zero would mean the transport's own
 		Release: func(ctx context.Context) error { return r.takeOver(ctx, u) },
 	})
-	if err != nil || refused != Accepted {
-		r.moves.dropIn(u.moveIn)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("take a user: %w", err)
+	}
+	if refused != Accepted {
+		r.metrics.moves.WithLabelValues("in", refused.String()).Inc()
 	}
 	return moveReply{refused: refused, host: host, port: port}.marshal(), nil
 }
@@ -69,23 +82,34 @@ func (r *Registry) takeOver(ctx context.Context, u *User) error {
 	if err != nil {
 		return fmt.Errorf("take over user %q from %v: %w: %w", string(u.ID), in.from, err, transport.ErrRevoked)
 	}
+	u.takeData(data)
+	if err := r.mesh.Send(ctx, in.from, mesh.CmdMoveDone, in.id.marshal()); err != nil {
+		r.log.Debug().Err(err).Stringer("peer", in.from).Msg("old node not told that a user has arrived")
+	}
+	return nil
+}
+
+// takeData makes u the user that the old node gave up.
+func (u *User) takeData(data moveData) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.phase != incoming {
-		return nil // asked twice, or ended meanwhile
+		return // asked twice, or ended meanwhile
 	}
-	u.phase = arrived
-	u.props = data.props
+	u.setPhaseLocked(arrived)
+	u.props.encoded = bytes.Clone(data.props) // the message they are in is far larger
 	u.parked = data.parked
 	for _, p := range data.parked {
-		u.parkedBytes += len(p.msg)
+		u.parkedBytes += p.cost()
 	}
 	u.parking.Store(len(u.parked) > 0)
 	// Frozen until the hooks have run, so that nothing that arrives overtakes the
 	// commands that came along.
 	u.box.frozen = true
 	u.box.queue, u.box.ordered = data.commands, len(data.commands)
-	return nil
+	for _, t := range data.commands {
+		u.box.bytes += len(t.m.Payload)
+	}
 }
 
 // finishMoveIn runs when the client of a user from another node is here: first
@@ -93,7 +117,7 @@ func (r *Registry) takeOver(ctx context.Context, u *User) error {
 func (r *Registry) finishMoveIn(b *transport.Batch, u *User, link Link) {
 	r.metrics.moves.WithLabelValues("in", "ok").Inc()
 	for _, f := range r.hooks.movedIn {
-		f(u)
+		_ = r.guard.Do("moved in hook", func() { f(u) })
 	}
 	r.moves.dropIn(u.moveIn)
 	u.mu.Lock()
@@ -122,16 +146,35 @@ func (r *Registry) handleAbort(_ context.Context, from mesh.Peer, payload []byte
 	return []byte{moveLayout, 1}, nil
 }
 
-func (v *moves) addIn(m *moveIn) {
+// addIn notes a user on the way here, of at most limit. An id that is in use is that
+// of an offer which came twice.
+func (v *moves) addIn(m *moveIn, limit int) Refusal {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	switch {
+	case v.arriving[m.id] != nil:
+		return InUse
+	case len(v.arriving) >= limit, m.bytes > (arrivalBytesMax-v.bytesIn)/4:
+		return Busy
+	}
 	v.arriving[m.id] = m
+	v.bytesIn += m.bytes
+	return Accepted
 }
 
 func (v *moves) dropIn(m *moveIn) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	delete(v.arriving, m.id)
+	if v.arriving[m.id] == m {
+		delete(v.arriving, m.id)
+		v.bytesIn -= m.bytes
+	}
+}
+
+func (v *moves) countIn() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.arriving)
 }
 
 func (v *moves) in(mid moveID) *moveIn {

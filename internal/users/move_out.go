@@ -21,7 +21,7 @@ const (
 	moveSlack    = 2 * time.Second        // the reservation there outlives the client's deadline by this
 	abortRetry   = 500 * time.Millisecond // between two attempts to have the new node give up
 	abortTimeout = time.Second
-	releaseKept  = 30 * time.Second // a granted release is answered again for this long
+	releaseKept  = 30 * time.Second // a granted release is answered again for this long at most
 )
 
 // ErrMoving means the user can't be moved now: it is being moved already, is not
@@ -104,7 +104,7 @@ func (u *User) freeze(m *moveOut) error {
 	if u.phase != open || u.move != nil || u.link.Load() == nil {
 		return ErrMoving
 	}
-	if _, err := marshalProps(u.props, movePropsMax); err != nil {
+	if _, err := u.props.marshal(); err != nil {
 		return err // better to know before the client does
 	}
 	u.move = m
@@ -148,7 +148,7 @@ func (u *User) runFunctions(r *Registry) {
 	u.box.queue = commands
 	u.mu.Unlock()
 	for _, t := range functions {
-		r.guard("function on an executor", t.f)
+		_ = r.guard.Do("function on an executor", t.f)
 	}
 }
 
@@ -191,7 +191,8 @@ func (r *Registry) offer(ctx context.Context, m *moveOut, state []byte) (moveRep
 		err = fmt.Errorf("refused: %v", reply.refused)
 	}
 	if err != nil {
-		if m.abort() {
+		// Who refused has nothing to give up, unless the offer came twice.
+		if m.abort() && (reply.refused == Accepted || reply.refused == InUse) {
 			r.spawn(func() { r.askToGiveUp(m) }) // it may have accepted: free the place early
 		}
 		return moveReply{}, time.Time{}, fmt.Errorf("offer: %w", err)
@@ -261,7 +262,7 @@ func (r *Registry) thaw(u *User, m *moveOut) {
 	if !m.abort() {
 		return
 	}
-	r.moves.dropOut(m)
+	r.moves.dropOut(m.id)
 	r.places.Thaw(u.SID)
 	b := r.NewBatch()
 	u.mu.Lock()
@@ -287,44 +288,88 @@ func (r *Registry) handleRelease(_ context.Context, from mesh.Peer, payload []by
 	if m == nil || m.to != from.Node {
 		return notReleased, nil
 	}
+	answer, now := m.release()
+	if !now {
+		return answer, nil
+	}
+	u := m.user
+	time.AfterFunc(releaseKept, func() { r.moves.dropOut(mid) }) // which holds on to no more than the id
+	r.places.Released(u.SID)
+	r.drop(u)
+	close(m.done)
+	r.afterwards(func() { // the new node waits for the answer
+		for _, f := range r.hooks.movedOut {
+			_ = r.guard.Do("moved out hook", func() { f(u) })
+		}
+		r.leftOpen()
+	})
+	return answer, nil
+}
+
+// handleDone takes mesh.CmdMoveDone: the new node has the user's data and will not ask
+// for it again. Without it the data waits for releaseKept.
+func (r *Registry) handleDone(_ context.Context, from mesh.Peer, payload []byte) ([]byte, error) {
+	mid, err := parseMoveID(payload)
+	if err != nil {
+		return nil, err
+	}
+	if m := r.moves.out(mid); m != nil && m.to == from.Node && m.forgetData() {
+		r.moves.dropOut(m.id)
+	}
+	return nil, nil
+}
+
+// forgetData drops what was released; false when nothing was.
+func (m *moveOut) forgetData() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.decision != released {
+		return false
+	}
+	m.data = notReleased
+	return true
+}
+
+// release decides for the new node, unless the move was decided before. It returns
+// what that node is told, and whether the user left with this very answer.
+func (m *moveOut) release() (answer []byte, now bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch m.decision {
 	case released:
-		return m.data, nil
+		return m.data, false
 	case aborted:
-		return notReleased, nil
+		return notReleased, false
 	}
 	u := m.user
 	u.mu.Lock()
+	defer u.mu.Unlock()
 	if u.phase != open {
-		u.mu.Unlock()
 		m.decision = aborted
-		return notReleased, nil
+		return notReleased, false
 	}
-	data := moveData{props: u.props, commands: append([]task{m.pending}, u.box.queue...), parked: u.parked}
-	b, err := data.marshal()
+	b, err := u.releaseLocked(m.pending)
 	if err != nil {
-		u.mu.Unlock()
 		m.decision = aborted
 		m.stop()
-		return notReleased, nil
+		return notReleased, false
 	}
-	u.phase = ended
+	u.setPhaseLocked(ended)
 	u.link.Store(nil)
-	u.box.queue, u.box.ordered = nil, 0
+	u.box.clear()
 	u.dropParkedLocked()
-	u.mu.Unlock()
 	m.decision, m.data = released, b
-	time.AfterFunc(releaseKept, func() { r.moves.dropOut(m) })
-	r.places.Released(u.SID)
-	r.drop(u)
-	for _, f := range r.hooks.movedOut {
-		f(u)
+	return b, true
+}
+
+// releaseLocked encodes u as the new node takes it over.
+func (u *User) releaseLocked(pending task) ([]byte, error) {
+	props, err := u.props.marshal()
+	if err != nil {
+		return nil, fmt.Errorf("encode user data: %w", err)
 	}
-	r.leftOpen()
-	close(m.done)
-	return b, nil
+	d := moveData{props: props, commands: append([]task{pending}, u.box.queue...), parked: u.parked}
+	return d.marshal(), nil
 }
 
 func (r *Registry) newMoveID(m *moveID) error {
@@ -341,6 +386,7 @@ type moves struct {
 	mu       sync.Mutex
 	outgoing map[moveID]*moveOut
 	arriving map[moveID]*moveIn
+	bytesIn  int // states of those arriving
 	closed   chan struct{}
 	close    func()
 }
@@ -357,10 +403,10 @@ func (v *moves) addOut(m *moveOut) {
 	v.outgoing[m.id] = m
 }
 
-func (v *moves) dropOut(m *moveOut) {
+func (v *moves) dropOut(mid moveID) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	delete(v.outgoing, m.id)
+	delete(v.outgoing, mid)
 }
 
 func (v *moves) out(mid moveID) *moveOut {

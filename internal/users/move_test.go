@@ -2,7 +2,6 @@ package users
 
 import (
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -28,13 +27,18 @@ func moving(t *testing.T, net *network) (a, b *node, u *User, link *fakeLink, re
 	nodes, stop := start(t, net, Config{}, "127.0.0.1:1", "127.0.0.1:2")
 	a, b = nodes[0], nodes[1]
 	result = make(chan error, 1)
-	a.commands.run = func(u *User, m wire.Message) {
+	a.commands.run = moveTo(t, a, b, result)
+	u, link = a.login(t, "u")
+	return a, b, u, link, result, stop
+}
+
+// moveTo has cmdMove on a move its user to b.
+func moveTo(t *testing.T, a, b *node, result chan<- error) func(*User, wire.Message) {
+	return func(u *User, m wire.Message) {
 		if m.Cmd == cmdMove {
 			result <- a.MoveOut(t.Context(), u, b.cfg.Self.Node, m, reliable.Reliable)
 		}
 	}
-	u, link = a.login(t, "u")
-	return a, b, u, link, result, stop
 }
 
 func (n *node) serve(u *User, cmd uint16, payload string) {
@@ -45,9 +49,9 @@ func TestMove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b, u, link, result, stop := moving(t, newNetwork())
 		defer stop()
-		var hooks []string
-		a.OnMovedOut(func(u *User) { hooks = append(hooks, "out") })
-		b.OnMovedIn(func(u *User) { hooks = append(hooks, "in") })
+		var out, in atomic.Int32
+		a.OnMovedOut(func(u *User) { out.Add(1) })
+		b.OnMovedIn(func(u *User) { in.Add(1) })
 		u.Set("level", "7")
 		a.serve(u, cmdMove, "join")
 		a.serve(u, 1, "next")
@@ -81,8 +85,11 @@ func TestMove(t *testing.T) {
 		if !u.Gone() || a.CCU() != 0 || b.CCU() != 1 || a.BySID(u.SID) != nil || len(a.endCodes()) != 0 {
 			t.Errorf("gone %v, ccu %d and %d, ended %v", u.Gone(), a.CCU(), b.CCU(), a.endCodes())
 		}
-		if fmt.Sprint(hooks) != "[out in]" {
-			t.Errorf("hooks %v", hooks)
+		if len(a.moves.outgoing) != 0 {
+			t.Error("the old node keeps what it released, although it has arrived")
+		}
+		if out.Load() != 1 || in.Load() != 1 {
+			t.Errorf("hooks ran %d times there and %d times here", out.Load(), in.Load())
 		}
 		b.serve(v, 1, "after")
 		if got := b.commands.got(); got[len(got)-1] != "after" {
@@ -264,4 +271,54 @@ func assertOneOwner(t *testing.T, seed uint64, a, b *node, u *User) {
 	if here && there {
 		t.Fatalf("seed %d: two owners", seed)
 	}
+}
+
+// What was released is answered again until its arrival is known, which only the node
+// that got it can say.
+func TestReleasedDataIsKeptUntilItHasArrived(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork()
+		a, b, u, _, result, stop := moving(t, net)
+		defer stop()
+		net.setCut(func(_, _ id.Node, cmd uint16) loss {
+			if cmd == mesh.CmdMoveDone {
+				return requestLost
+			}
+			return delivered
+		})
+		a.serve(u, cmdMove, "join")
+		synctest.Wait()
+		mid := b.BySID(u.SID).moveIn.id
+		done := func(from id.Node) {
+			if _, err := a.handleDone(t.Context(), peer(from), mid.marshal()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		release := func() bool {
+			answer, err := a.handleRelease(t.Context(), peer(b.cfg.Self.Node), mid.marshal())
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, released, err := parseMoveData(answer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return released
+		}
+		done(b.cfg.Self.Node) // before anything was released
+		b.places.connect(u.SID, true)
+		synctest.Wait()
+		if err := <-result; err != nil {
+			t.Fatal(err)
+		}
+		if done("somebody else"); !release() {
+			t.Error("a released user is not answered again")
+		}
+		if done(b.cfg.Self.Node); release() {
+			t.Error("the data is kept although it has arrived")
+		}
+		if len(a.moves.outgoing) != 0 {
+			t.Error("the move is kept")
+		}
+	})
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"sync"
+	"slices"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
@@ -17,11 +17,8 @@ const (
 	// and still count as opened at the same time, for which order decides.
 	concurrentMax = 2 * time.Second
 
-	noticesMax     = 4096 // waiting; one more is dropped and counted
-	noticesPerSend = 256
+	noticesPerSend = 256 // in one message
 	noticeLayout   = 1
-	noticeTimeout  = 2 * time.Second
-	noticeParallel = 16 // nodes told at the same time
 )
 
 // notice says that a sid of a user id has opened.
@@ -65,108 +62,55 @@ func parseNotices(b []byte) ([]notice, error) {
 // replaceOlder ends every other sid of u's user id on this node that was issued
 // before u's; if a later one is open already, u itself is the older.
 func (r *Registry) replaceOlder(u *User) {
-	for _, v := range r.users.byUID(u.ID) {
-		if v == u {
-			continue
-		}
-		v.mu.Lock()
-		isOpen := v.phase == open
-		v.mu.Unlock()
+	var losers []*User
+	for _, v := range r.users.byUID(nil, u.ID) {
 		switch {
+		case v == u:
 		case v.order.compare(u.order) < 0:
-			r.replace(v)
-		case isOpen:
-			r.replace(u)
+			losers = append(losers, v)
+		case v.isOpen.Load():
+			losers = append(losers, u)
 		}
 	}
+	r.replace(losers)
 }
 
-// replace ends u because a newer sid of its user id is open.
-func (r *Registry) replace(u *User) {
-	r.metrics.replaced.Inc()
-	u.mu.Lock()
-	u.revoked = true // in case its handshake completes right now
-	isOpen := u.phase == open
-	u.mu.Unlock()
-	if isOpen {
-		r.end(u, wire.CloseReplaced, "a newer sid of this user is open")
+// replace ends users because newer sids of their user ids are open: as one task, not
+// in the caller, who may be a read loop, and however many there are.
+func (r *Registry) replace(losers []*User) {
+	losers = slices.DeleteFunc(losers, func(u *User) bool { return !u.revoke() })
+	if len(losers) == 0 {
 		return
 	}
-	r.spawn(func() { // not here: Cancel takes the transport's locks
-		if r.places.Cancel(u.SID) {
-			r.UserEnded(u, wire.CloseReplaced)
+	r.metrics.replaced.Add(float64(len(losers)))
+	r.enders.do(func() {
+		for _, u := range losers {
+			r.endReplaced(u)
 		}
 	})
 }
 
-// notify queues a notice for every other node.
-func (r *Registry) notify(u *User) { r.queue(notice{uid: u.ID, order: u.order}) }
-
-func (r *Registry) queue(n notice) {
-	select {
-	case r.notices <- n:
-	default:
-		r.metrics.noticesDropped.Inc()
-	}
+// revoke notes that u has lost to a newer sid, in case its handshake completes right
+// now. It reports false when that is known.
+func (u *User) revoke() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	known := u.revoked
+	u.revoked = true
+	return !known
 }
 
-// announce sends queued notices until ctx ends, as many at a time as have gathered.
-func (r *Registry) announce(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case n := <-r.notices:
-			r.announceBatch(ctx, n)
-		}
+func (r *Registry) endReplaced(u *User) {
+	if u.isOpen.Load() {
+		r.places.End(u.SID, wire.CloseReplaced, "a newer sid of this user is open")
+		return
 	}
-}
-
-func (r *Registry) announceBatch(ctx context.Context, n notice) {
-	all := []byte{noticeLayout}
-	for count := 0; ; count++ {
-		if n.to != "" {
-			r.tell(ctx, n.to, appendNotice([]byte{noticeLayout}, n))
-		} else {
-			all = appendNotice(all, n)
-		}
-		if count+1 < noticesPerSend {
-			select {
-			case n = <-r.notices:
-				continue
-			default:
-			}
-		}
-		break
-	}
-	if len(all) > 1 {
-		r.tellAll(ctx, all)
-	}
-}
-
-// tellAll sends a message to every other node that can have users.
-func (r *Registry) tellAll(ctx context.Context, b []byte) {
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, noticeParallel)
-	for _, m := range r.cfg.Directory().Members {
-		if m.Node == r.cfg.Self.Node || m.Role != "udp" && m.Role != "tcp" {
-			continue
-		}
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			r.tell(ctx, m.Node, b)
-		})
-	}
-	wg.Wait()
-}
-
-func (r *Registry) tell(ctx context.Context, to id.Node, b []byte) {
-	ctx, cancel := context.WithTimeout(ctx, noticeTimeout)
-	defer cancel()
-	if err := r.mesh.Send(ctx, to, mesh.CmdUserOpened, b); err != nil {
-		r.metrics.noticesFailed.Inc()
-		r.log.Debug().Err(err).Stringer("peer", to).Msg("notice of an opened user was not delivered")
+	r.unopened.mu.Lock()
+	defer r.unopened.mu.Unlock()
+	if u.unopened != nil {
+		r.cancelLocked(u, cancelReplaced)
+	} else if r.places.Cancel(u.SID) { // on the way from another node
+		r.forget(u, wire.CloseReplaced)
 	}
 }
 
@@ -176,18 +120,24 @@ func (r *Registry) handleNotices(_ context.Context, from mesh.Peer, payload []by
 	if err != nil {
 		return nil, err
 	}
+	var here, losers []*User
 	for _, n := range all {
-		for _, u := range r.users.byUID(n.uid) {
-			r.judge(u, n, from.Node)
+		here = r.users.byUID(here[:0], n.uid)
+		for _, u := range here {
+			if r.loses(u, n, from.Node) {
+				losers = append(losers, u)
+			}
 		}
 	}
+	r.replace(losers)
 	return nil, nil
 }
 
-// judge applies another node's notice to one user of the same user id.
-func (r *Registry) judge(u *User, n notice, from id.Node) {
+// loses applies another node's notice to one user of the same user id: true when
+// that user has to go. When it is the other, that one's node hears of it.
+func (r *Registry) loses(u *User, n notice, from id.Node) bool {
 	if u.order.digest == n.order.digest {
-		return // the same sid on a node of another transport, or before a move
+		return false // the same sid on a node of another transport, or before a move
 	}
 	u.mu.Lock()
 	isOpen, since := u.phase == open, time.Since(u.openedAt)
@@ -195,8 +145,9 @@ func (r *Registry) judge(u *User, n notice, from id.Node) {
 	older := u.order.compare(n.order) < 0
 	switch {
 	case older, isOpen && since > concurrentMax:
-		r.replace(u)
+		return true
 	case isOpen:
-		r.queue(notice{uid: u.ID, order: u.order, to: from})
+		r.notify(notice{uid: u.ID, order: u.order, to: from})
 	}
+	return false
 }

@@ -1,10 +1,13 @@
 package users
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/mesh"
@@ -106,11 +109,71 @@ func TestNoticeQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1")
 		stop()
-		for range noticesMax + 10 {
-			nodes[0].queue(notice{uid: "u"})
+		n := nodes[0]
+		for i := range noticesMax + 10 {
+			n.notify(notice{uid: id.UID(fmt.Sprint("u", i))})
 		}
-		if len(nodes[0].notices) != noticesMax {
-			t.Errorf("%d notices wait", len(nodes[0].notices))
+		if all := n.notices.take(); len(all) != noticesMax {
+			t.Errorf("%d notices wait", len(all))
+		}
+		if got := testutil.ToFloat64(n.metrics.noticesDropped); got != 10 {
+			t.Errorf("%v were counted as dropped", got)
+		}
+	})
+}
+
+// Somebody who logs in again and again does not have the notices of others dropped.
+func TestOneUserHasOneNotice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1")
+		stop()
+		n := nodes[0]
+		for i := range int64(2 * noticesMax) {
+			n.notify(notice{uid: "greedy", order: order{issued: i}})
+		}
+		n.notify(notice{uid: "greedy", order: order{issued: 1}}) // an older one that opened later
+		n.notify(notice{uid: "other"})
+		want := []notice{{uid: "greedy", order: order{issued: 2*noticesMax - 1}}, {uid: "other"}}
+		if all := n.notices.take(); !slices.Equal(all, want) {
+			t.Errorf("notices %v, want %v", all, want)
+		}
+	})
+}
+
+// A node that takes two seconds to show that it is away keeps no notice from the
+// others, neither those for all nor those for itself.
+func TestADeadNodeDelaysNoNotices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork()
+		nodes, stop := start(t, net, Config{UsersMax: 1 << 20}, "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
+		defer stop()
+		a, b := nodes[0], nodes[1]
+		net.setCut(func(_, to id.Node, _ uint16) loss {
+			if to == "127.0.0.1:3" {
+				return silent
+			}
+			return delivered
+		})
+		for i := range 20 {
+			a.notify(notice{uid: id.UID(fmt.Sprint("answer", i)), to: "127.0.0.1:3"})
+		}
+		const seconds, perSecond = 8, 1000
+		for s := range seconds {
+			for i := range perSecond {
+				uid := id.UID(fmt.Sprint("u", s, "-", i))
+				if i%100 == 0 {
+					b.login(t, uid)
+				}
+				pass(time.Second / perSecond)
+				a.login(t, uid)
+			}
+		}
+		pass(5 * time.Second)
+		if got := testutil.ToFloat64(a.metrics.noticesDropped); got != 0 {
+			t.Errorf("%v notices were dropped", got)
+		}
+		if b.CCU() != 0 {
+			t.Errorf("%d users are still on the node they left", b.CCU())
 		}
 	})
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/Diarkis/diarkis/internal/guard"
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/mars"
 	"github.com/Diarkis/diarkis/internal/mesh"
@@ -72,10 +72,27 @@ type Config struct {
 	// Endpoint returns the public "host:port" that clients are sent to.
 	Endpoint func() string
 
-	UsersMax     int           // users with a place, reserved ones included; zero means 100,000
-	MailboxMax   int           // commands that wait for one user's executor; zero means 64
-	ReserveTTL   time.Duration // a reserved place expires unopened; zero means 60 s
+	UsersMax   int // users with a place, reserved ones included; zero means 100,000
+	MailboxMax int // commands that wait for one user's executor; zero means 64
+	ParkedMax  int // bytes that wait for one user without a connection; zero means 1 MiB
+
+	// Of the places that were reserved and nobody opened yet. Past a limit the oldest
+	// of them goes.
+	ReservationsPerUser int           // of one user id; zero means 3
+	ReservationsMax     int           // in all; zero means a tenth of UsersMax, at least 64
+	ReservedBytesMax    int           // bytes of their properties together; zero means 32 MiB
+	ReserveTTL          time.Duration // until one expires; zero means 60 s
+	ReserveTTLMin       time.Duration // the same for the last that fits ReservationsMax; zero means 5 s
+
+	// ArrivalsMax is how many users may be on their way here from other nodes at once;
+	// one more is refused. Zero means a tenth of UsersMax, at least 64.
+	ArrivalsMax int
+	// MemoryShort reports that the process has little memory left: then nobody new is
+	// taken. It is called for every reservation and must not block. Nil means never.
+	MemoryShort func() bool
+
 	MoveDeadline time.Duration // a client has this long to reach the node it is moved to; zero means 5 s
+	Budget       Budget        // what a client may have the node do
 	CloseMax     time.Duration // Run waits this long for handlers when it ends; zero means 5 s
 	Rand         io.Reader     // makes sids and keys; nil means crypto/rand
 }
@@ -83,14 +100,27 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	c.UsersMax = orElse(c.UsersMax, 100_000)
 	c.MailboxMax = orElse(c.MailboxMax, 64)
+	c.ReservationsPerUser = orElse(c.ReservationsPerUser, 3)
+	c.ReservationsMax = orElse(c.ReservationsMax, max(c.UsersMax/10, shareMin))
+	c.ReservedBytesMax = orElse(c.ReservedBytesMax, 32<<20)
+	c.ParkedMax = orElse(c.ParkedMax, 1<<20)
 	c.ReserveTTL = orElse(c.ReserveTTL, time.Minute)
+	c.ReserveTTLMin = orElse(c.ReserveTTLMin, 5*time.Second)
+	c.ArrivalsMax = orElse(c.ArrivalsMax, max(c.UsersMax/10, shareMin))
 	c.MoveDeadline = orElse(c.MoveDeadline, 5*time.Second)
 	c.CloseMax = orElse(c.CloseMax, 5*time.Second)
 	if c.Rand == nil {
 		c.Rand = rand.Reader
 	}
+	if c.MemoryShort == nil {
+		c.MemoryShort = func() bool { return false }
+	}
 	return c
 }
+
+// shareMin keeps a small node's share of unopened places, or of arriving users, from
+// being nothing.
+const shareMin = 64
 
 func orElse[T int | time.Duration](v, zero T) T {
 	if v == 0 {
@@ -121,12 +151,18 @@ type Registry struct {
 	places   Places
 	newBatch func() *transport.Batch
 	hooks    hooks
+	guard    *guard.Guard
+
+	unopened unopened
+	enders   crew // close places
+	hookers  crew // run hooks of who is gone
+	budgets  budgets
 
 	users   table
 	state   atomic.Uint32 // a mars.State
 	count   atomic.Int64  // users with a place
 	opened  atomic.Int64  // of them, those who were connected
-	notices chan notice
+	notices noticeQueue
 
 	randMu sync.Mutex // guards cfg.Rand and issued
 	issued int64      // newest order.issued
@@ -146,6 +182,7 @@ type hooks struct {
 	ended    []func(*User, wire.CloseCode)
 	movedIn  []func(*User)
 	movedOut []func(*User)
+	presence []func(*User)
 }
 
 // New makes a registry and registers its commands at the mesh. It takes no user
@@ -156,10 +193,16 @@ func New(cfg Config, m Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Re
 		return nil, err
 	}
 	r := &Registry{
-		cfg: cfg, mesh: m, log: log, notices: make(chan notice, noticesMax), empty: make(chan struct{}),
+		cfg: cfg, mesh: m, log: log, empty: make(chan struct{}),
 		newBatch: func() *transport.Batch { return nil },
 	}
 	r.metrics = newMetrics(reg, r)
+	r.guard = guard.New(log, r.metrics.panics)
+	r.unopened.init()
+	r.notices.init()
+	r.enders.max, r.enders.spawn = endersMax, r.spawn
+	r.hookers.max, r.hookers.spawn = hookersMax, r.spawn
+	r.budgets = newBudgets(cfg.Budget, reg)
 	r.users.init()
 	r.moves.init()
 	r.state.Store(uint32(mars.Offline))
@@ -168,6 +211,7 @@ func New(cfg Config, m Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Re
 	m.Handle(mesh.CmdMoveOffer, r.handleOffer)
 	m.Handle(mesh.CmdMoveRelease, r.handleRelease)
 	m.Handle(mesh.CmdMoveAbort, r.handleAbort)
+	m.Handle(mesh.CmdMoveDone, r.handleDone)
 	return r, nil
 }
 
@@ -185,21 +229,34 @@ func (r *Registry) BindPlaces(p Places, newBatch func() *transport.Batch) {
 	r.places, r.newBatch = p, newBatch
 }
 
-// OnOpened adds a function that is called when a user's first connection is up.
-// Like all hooks it is added before Run and must not block.
+// OnOpened adds a function that is called when a user's first connection is up, by
+// the read loop, without any lock. Like all hooks it is added before Run and must not
+// block; when it panics, that is logged and counted, and the next hook runs.
 func (r *Registry) OnOpened(f func(*User)) { r.hooks.opened = append(r.hooks.opened, f) }
 
 // OnEnded adds a function that is called when a user who was connected is gone:
-// from a goroutine of its own, without any lock.
+// from a goroutine of the registry, without any lock.
 func (r *Registry) OnEnded(f func(*User, wire.CloseCode)) { r.hooks.ended = append(r.hooks.ended, f) }
 
 // OnMovedIn adds a function that is called when a user of another node is here,
-// before their pending commands run.
+// before their pending commands run: by the read loop, without any lock.
 func (r *Registry) OnMovedIn(f func(*User)) { r.hooks.movedIn = append(r.hooks.movedIn, f) }
 
 // OnMovedOut adds a function that is called when another node owns the user.
-// OnEnded is not called for them.
+// OnEnded is not called for them. Like OnEnded's it runs on a goroutine of the
+// registry, without any lock, perhaps when the user is on the other node already.
 func (r *Registry) OnMovedOut(f func(*User)) { r.hooks.movedOut = append(r.hooks.movedOut, f) }
+
+// OnPresence adds a function that is called when a user's connection was lost, or came
+// back: [User.Connected] says which by now. It may be called while connections are
+// locked, so that it takes note and returns.
+func (r *Registry) OnPresence(f func(*User)) { r.hooks.presence = append(r.hooks.presence, f) }
+
+func (r *Registry) tellPresence(u *User) {
+	for _, f := range r.hooks.presence {
+		_ = r.guard.Do("presence hook", func() { f(u) })
+	}
+}
 
 // Self returns the node the registry is on.
 func (r *Registry) Self() mars.Instance { return r.cfg.Self }
@@ -227,24 +284,15 @@ func (r *Registry) SetState(s mars.State) { r.state.Store(uint32(s)) }
 // CCU returns how many users are here who were connected at least once.
 func (r *Registry) CCU() int { return int(r.opened.Load()) }
 
-// Reserved returns how many places wait for their first connection.
+// Reserved returns how many places wait for their first connection, those of users on
+// their way from other nodes included.
 func (r *Registry) Reserved() int { return max(0, int(r.count.Load()-r.opened.Load())) }
 
 // BySID returns the user of a sid, nil when they are not here.
 func (r *Registry) BySID(sid id.SID) *User { return r.users.bySID(sid) }
 
 // ByUID returns the connected user of a user id, nil when they are not here.
-func (r *Registry) ByUID(uid id.UID) *User {
-	for _, u := range r.users.byUID(uid) {
-		u.mu.Lock()
-		isOpen := u.phase == open
-		u.mu.Unlock()
-		if isOpen {
-			return u
-		}
-	}
-	return nil
-}
+func (r *Registry) ByUID(uid id.UID) *User { return r.users.openByUID(uid) }
 
 // Each calls f for every user with a place until f returns false.
 func (r *Registry) Each(f func(*User) bool) { r.users.each(f) }
@@ -305,15 +353,4 @@ func (r *Registry) spawn(f func()) bool {
 	}
 	r.wg.Go(f)
 	return true
-}
-
-// guard runs f and survives its panic, because f is not ours.
-func (r *Registry) guard(what string, f func()) {
-	defer func() {
-		if p := recover(); p != nil {
-			r.metrics.panics.Inc()
-			r.log.Error().Str("handler", what).Interface("panic", p).Bytes("stack", debug.Stack()).Msg("handler panicked")
-		}
-	}()
-	f()
 }

@@ -174,7 +174,7 @@ func TestMessagesWaitForTheUser(t *testing.T) {
 }
 
 func TestTooMuchWaitingEndsTheUser(t *testing.T) {
-	for name, size := range map[string]int{"messages": 1, "bytes": 64 << 10} {
+	for name, size := range map[string]int{"many small": 4, "some long": 60 << 10} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1")
@@ -182,12 +182,17 @@ func TestTooMuchWaitingEndsTheUser(t *testing.T) {
 				n := nodes[0]
 				u, _ := n.login(t, "u")
 				n.UserLost(u)
-				var err error
-				for range parkedMax + 1 {
-					if err = u.Send(nil, make([]byte, size), reliable.Reliable); err != nil {
-						break
+				most := 1 << 20 / (size + 32) // whatever their number
+				for i := range most {
+					if err := u.Send(nil, make([]byte, size), reliable.Reliable); err != nil {
+						t.Fatalf("message %d of %d bytes: %v", i, size, err)
 					}
 				}
+				synctest.Wait()
+				if codes := n.endCodes(); len(codes) > 0 {
+					t.Fatalf("ended %v", codes)
+				}
+				err := u.Send(nil, make([]byte, size), reliable.Reliable)
 				synctest.Wait()
 				if !errors.Is(err, ErrGone) || !slices.Equal(n.endCodes(), []wire.CloseCode{wire.CloseSlow}) {
 					t.Errorf("send = %v, ended %v", err, n.endCodes())
@@ -242,6 +247,43 @@ func TestExecutorRunsInOrderAndIsBounded(t *testing.T) {
 	})
 }
 
+// What waits for a handler that is stuck is bounded in bytes too; one large command
+// always fits.
+func TestMailboxIsBoundedInBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1")
+		defer stop()
+		n := nodes[0]
+		u, _ := n.login(t, "u")
+		gate := make(chan struct{})
+		n.commands.run = func(*User, wire.Message) { <-gate }
+		post := func(size int) error {
+			return u.Post(wire.Message{Ver: 2, Cmd: 9, Payload: make([]byte, size)}, reliable.Reliable)
+		}
+		if err := post(10); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // it runs
+		if err := post(mailboxBytesMax); err != nil {
+			t.Errorf("the largest: %v", err)
+		}
+		if err := post(1); !errors.Is(err, ErrBusy) {
+			t.Errorf("one more byte: %v", err)
+		}
+		close(gate)
+		synctest.Wait()
+		if err := post(1); err != nil {
+			t.Errorf("after all ran: %v", err)
+		}
+		synctest.Wait()
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if u.box.bytes != 0 {
+			t.Errorf("an empty mailbox has %d bytes", u.box.bytes)
+		}
+	})
+}
+
 func TestDoSurvivesPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1")
@@ -278,7 +320,7 @@ func TestProperties(t *testing.T) {
 		nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1")
 		defer stop()
 		n := nodes[0]
-		reply, err := n.Reserve(ReserveRequest{UID: "u", Props: map[string]any{"level": 3.0}})
+		reply, err := n.Reserve(ReserveRequest{UID: "u", Props: encodedProps(map[string]any{"level": 3.0})})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package users
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/mars"
 	"github.com/Diarkis/diarkis/internal/mesh"
 	"github.com/Diarkis/diarkis/internal/secure"
@@ -41,8 +43,9 @@ func (r *Registry) Reserve(q ReserveRequest) (ReserveReply, error) {
 	if err != nil {
 		return ReserveReply{}, fmt.Errorf("reserve: %w", err)
 	}
-	u := &User{ID: q.UID, SID: c.SID, registry: r, order: order{at, digestOf(c.SID)}, props: q.Props}
-	refusal, err := r.admit(u, transport.Reservation{Credentials: c, UID: q.UID, Owner: u, TTL: r.cfg.ReserveTTL})
+	u := &User{ID: q.UID, SID: c.SID, registry: r, order: order{at, digestOf(c.SID)}}
+	u.props.encoded = bytes.Clone(q.Props) // the request they came in may be far larger
+	refusal, ttl, err := r.admit(u, c)
 	if err != nil {
 		return ReserveReply{}, fmt.Errorf("reserve: %w", err)
 	}
@@ -52,7 +55,7 @@ func (r *Registry) Reserve(q ReserveRequest) (ReserveReply, error) {
 	r.metrics.reservations.WithLabelValues(Accepted.String()).Inc()
 	return ReserveReply{
 		SID: c.SID, Key: c.Key, IV: c.IV, Mac: c.Mac,
-		Role: r.cfg.Self.Role, Host: host, Port: port, ExpiresIn: r.cfg.ReserveTTL,
+		Role: r.cfg.Self.Role, Host: host, Port: port, ExpiresIn: ttl,
 	}, nil
 }
 
@@ -61,22 +64,77 @@ func (r *Registry) refuse(why Refusal) ReserveReply {
 	return ReserveReply{Refused: why}
 }
 
-// admit enters u into the tables and reserves the place, or does neither.
-func (r *Registry) admit(u *User, res transport.Reservation) (Refusal, error) {
+// mayTake says whether the node takes anybody at all.
+func (r *Registry) mayTake() Refusal {
 	switch mars.State(r.state.Load()) {
 	case mars.Online:
+		return Accepted
 	case mars.Taken:
-		return Taken, nil
-	default:
-		return Draining, nil
+		return Taken
 	}
-	if r.count.Add(1) > int64(r.cfg.UsersMax) {
-		r.count.Add(-1)
-		return Full, nil
+	return Draining
+}
+
+// admit makes a place for a user whom nobody has seen yet, and says how long it waits
+// for them. Others who were not seen either go, when they have to.
+func (r *Registry) admit(u *User, c secure.Credentials) (Refusal, time.Duration, error) {
+	if why := r.mayTake(); why != Accepted {
+		return why, 0, nil
 	}
+	if r.cfg.MemoryShort() {
+		return Memory, 0, nil
+	}
+	w := &r.unopened
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r.users.bySID(u.SID) != nil {
+		return InUse, 0, nil // before anybody has gone for it
+	}
+	r.makeWayLocked(u)
+	ttl := r.cfg.reserveTTL(w.all.n + 1)
+	refusal, err := r.enterLocked(u, transport.Reservation{Credentials: c, UID: u.ID, Owner: u, TTL: ttl})
+	if refusal == Accepted && err == nil {
+		w.addLocked(u)
+	}
+	return refusal, ttl, err
+}
+
+// admitMoved makes a place for a user of another node. Strangers who hold places are
+// in nobody's way here. While memory is short, only who can't stay is taken.
+func (r *Registry) admitMoved(u *User, res transport.Reservation) (Refusal, error) {
+	if why := r.mayTake(); why != Accepted {
+		return why, nil
+	}
+	if r.cfg.MemoryShort() && !r.leaves(u.moveIn.from) {
+		return Memory, nil
+	}
+	if why := r.moves.addIn(u.moveIn, r.cfg.ArrivalsMax); why != Accepted {
+		return why, nil
+	}
+	r.unopened.mu.Lock()
+	defer r.unopened.mu.Unlock()
+	refusal, err := r.enterLocked(u, res)
+	if refusal != Accepted || err != nil {
+		r.moves.dropIn(u.moveIn)
+	}
+	return refusal, err
+}
+
+// leaves reports whether a node is about to end, and its users with it.
+func (r *Registry) leaves(n id.Node) bool {
+	m, ok := r.cfg.Directory().Lookup(n)
+	return ok && m.State == mars.Offline
+}
+
+// enterLocked enters u into the tables and reserves the place, or does neither.
+func (r *Registry) enterLocked(u *User, res transport.Reservation) (Refusal, error) {
 	if !r.users.add(u) {
-		r.count.Add(-1)
 		return InUse, nil
+	}
+	r.count.Add(1)
+	if !r.fitLocked() {
+		r.drop(u)
+		return Full, nil
 	}
 	_, err := r.places.Reserve(res)
 	if err == nil {

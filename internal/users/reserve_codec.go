@@ -6,14 +6,11 @@ import (
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
-	"github.com/Diarkis/diarkis/internal/mesh"
 	"github.com/Diarkis/diarkis/internal/secure"
 )
 
 const (
 	reserveLayout = 1
-	// PropsBytesMax is the most that initial properties take on the mesh.
-	PropsBytesMax = 64 << 10
 	typeMax       = 128 // bytes of a node type or role
 	hostMax       = 255 // bytes of a host name
 )
@@ -30,18 +27,17 @@ const (
 type ReserveRequest struct {
 	UID  id.UID
 	Type string
-	// Props are the user's first properties.
-	Props map[string]any
+	// Props are the user's first properties as [EncodeProps] wrote them, nil for none.
+	// Nobody decodes them before the user is there and one is read.
+	Props []byte
 	// Credentials are nil, so that the node makes new ones, or those of a place
 	// that the same user was given on another node at the same time.
 	Credentials *secure.Credentials
 }
 
-// Marshal encodes q. It fails when a property has no MessagePack form or all of
-// them together are over [PropsBytesMax].
+// Marshal encodes q. It fails when the properties are over a limit of [EncodeProps].
 func (q ReserveRequest) Marshal() ([]byte, error) {
-	props, err := marshalProps(q.Props, PropsBytesMax)
-	if err != nil {
+	if err := checkProps(q.Props); err != nil {
 		return nil, fmt.Errorf("encode reservation of user %q: %w", string(q.UID), err)
 	}
 	dst := appendBytes([]byte{reserveLayout}, string(q.UID))
@@ -51,10 +47,11 @@ func (q ReserveRequest) Marshal() ([]byte, error) {
 	} else {
 		dst = append(dst, 0)
 	}
-	return appendBytes(dst, props), nil
+	return appendBytes(dst, q.Props), nil
 }
 
-// ParseReserveRequest reads what [ReserveRequest.Marshal] wrote and checks the user id.
+// ParseReserveRequest reads what [ReserveRequest.Marshal] wrote and checks the user id
+// and the limits of the properties, which stay encoded and stay in b.
 func ParseReserveRequest(b []byte) (q ReserveRequest, err error) {
 	r := reader{b: b}
 	r.layout(reserveLayout)
@@ -68,14 +65,16 @@ func ParseReserveRequest(b []byte) (q ReserveRequest, err error) {
 	default:
 		r.err = errCodec
 	}
-	props := r.bytes(PropsBytesMax)
+	if props := r.bytes(PropsBytesMax); len(props) > 0 {
+		q.Props = props
+	}
 	if err := r.end(); err != nil {
 		return ReserveRequest{}, fmt.Errorf("parse reservation: %w", err)
 	}
 	if q.UID, err = id.ParseUID(uid); err != nil {
 		return ReserveRequest{}, fmt.Errorf("parse reservation: %w", err)
 	}
-	if q.Props, err = parseProps(props); err != nil {
+	if err := checkProps(q.Props); err != nil {
 		return ReserveRequest{}, fmt.Errorf("parse reservation: %w", err)
 	}
 	return q, nil
@@ -89,14 +88,16 @@ const (
 	Accepted   Refusal = 0
 	Draining   Refusal = 1 // shutting down or not started
 	Taken      Refusal = 2 // taken out by an operator or full by the game's own choice
-	Full       Refusal = 3 // no free place
+	Full       Refusal = 3 // full of players
 	WrongType  Refusal = 4 // the node has another type than the asker thinks
 	BadRequest Refusal = 5 // the request does not parse
 	InUse      Refusal = 6 // the given sid has a place here already
+	Memory     Refusal = 7 // the process is short of memory
+	Busy       Refusal = 8 // too many users are on their way here from other nodes
 )
 
 func (r Refusal) String() string {
-	names := [...]string{"accepted", "draining", "taken", "full", "wrong type", "bad request", "in use"}
+	names := [...]string{"accepted", "draining", "taken", "full", "wrong type", "bad request", "in use", "memory", "busy"}
 	if int(r) < len(names) {
 		return names[r]
 	}
@@ -163,29 +164,4 @@ func appendCredentials(dst []byte, c secure.Credentials) []byte {
 
 func readCredentials(r *reader) secure.Credentials {
 	return secure.Credentials{SID: r.key(), Key: r.key(), IV: r.key(), Mac: r.key()}
-}
-
-func marshalProps(props map[string]any, limit int) ([]byte, error) {
-	if len(props) == 0 {
-		return nil, nil
-	}
-	b, err := mesh.EncodeMap(props)
-	if err != nil {
-		return nil, fmt.Errorf("properties: %w", err)
-	}
-	if len(b) > limit {
-		return nil, fmt.Errorf("properties take %d bytes, at most %d fit", len(b), limit)
-	}
-	return b, nil
-}
-
-func parseProps(b []byte) (map[string]any, error) {
-	if len(b) == 0 {
-		return nil, nil
-	}
-	props, err := mesh.DecodeMap(b)
-	if err != nil {
-		return nil, fmt.Errorf("properties: %w", err)
-	}
-	return props, nil
 }

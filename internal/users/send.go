@@ -9,17 +9,17 @@ import (
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
-// The limits of what waits for a user who is not connected.
-const (
-	parkedMax      = 1024
-	parkedBytesMax = 256 << 10
-)
-
 // parked is a reliable message that waits for its user.
 type parked struct {
 	msg []byte
 	rel reliable.Reliability
 }
+
+// parkedCost is what a message counts on top of its length, in bytes, as in the queue
+// of a connection: it is the bytes that are bounded, never the number of messages.
+const parkedCost = 32
+
+func (p *parked) cost() int { return len(p.msg) + parkedCost }
 
 // Send queues an encoded message for the user, which is copied. A nil batch sends
 // at once. It fails when the user is gone, or the message doesn't fit.
@@ -70,12 +70,14 @@ func (u *User) park(tried *Link, frozen bool, msg []byte, rel reliable.Reliabili
 		u.registry.metrics.unsent.Inc()
 		return false, nil
 	}
-	if len(u.parked) >= parkedMax || u.parkedBytes+len(msg) > parkedBytesMax {
+	p := parked{msg, rel}
+	if len(u.parked) > 0 && u.parkedBytes+p.cost() > u.registry.cfg.ParkedMax {
 		u.registry.end(u, wire.CloseSlow, "too much waits for the user")
 		return false, ErrGone
 	}
-	u.parked = append(u.parked, parked{bytes.Clone(msg), rel})
-	u.parkedBytes += len(msg)
+	p.msg = bytes.Clone(msg)
+	u.parked = append(u.parked, p)
+	u.parkedBytes += p.cost()
 	u.parking.Store(true)
 	return false, nil
 }
@@ -91,7 +93,7 @@ func (u *User) unparkLocked(b *transport.Batch, link Link) {
 			u.parked = u.parked[i:] // gone again already: the rest waits on
 			return
 		}
-		u.parkedBytes -= len(p.msg)
+		u.parkedBytes -= p.cost()
 	}
 	u.dropParkedLocked()
 }

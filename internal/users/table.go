@@ -2,7 +2,6 @@ package users
 
 import (
 	"hash/maphash"
-	"slices"
 	"sync"
 
 	"github.com/Diarkis/diarkis/internal/id"
@@ -11,7 +10,8 @@ import (
 const shards = 64
 
 // table finds users by sid and by user id. One user id may have several sids for
-// a while. Its locks are never held together with a user's.
+// a while: they hang on a chain, newest first. Its locks are never held together with
+// a user's.
 type table struct {
 	seed maphash.Seed
 	sids [shards]struct {
@@ -19,16 +19,19 @@ type table struct {
 		m map[id.SID]*User
 	}
 	uids [shards]struct {
-		sync.RWMutex
-		m map[id.UID][]*User
+		sync.RWMutex // guards User.uid of these, too
+		m            map[id.UID]*User
 	}
 }
+
+// uidLinks is a user's place on the chain of their user id.
+type uidLinks struct{ newer, older *User }
 
 func (t *table) init() {
 	t.seed = maphash.MakeSeed()
 	for i := range shards {
 		t.sids[i].m = make(map[id.SID]*User)
-		t.uids[i].m = make(map[id.UID][]*User)
+		t.uids[i].m = make(map[id.UID]*User)
 	}
 }
 
@@ -48,8 +51,11 @@ func (t *table) add(u *User) bool {
 	}
 	n := &t.uids[t.uidShard(u.ID)]
 	n.Lock()
-	n.m[u.ID] = append(n.m[u.ID], u)
-	n.Unlock()
+	defer n.Unlock()
+	if u.uid.older = n.m[u.ID]; u.uid.older != nil {
+		u.uid.older.uid.newer = u
+	}
+	n.m[u.ID] = u
 	return true
 }
 
@@ -68,12 +74,18 @@ func (t *table) remove(u *User) bool {
 	n := &t.uids[t.uidShard(u.ID)]
 	n.Lock()
 	defer n.Unlock()
-	// A new slice, because byUID lends the old one.
-	rest := slices.DeleteFunc(slices.Clone(n.m[u.ID]), func(v *User) bool { return v == u })
-	if len(rest) == 0 {
+	newer, older := u.uid.newer, u.uid.older
+	u.uid = uidLinks{}
+	if older != nil {
+		older.uid.newer = newer
+	}
+	switch {
+	case newer != nil:
+		newer.uid.older = older
+	case older != nil:
+		n.m[u.ID] = older
+	default:
 		delete(n.m, u.ID)
-	} else {
-		n.m[u.ID] = rest
 	}
 	return true
 }
@@ -85,12 +97,28 @@ func (t *table) bySID(sid id.SID) *User {
 	return s.m[sid]
 }
 
-// byUID returns all users of a user id; the slice must not be changed.
-func (t *table) byUID(uid id.UID) []*User {
+// openByUID returns the newest user of a user id who is open, or nil.
+func (t *table) openByUID(uid id.UID) *User {
 	n := &t.uids[t.uidShard(uid)]
 	n.RLock()
 	defer n.RUnlock()
-	return slices.Clip(n.m[uid])
+	for u := n.m[uid]; u != nil; u = u.uid.older {
+		if u.isOpen.Load() {
+			return u
+		}
+	}
+	return nil
+}
+
+// byUID appends all users of a user id to dst.
+func (t *table) byUID(dst []*User, uid id.UID) []*User {
+	n := &t.uids[t.uidShard(uid)]
+	n.RLock()
+	defer n.RUnlock()
+	for u := n.m[uid]; u != nil; u = u.uid.older {
+		dst = append(dst, u)
+	}
+	return dst
 }
 
 func (t *table) each(f func(*User) bool) {

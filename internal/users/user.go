@@ -68,19 +68,30 @@ type User struct {
 	order    order
 	movedIn  bool // came from another node
 
+	uid      uidLinks       // guarded by the table
+	unopened *unopenedPlace // guarded by the registry's unopened; nil once opened, and for who came by a move
+
 	link    atomic.Pointer[Link] // nil while not connected
 	parking atomic.Bool          // Send must go through park: see there
+	isOpen  atomic.Bool          // phase is open; written with it
+	ending  atomic.Bool          // end was called
+	budget  budget
 
 	mu          sync.Mutex // guards the fields below; taken after a room's lock, before a Conn's
 	phase       phase
 	revoked     bool // a newer sid won while this one could not be cancelled
 	openedAt    time.Time
-	props       map[string]any
+	props       properties
 	parked      []parked
 	parkedBytes int
 	box         mailbox
 	move        *moveOut // while another node may take over
 	moveIn      *moveIn  // incoming and arrived
+}
+
+func (u *User) setPhaseLocked(p phase) {
+	u.phase = p
+	u.isOpen.Store(p == open)
 }
 
 // Format prints the user id only, whatever the verb.

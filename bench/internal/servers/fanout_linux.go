@@ -54,10 +54,17 @@ func newNode(a serverArgs) (*node, error) {
 	log, reg := zerolog.Nop(), prometheus.NewRegistry()
 	n := &node{}
 	var err error
+	const never = 1_000_000_000 // budgets that are charged and do not run out
 	n.users, err = users.New(users.Config{
 		Self: self, ReserveTTL: time.Hour,
 		Directory: func() *mars.Directory { return directory },
 		Endpoint:  func() string { return "127.0.0.1:1" }, // clients know without being told
+		// All places are reserved before the first client comes, and none may go for another.
+		ReservationsMax: 2 * a.Places,
+		Budget: users.Budget{
+			CommandsPerSec: never, CommandsBurst: never, DeliveriesPerSec: never, DeliveriesBurst: never,
+			CreatesPerSec: never, CreatesBurst: never,
+		},
 	}, alone{}, log, reg)
 	if err != nil {
 		return nil, err

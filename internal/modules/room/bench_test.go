@@ -26,7 +26,10 @@ func (nowhere) Transport() string          { return "UDP" }
 
 // crowd makes a room of 100 and returns what serves one broadcast in it.
 func crowd(tb testing.TB) (broadcast func(), stop func()) {
-	c := newCluster(tb, Config{}, "udp")
+	const never = int(time.Second) // a budget that is charged and does not run out
+	c := newClusterOf(tb, Config{}, users.Budget{
+		CommandsPerSec: never, CommandsBurst: never, DeliveriesPerSec: never, DeliveriesBurst: never,
+	}, "udp")
 	n := c.nodes[0]
 	var sender *users.User
 	var r *room
@@ -38,7 +41,7 @@ func crowd(tb testing.TB) (broadcast func(), stop func()) {
 		u := n.users.BySID(reply.SID)
 		n.users.UserOpened(nil, u, nowhere{}, false)
 		if r == nil {
-			if r, err = n.rooms.create(Settings{MembersMax: 100, EmptyTTL: time.Minute}); err != nil {
+			if r, err = n.rooms.create(Settings{MembersMax: 100, EmptyTTL: time.Minute}, "", false); err != nil {
 				tb.Fatal(err)
 			}
 		}

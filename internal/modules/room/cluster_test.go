@@ -38,6 +38,9 @@ type cluster struct {
 	stop  func()
 
 	directory atomic.Pointer[mars.Directory]
+	log       bytes.Buffer // warnings and errors of all nodes
+	requests  atomic.Int64 // over the mesh
+	ignore    atomic.Bool  // MOVE, by all clients
 
 	mu       sync.Mutex
 	handlers map[id.Node]map[uint16]mesh.Handler
@@ -59,7 +62,13 @@ type node struct {
 // newCluster starts nodes; roles name them, e.g. "udp", "udp", "tcp".
 func newCluster(t testing.TB, cfg Config, roles ...string) *cluster {
 	t.Helper()
+	return newClusterOf(t, cfg, users.Budget{}, roles...)
+}
+
+func newClusterOf(t testing.TB, cfg Config, budget users.Budget, roles ...string) *cluster {
+	t.Helper()
 	c := &cluster{t: t, handlers: map[id.Node]map[uint16]mesh.Handler{}, down: map[id.Node]bool{}, clients: map[id.SID]*client{}}
+	log := zerolog.New(zerolog.SyncWriter(&c.log)).Level(zerolog.WarnLevel)
 	var members []mars.Member
 	for i, role := range roles {
 		name := id.Node(fmt.Sprintf("127.0.0.1:%d", 8000+i))
@@ -73,14 +82,14 @@ func newCluster(t testing.TB, cfg Config, roles ...string) *cluster {
 		n := &node{cluster: c, name: m.Node, places: map[id.SID]*place{}}
 		var err error
 		n.users, err = users.New(users.Config{
-			Self: m.Instance, Directory: c.directory.Load,
+			Self: m.Instance, Directory: c.directory.Load, Budget: budget,
 			Endpoint: func() string { return "192.0.2.1:" + strconv.Itoa(i) },
-		}, n, zerolog.Nop(), prometheus.NewRegistry())
+		}, n, log, prometheus.NewRegistry())
 		if err != nil {
 			t.Fatal(err)
 		}
-		n.router = router.New[*users.User](router.Config{StructErrors: true}, zerolog.Nop(), prometheus.NewRegistry())
-		if n.rooms, err = New(cfg, n.users, n.router, n, zerolog.Nop(), prometheus.NewRegistry()); err != nil {
+		n.router = router.New[*users.User](router.Config{StructErrors: true}, log, prometheus.NewRegistry())
+		if n.rooms, err = New(cfg, n.users, n.router, n, log, prometheus.NewRegistry()); err != nil {
 			t.Fatal(err)
 		}
 		n.users.SetCommands(n.router)
@@ -109,6 +118,7 @@ func (n *node) Handle(cmd uint16, h mesh.Handler) {
 }
 
 func (n *node) Request(ctx context.Context, to id.Node, cmd uint16, payload []byte) ([]byte, error) {
+	n.requests.Add(1)
 	n.cluster.mu.Lock()
 	h, down := n.handlers[to][cmd], n.down[to]
 	n.cluster.mu.Unlock()
@@ -168,7 +178,9 @@ func (n *node) Credentials(sid id.SID) (secure.Credentials, bool) {
 }
 
 func (n *node) Move(sid id.SID, m wire.Move) error {
-	go n.nodes[m.Port].connect(sid, true)
+	if !n.ignore.Load() {
+		go n.nodes[m.Port].connect(sid, true)
+	}
 	return nil
 }
 

@@ -19,6 +19,7 @@ func (e *Engine) addCommands(r *router.Router[*users.User]) {
 	r.Ordered(Ver, CmdJoin, "room join", e.onJoin)
 	r.Ordered(Ver, CmdRandomJoin, "room random join", e.onRandomJoin)
 	r.Ordered(Ver, CmdLeave, "room leave", e.onLeave)
+	r.Exempt(Ver, CmdLeave)
 	r.Builtin(Ver, CmdBroadcast, "room broadcast", e.onBroadcast)
 	r.Builtin(Ver, CmdMessage, "room message", e.onMessage)
 	r.Builtin(Ver, CmdMemberIDs, "room member ids", e.onMemberIDs)
@@ -30,6 +31,15 @@ func (e *Engine) addCommands(r *router.Router[*users.User]) {
 	r.Builtin(Ver, CmdIncr, "room increment property", e.onIncr)
 	r.Builtin(Ver, CmdReserve, "room reserve", func(q *Request) error { return e.onSeats(q, OpReserve) })
 	r.Builtin(Ver, CmdCancel, "room cancel reservation", func(q *Request) error { return e.onSeats(q, OpCancel) })
+}
+
+// mayPush refuses a command that makes others receive something when its user's budget
+// for that is used up.
+func mayPush(q *Request) error {
+	if !q.User().MayDeliver(q.Batch()) {
+		return status.ErrRate
+	}
+	return nil
 }
 
 // ok answers a request; built-in answers are reliable.
@@ -44,11 +54,16 @@ func (e *Engine) onCreate(q *Request, random bool) error {
 	if p.err != nil {
 		return p.err
 	}
+	s = e.limited(s)
 	s.Random = random
 	if join && e.roomOf(q.User()) != nil {
 		return ErrNew
 	}
-	r, err := e.create(s)
+	if err := mayMake(q); err != nil {
+		e.metrics.creates.WithLabelValues(refusedRate).Inc()
+		return err
+	}
+	r, err := e.create(s, q.User().ID, !join)
 	if err != nil {
 		return err
 	}
@@ -69,7 +84,7 @@ func (e *Engine) onLeave(q *Request) error {
 	if err != nil {
 		return err
 	}
-	_, err = e.step(q.Batch(), r, input{Op: OpLeave, User: q.User().ID, Message: p.rest()}, nil)
+	_, err = e.step(q.Batch(), r, input{Op: OpLeave, By: q.User(), User: q.User().ID, Message: p.rest()}, nil)
 	return err
 }
 
@@ -81,7 +96,7 @@ func (e *Engine) local(q *Request) (*room, payload, error) {
 		return nil, p, p.err
 	}
 	e.mu.RLock()
-	r := e.rooms[id.Room(rid)] // a conversion inside a lookup costs no allocation
+	r := e.index.rooms[id.Room(rid)] // a conversion inside a lookup costs no allocation
 	e.mu.RUnlock()
 	if r != nil {
 		return r, p, nil
@@ -102,8 +117,11 @@ func (e *Engine) onBroadcast(q *Request) error {
 	if p.err != nil {
 		return p.err
 	}
+	if err := mayPush(q); err != nil {
+		return err
+	}
 	e.metrics.messages.Inc()
-	_, err = e.step(q.Batch(), r, input{Op: OpBroadcast, User: q.User().ID, Message: message, Rel: rel}, nil)
+	_, err = e.step(q.Batch(), r, input{Op: OpBroadcast, By: q.User(), User: q.User().ID, Message: message, Rel: rel}, nil)
 	return err
 }
 
@@ -118,8 +136,11 @@ func (e *Engine) onMessage(q *Request) error {
 	if p.err != nil {
 		return p.err
 	}
+	if err := mayPush(q); err != nil {
+		return err
+	}
 	e.metrics.messages.Inc()
-	_, err = e.step(q.Batch(), r, input{Op: OpMessage, User: q.User().ID, To: to, Message: message, Rel: rel}, nil)
+	_, err = e.step(q.Batch(), r, input{Op: OpMessage, By: q.User(), User: q.User().ID, To: to, Message: message, Rel: rel}, nil)
 	return err
 }
 
@@ -129,9 +150,11 @@ func (e *Engine) read(q *Request, f func(m *Machine[*users.User], p *payload) ([
 	if err != nil {
 		return err
 	}
-	r.mu.Lock()
-	answer, err := f(r.m, &p)
-	r.mu.Unlock()
+	answer, err := func() ([]byte, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return f(r.m, &p)
+	}()
 	if err != nil {
 		return err
 	}
@@ -182,7 +205,10 @@ func (e *Engine) onOwnerChange(q *Request) error {
 	if p.err != nil {
 		return p.err
 	}
-	_, err = e.step(q.Batch(), r, input{Op: OpOwner, User: q.User().ID, To: []id.UID{to}}, nil)
+	if err := mayPush(q); err != nil {
+		return err
+	}
+	_, err = e.step(q.Batch(), r, input{Op: OpOwner, By: q.User(), User: q.User().ID, To: []id.UID{to}}, nil)
 	return err
 }
 

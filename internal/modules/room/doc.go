@@ -9,6 +9,22 @@
 // A room lives on the node that its id names. Who joins it from another node is
 // handed over with the join command pending, and that node answers.
 //
+// # Who pays
+//
+// What a client has others receive is charged to its user ([users.Budget]), never to those
+// who receive it, and what the server's own code sends to nobody. Rooms that nobody is
+// in count against the client that made them, so that it has a few on a node; on a full
+// node the one that has been empty for longest goes. A seat that is held or reserved
+// belongs to whoever asked for it: a user on the way has one on a node, and a member's
+// reservations end with the membership.
+//
+// # Random joins
+//
+// A random join leads to the room with most players who are connected or on the way, of
+// equals the oldest, here or else on another node. Only when there is none it takes an
+// empty room of the user's own, one whose members may come back, a stranger's empty one,
+// and at last a new one.
+//
 // # Payloads
 //
 // Numbers are big-endian; a room id is 52 characters; a list is (u32 size ‖ bytes)*.

@@ -2,6 +2,7 @@ package room
 
 import (
 	"cmp"
+	"container/list"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -16,9 +17,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/rs/zerolog"
 
+	"github.com/Diarkis/diarkis/internal/guard"
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/router"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 	"github.com/Diarkis/diarkis/internal/transport"
 	"github.com/Diarkis/diarkis/internal/users"
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -26,9 +29,14 @@ import (
 
 // Config configures the rooms of a node. The zero value is ready to use.
 type Config struct {
-	MembersMax int       // the largest room that may be made; zero means 1000
-	RoomsMax   int       // rooms on this node; zero means 100,000
-	Rand       io.Reader // makes room ids; nil means crypto/rand
+	MembersMax int // the largest room that may be made; zero means 1000
+	RoomsMax   int // rooms on this node; zero means 100,000
+	// EmptyMax is how many rooms that nobody is in one user id may have made here. Zero means 4.
+	EmptyMax int
+	// TTLMax is the longest that a room of a client outlives its last member. Zero means
+	// 10 minutes.
+	TTLMax time.Duration
+	Rand   io.Reader // makes room ids; nil means crypto/rand
 }
 
 type (
@@ -44,18 +52,23 @@ type (
 // while anything is sent, another node is asked or a hook runs.
 type Engine struct {
 	// Set by New, then constant.
-	cfg     Config
-	users   *users.Registry
-	mesh    users.Mesh
-	log     zerolog.Logger
-	self    id.Node
-	addr    netip.AddrPort
-	hooks   Hooks
-	metrics metrics
-	ctx     context.Context // ends with Run
-	cancel  context.CancelFunc
-	scratch sync.Pool      // of *scratch
-	ticks   sync.WaitGroup // timers that are firing; Add under mu while not stopped
+	cfg   Config
+	users *users.Registry
+	mesh  users.Mesh
+	log   zerolog.Logger
+	self  id.Node
+	addr  netip.AddrPort
+	hooks Hooks
+	guard *guard.Guard
+	// unreachable keeps the log short when clients ask for rooms of a node that is gone.
+	unreachable telemetry.Throttle
+	metrics     metrics
+	// tooManyEmpty refuses a room to who made Config.EmptyMax that nobody is in.
+	tooManyEmpty error
+	ctx          context.Context // ends with Run
+	cancel       context.CancelFunc
+	scratch      sync.Pool      // of *scratch
+	ticks        sync.WaitGroup // timers that are firing, and evictions; Add under mu while not stopped
 
 	// random serializes finding a random room and making one, so that users who look
 	// at the same time meet. It is taken before mu.
@@ -63,23 +76,33 @@ type Engine struct {
 
 	mu      sync.RWMutex // guards the fields below
 	stopped bool
-	rooms   map[id.Room]*room
-	in      map[*users.User]*room           // also while the user is joining
-	open    map[Settings]map[*room]struct{} // random rooms with a free seat
-	held    map[id.UID]*room                // where a seat was held last for a user on the way
+	made    uint64 // rooms so far
+	index   index
+
+	presence presence
 }
 
 // room is a machine with what the engine needs around it.
 type room struct {
-	id      id.Room
-	created time.Time
+	id       id.Room
+	created  time.Time
+	settings Settings
+	maker    id.UID // whose client had it made; empty for the server's own code
+	number   uint64 // of all rooms, in the order in which they were made
 
 	mu    sync.Mutex // guards the fields below
 	m     *Machine[*users.User]
 	timer *time.Timer // steps the machine at its WakeAt
 	wake  time.Time   // when timer fires; zero when it does not run
-	// listed tells whether Engine.open has the room.
-	listed bool
+
+	// Written under both locks, read under either one.
+	facts facts
+
+	// The index's own, guarded by Engine.mu.
+	connected int           // members who are connected
+	rank      int           // its appeal, as it is listed
+	at        int           // where it is listed; -1 when it is not
+	emptied   *list.Element // in index.empty, nil when it does not count there
 }
 
 // scratch is the memory of one step. It is pooled, because rooms are many and most
@@ -94,13 +117,16 @@ const scratchMax = 256 << 10
 
 type metrics struct {
 	messages, pushes, unsent prometheus.Counter
-	joins, creates           *prometheus.CounterVec
+	hookPanics               prometheus.Counter
+	joins, creates, evicted  *prometheus.CounterVec
 }
 
 // New makes an engine and registers its commands at the router and the mesh.
 func New(cfg Config, u *users.Registry, commands *router.Router[*users.User], mesh users.Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Engine, error) {
 	cfg.MembersMax = cmp.Or(cfg.MembersMax, MembersMax)
 	cfg.RoomsMax = cmp.Or(cfg.RoomsMax, 100_000)
+	cfg.EmptyMax = cmp.Or(cfg.EmptyMax, 4)
+	cfg.TTLMax = cmp.Or(cfg.TTLMax, 10*time.Minute)
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
 	}
@@ -110,16 +136,18 @@ func New(cfg Config, u *users.Registry, commands *router.Router[*users.User], me
 	}
 	e := &Engine{
 		cfg: cfg, users: u, mesh: mesh, log: log, self: u.Self().Node, addr: addr,
-		rooms: map[id.Room]*room{}, in: map[*users.User]*room{}, open: map[Settings]map[*room]struct{}{},
-		held: map[id.UID]*room{},
+		index: newIndex(), presence: presence{wake: make(chan struct{}, 1)},
 	}
+	e.tooManyEmpty = errTooManyEmpty(cfg.EmptyMax)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.scratch.New = func() any { return &scratch{batch: u.NewBatch()} }
 	e.register(reg)
+	e.guard = guard.New(log, e.metrics.hookPanics)
 	e.addCommands(commands)
 	e.addMeshCommands()
 	u.OnEnded(func(u *users.User, _ wire.CloseCode) { e.vanish(u) })
 	u.OnMovedOut(e.vanish)
+	u.OnPresence(e.presence.changed)
 	return e, nil
 }
 
@@ -131,6 +159,8 @@ func (e *Engine) register(reg prometheus.Registerer) {
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "diarkis", Name: "rooms", Help: "Rooms on this node."},
 		func() float64 { return float64(e.Count()) })
 	e.metrics = metrics{
+		hookPanics: counter("hook_panics_total", "Hooks of the application that panicked."),
+
 		messages: counter("messages_total", "Broadcasts and messages that members sent."),
 		pushes:   counter("pushes_total", "Pushes to members, each receiver counted."),
 		unsent:   counter("pushes_unsent_total", "Pushes that could not be queued for their receiver."),
@@ -138,18 +168,22 @@ func (e *Engine) register(reg prometheus.Registerer) {
 			Namespace: "diarkis", Subsystem: "room", Name: "joins_total", Help: "Joins of this node's users, by where the room is and how it went.",
 		}, []string{"where", "result"}),
 		creates: auto.NewCounterVec(prometheus.CounterOpts{
-			Namespace: "diarkis", Subsystem: "room", Name: "creates_total", Help: "Rooms made, or refused because there are too many.",
+			Namespace: "diarkis", Subsystem: "room", Name: "creates_total", Help: "Rooms made, or refused: the node is full, its maker has too many empty ones, or makes them too fast.",
 		}, []string{"result"}),
+		evicted: auto.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "diarkis", Subsystem: "room", Name: "evicted_total", Help: "Rooms that nobody was in and that ended early: their maker had too many, or the node was full.",
+		}, []string{"reason"}),
 	}
 }
 
-// Run waits for ctx, stops the rooms' timers and waits for those that are firing.
+// Run keeps track of who is connected until ctx ends. Then it stops the rooms' timers
+// and waits for those that are firing.
 func (e *Engine) Run(ctx context.Context) error {
-	<-ctx.Done()
+	e.watch(ctx)
 	e.cancel()
 	e.mu.Lock()
 	e.stopped = true
-	all := slices.Collect(maps.Values(e.rooms))
+	all := slices.Collect(maps.Values(e.index.rooms))
 	e.mu.Unlock()
 	for _, r := range all {
 		r.mu.Lock()
@@ -166,7 +200,7 @@ func (e *Engine) Run(ctx context.Context) error {
 func (e *Engine) Count() int {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	return len(e.rooms)
+	return len(e.index.rooms)
 }
 
 // Info is what an operator sees of a room.
@@ -181,7 +215,7 @@ type Info struct {
 // Rooms returns the rooms of this node, ordered by id.
 func (e *Engine) Rooms() []Info {
 	e.mu.RLock()
-	all := slices.Collect(maps.Values(e.rooms))
+	all := slices.Collect(maps.Values(e.index.rooms))
 	e.mu.RUnlock()
 	infos := make([]Info, len(all))
 	for i, r := range all {
@@ -197,38 +231,10 @@ func (e *Engine) Rooms() []Info {
 func (e *Engine) find(r id.Room) (*room, error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	if found := e.rooms[r]; found != nil {
+	if found := e.index.rooms[r]; found != nil {
 		return found, nil
 	}
 	return nil, ErrNotFound
-}
-
-// create makes an empty room. Nobody else finds it before its first step: a join, a
-// held seat or publish.
-func (e *Engine) create(s Settings) (*room, error) {
-	if s.MembersMax > e.cfg.MembersMax {
-		return nil, invalid(fmt.Sprintf("a room has at most %d members here", e.cfg.MembersMax))
-	}
-	var random [8]byte
-	if _, err := io.ReadFull(e.cfg.Rand, random[:]); err != nil {
-		return nil, fmt.Errorf("create a room: %w", err)
-	}
-	now := time.Now()
-	r := &room{id: id.NewRoom(e.addr, random), created: now}
-	var err error
-	if r.m, err = NewMachine[*users.User](now, r.id, s); err != nil {
-		return nil, err
-	}
-	e.mu.Lock()
-	if len(e.rooms) >= e.cfg.RoomsMax {
-		e.mu.Unlock()
-		e.metrics.creates.WithLabelValues(refused).Inc()
-		return nil, ErrTooMany
-	}
-	e.rooms[r.id] = r
-	e.mu.Unlock()
-	e.metrics.creates.WithLabelValues(succeeded).Inc()
-	return r, nil
 }
 
 // publish starts the life of an empty room: its timer, and being found at random.
@@ -238,26 +244,24 @@ func (e *Engine) publish(r *room) { _, _ = e.step(nil, r, input{Op: OpTick}, nil
 func (e *Engine) claim(u *users.User, r *room) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.in[u] != nil {
+	if e.index.in[u].room != nil {
 		return false
 	}
-	e.in[u] = r
+	e.index.in[u] = membership{room: r}
 	return true
 }
 
 func (e *Engine) unclaim(u *users.User, r *room) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.in[u] == r {
-		delete(e.in, u)
-	}
+	e.index.leave(u, r)
 }
 
 // roomOf returns the room that u is in, nil for none.
 func (e *Engine) roomOf(u *users.User) *room {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	return e.in[u]
+	return e.index.in[u].room
 }
 
 // enter puts u into r. answer is called when that went well, under the room's lock
@@ -266,9 +270,9 @@ func (e *Engine) enter(r *room, u *users.User, message []byte, answer func(b *tr
 	if !e.claim(u, r) {
 		return ErrIn
 	}
-	err := e.hooks.joinAllowed(r.id, u)
+	err := e.joinAllowed(r.id, u)
 	if err == nil {
-		_, err = e.step(nil, r, input{Op: OpJoin, User: u.ID, Link: u, Message: message}, answer)
+		_, err = e.step(nil, r, input{Op: OpJoin, By: u, User: u.ID, Link: u, Message: message}, answer)
 	}
 	if err != nil {
 		e.unclaim(u, r)
@@ -297,21 +301,12 @@ func (e *Engine) step(b *transport.Batch, r *room, in input, answer func(*transp
 	if own {
 		b = s.batch
 	}
-	r.mu.Lock()
-	if in.Op == OpTick {
-		r.wake = time.Time{} // most likely its timer fired
-	}
-	r.m.Step(time.Now(), in, &s.out)
-	if answer != nil && s.out.Err == nil {
-		answer(b)
-	}
-	e.perform(b, r, s)
-	r.mu.Unlock()
+	e.stepLocked(b, r, &in, answer, s)
 	if own {
 		users.Flush(b)
 	}
 	value, err = s.out.Value, s.out.Err
-	e.hooks.call(r.id, in, &s.out)
+	e.tell(r.id, &in, &s.out)
 	if s.out.size() <= scratchMax {
 		s.out.reset()
 		e.scratch.Put(s)
@@ -319,9 +314,28 @@ func (e *Engine) step(b *transport.Batch, r *room, in input, answer func(*transp
 	return value, err
 }
 
-// perform queues the pushes of a step and keeps the tables and the timer. The room
+// stepLocked is the part of step that holds the room. A panic frees it: one command is
+// lost then, not everybody's.
+func (e *Engine) stepLocked(b *transport.Batch, r *room, in *input, answer func(*transport.Batch), s *scratch) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if in.Op == OpTick {
+		r.wake = time.Time{} // most likely its timer fired
+	}
+	now := time.Now()
+	r.m.Step(now, *in, &s.out)
+	if in.By != nil {
+		in.By.Delivered(now, s.out.Deliveries)
+	}
+	if answer != nil && s.out.Err == nil {
+		answer(b)
+	}
+	e.perform(b, r, in, s)
+}
+
+// perform queues the pushes of a step and keeps the index and the timer. The room
 // is locked.
-func (e *Engine) perform(b *transport.Batch, r *room, s *scratch) {
+func (e *Engine) perform(b *transport.Batch, r *room, in *input, s *scratch) {
 	out := &s.out
 	for _, p := range out.Pushes {
 		msg := reliable.NewShared()
@@ -334,38 +348,40 @@ func (e *Engine) perform(b *transport.Batch, r *room, s *scratch) {
 		msg.Done()
 		e.metrics.pushes.Add(float64(len(p.To)))
 	}
-	e.index(r, out)
+	e.tellIndex(r, in, out)
 	e.schedule(r, out.WakeAt)
 }
 
-// index keeps the engine's tables in step with the room.
-func (e *Engine) index(r *room, out *output) {
-	s := r.m.Settings()
-	free := s.Random && !out.Closed && r.m.Free() > 0
-	if len(out.Left) == 0 && !out.Closed && free == r.listed {
+// tellIndex keeps the index in step with the room, which is locked. When its maker has
+// too many rooms that nobody is in, the one goes that has been empty for longest.
+func (e *Engine) tellIndex(r *room, in *input, out *output) {
+	f := factsOf(r.m)
+	joined := in.Op == OpJoin && out.Err == nil
+	if f == r.facts && !joined && len(out.Left) == 0 && len(out.Unheld) == 0 && !out.Closed {
 		return // the usual case, a message, changes nothing
 	}
-	r.listed = free
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	x := &e.index
+	r.facts = f
 	for _, u := range out.Left {
-		if e.in[u] == r {
-			delete(e.in, u)
+		x.leave(u, r)
+	}
+	for _, user := range out.Unheld {
+		if x.held[user] == r && !r.m.Holds(user) {
+			delete(x.held, user)
 		}
+	}
+	if joined {
+		x.enter(in.Link, r)
 	}
 	if out.Closed {
-		delete(e.rooms, r.id)
+		x.remove(r)
+		return
 	}
-	switch {
-	case free && e.open[s] == nil:
-		e.open[s] = map[*room]struct{}{r: {}}
-	case free:
-		e.open[s][r] = struct{}{}
-	default:
-		delete(e.open[s], r)
-		if len(e.open[s]) == 0 {
-			delete(e.open, s)
-		}
+	x.put(r)
+	if oldest := x.over(r.maker, e.cfg.EmptyMax); oldest != nil {
+		e.laterLocked(func() { e.evict(oldest, evictedMaker) })
 	}
 }
 

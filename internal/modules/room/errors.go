@@ -18,13 +18,15 @@ var (
 	ErrFull = &status.Error{Code: status.RoomJoin, Retry: true, Text: "room is full"}
 	// ErrRole means the room is on a node of another transport, where a user can't be moved.
 	ErrRole = &status.Error{Code: status.RoomJoin, Text: "room is on a node of another transport"}
-	// ErrMoving means the user could not be handed to the room's node.
+	// ErrMoving means the user could not be handed to the room's node. Their client may
+	// not have followed, but who did follow must know that it was not their fault.
 	ErrMoving = &status.Error{Code: status.RoomJoin, Retry: true, Ours: true, Text: "user could not be moved to the room's node"}
 	// ErrNode means the node that the room id names is not in the cluster or did not answer.
 	ErrNode = &status.Error{Code: status.NodeNotFound, Retry: true, Text: "the room's node is not reachable"}
 	// ErrNew means a room could not be made because the user is in one already.
 	ErrNew = &status.Error{Code: status.RoomNew, Text: "user is already in a room"}
-	// ErrTooMany means this node holds Config.RoomsMax rooms.
+	// ErrTooMany means this node holds Config.RoomsMax rooms and somebody is in each of
+	// them, or the server made it: then it is the node that is too small.
 	ErrTooMany = &status.Error{Code: status.RoomNew, Retry: true, Ours: true, Text: "too many rooms on this node"}
 	// ErrNotOwner means only the owner may do this.
 	ErrNotOwner = &status.Error{Code: status.RoomOther, Text: "only the room's owner may do this"}
@@ -45,6 +47,9 @@ var (
 	// ErrTooLarge means a message is longer than 64 KiB, or an unreliable one than a datagram holds.
 	ErrTooLarge = &status.Error{Code: status.InvalidParameter, Text: "message is too large"}
 )
+
+// errHook is all that a client sees of a hook that panicked.
+var errHook = &status.Error{Code: status.RoomJoin, Ours: true, Text: "the application could not decide on the join"}
 
 // invalid is an InvalidParameter error that says which one.
 func invalid(text string) error {

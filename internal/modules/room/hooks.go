@@ -11,9 +11,10 @@ import (
 // and may block: JoinAllowed before the join, the others after the pushes were
 // queued, all in the goroutine that acted. That is the executor of the user whose
 // command it was, a goroutine of its own for a user whose connection ended, a timer's
-// for a room that ended empty, or the caller of one of Engine's methods.
+// or one of its own for a room that ended empty, or the caller of one of Engine's methods.
 type Hooks struct {
-	// JoinAllowed refuses a join by returning an error, which the client gets.
+	// JoinAllowed refuses a join by returning an error, which the client gets, or by
+	// panicking.
 	JoinAllowed func(r id.Room, u *users.User) error
 	// Joined tells that u is a member.
 	Joined func(r id.Room, u *users.User)
@@ -26,30 +27,38 @@ type Hooks struct {
 	Ended func(r id.Room)
 }
 
-// SetHooks sets what the application wants to know. Call it before Run.
+// SetHooks sets what the application wants to know. Call it before Run. A hook that
+// panics is counted and logged, and the others are called all the same.
 func (e *Engine) SetHooks(h Hooks) { e.hooks = h }
 
-func (h *Hooks) joinAllowed(r id.Room, u *users.User) error {
-	if h.JoinAllowed == nil {
+// joinAllowed asks the application. Who can't be judged, because its hook panicked, is
+// not let in.
+func (e *Engine) joinAllowed(r id.Room, u *users.User) (err error) {
+	allowed := e.hooks.JoinAllowed
+	if allowed == nil {
 		return nil
 	}
-	return h.JoinAllowed(r, u)
+	if panicked := e.guard.Do("room join allowed hook", func() { err = allowed(r, u) }); panicked != nil {
+		return errHook
+	}
+	return err
 }
 
-// call tells what came out of a step.
-func (h *Hooks) call(r id.Room, in input, out *output) {
+// tell calls the hooks for what came out of a step. It holds no lock.
+func (e *Engine) tell(r id.Room, in *input, out *output) {
+	h := &e.hooks
 	if h.Joined != nil && in.Op == OpJoin && out.Err == nil {
-		h.Joined(r, in.Link)
+		_ = e.guard.Do("room joined hook", func() { h.Joined(r, in.Link) })
 	}
 	if h.Left != nil {
 		for _, u := range out.Left {
-			h.Left(r, u)
+			_ = e.guard.Do("room left hook", func() { h.Left(r, u) })
 		}
 	}
 	if h.OwnerChanged != nil && out.OwnerChanged {
-		h.OwnerChanged(r, out.OwnerOld, out.OwnerNew)
+		_ = e.guard.Do("room owner changed hook", func() { h.OwnerChanged(r, out.OwnerOld, out.OwnerNew) })
 	}
 	if h.Ended != nil && out.Closed && !errors.Is(out.Err, ErrNotFound) { // that is: by this step
-		h.Ended(r)
+		_ = e.guard.Do("room ended hook", func() { h.Ended(r) })
 	}
 }

@@ -37,7 +37,8 @@ type Settings struct {
 	EmptyTTL   time.Duration // 10 s and more
 	Interval   time.Duration // broadcasts are merged over this long; below 100 ms nothing is merged
 	Random     bool          // random joins may find it
-	// ReserveOwnerOnly keeps everyone but the owner from reserving seats.
+	// ReserveOwnerOnly keeps everyone but the owner from reserving seats. So does Random:
+	// whom chance led there may not keep others out.
 	ReserveOwnerOnly bool
 }
 
@@ -81,6 +82,7 @@ const (
 	OpCancel              // User (empty: the server), To
 	OpHold                // User, Until
 	OpUnhold              // User
+	OpEvict               // ends the room if nobody is in it or on the way, else ErrIn
 	OpDiscard             // User, Message: what OpLeave with Lost pushes for this member
 )
 
@@ -88,6 +90,8 @@ const (
 // interface, because a broadcast must not cost an allocation. Slices are lent
 // to Step.
 type Input[L any] struct {
+	// By is whose client caused this, zero for the server's own code. Step does not read it.
+	By      L
 	Op      Op
 	Rel     reliable.Reliability
 	Lost    bool
@@ -116,6 +120,10 @@ type Output[L any] struct {
 	Value  int64     // OpIncr: the sum
 	Pushes []Push[L] // in order; of OpJoin, after the answer to the one who joins
 	Left   []L       // members who are out now
+	Unheld []id.UID  // users for whom no seat is held any more, joined or not
+	// Deliveries is what this input makes others receive, at once or merged later: pushes
+	// times receivers, without merged ones of earlier inputs.
+	Deliveries int
 	// OwnerChanged is set when the owner is another one than before.
 	OwnerChanged       bool
 	OwnerOld, OwnerNew id.UID
@@ -130,7 +138,8 @@ func (o *Output[L]) reset() {
 	clear(o.Pushes)
 	clear(o.Left)
 	clear(o.links)
-	*o = Output[L]{Pushes: o.Pushes[:0], Left: o.Left[:0], bytes: o.bytes[:0], links: o.links[:0]}
+	clear(o.Unheld)
+	*o = Output[L]{Pushes: o.Pushes[:0], Left: o.Left[:0], Unheld: o.Unheld[:0], bytes: o.bytes[:0], links: o.links[:0]}
 }
 
 // size is how much memory the output holds on to, about, in bytes.
@@ -152,9 +161,9 @@ type Machine[L any] struct {
 	closed   bool
 	closeAt  time.Time // an empty room ends then
 
-	owner    id.UID      // a member, or empty when nobody is in
-	members  []Member[L] // longest present first
-	reserved map[id.UID]struct{}
+	owner    id.UID               // a member, or empty when nobody is in
+	members  []Member[L]          // longest present first
+	reserved map[id.UID]id.UID    // to the member who reserved the seat; empty: the server
 	holds    map[id.UID]time.Time // seats of users on the way here, until then
 	props    properties
 
@@ -162,6 +171,8 @@ type Machine[L any] struct {
 	bytes     []byte      // behind waiting
 	flushAt   time.Time   // when waiting must go; zero when there is none
 	addressed map[id.UID]struct{}
+	senders   marks // of waiting
+	inRun     marks // scratch of flushRun
 }
 
 // NewMachine makes an empty room. Its first member becomes the owner. Without a
@@ -183,7 +194,7 @@ func (m *Machine[L]) Step(now time.Time, in Input[L], out *Output[L]) {
 	if !m.flushAt.IsZero() && !now.Before(m.flushAt) {
 		m.flush(out)
 	}
-	m.dropExpiredHolds(now)
+	m.dropExpiredHolds(now, out)
 	owner := m.owner
 	out.Err = m.apply(now, in, out)
 	if m.owner != owner {
@@ -220,7 +231,12 @@ func (m *Machine[L]) apply(now time.Time, in Input[L], out *Output[L]) error {
 	case OpHold:
 		return m.hold(in)
 	case OpUnhold:
-		delete(m.holds, in.User)
+		m.unhold(in.User, out)
+	case OpEvict:
+		if len(m.members) > 0 || len(m.holds) > 0 {
+			return ErrIn
+		}
+		m.closed = true
 	case OpDiscard:
 		return m.setDiscard(in)
 	}
@@ -242,11 +258,11 @@ func (m *Machine[L]) join(in Input[L], out *Output[L]) error {
 	if m.find(in.User) >= 0 {
 		return ErrIn
 	}
-	if !m.takeSeat(in.User) {
+	if !m.takeSeat(in.User, out) {
 		return ErrFull
 	}
 	m.flush(out)
-	m.push(out, CmdJoin, reliable.Reliable, in.Message, -1)
+	out.Deliveries += m.push(out, CmdJoin, reliable.Reliable, in.Message, -1)
 	m.members = append(m.members, Member[L]{User: in.User, Link: in.Link})
 	m.closeAt = time.Time{}
 	if m.owner == "" {
@@ -270,11 +286,12 @@ func (m *Machine[L]) leave(now time.Time, in Input[L], out *Output[L]) error {
 	}
 	out.Left = append(out.Left, m.members[i].Link)
 	if in.Op == OpKick {
-		m.push(out, CmdLeave, reliable.Reliable, message, -1) // the one kicked did not act, so is told too
+		out.Deliveries += m.push(out, CmdLeave, reliable.Reliable, message, -1) // the one kicked did not act, so is told too
 	} else {
-		m.push(out, CmdLeave, reliable.Reliable, message, i)
+		out.Deliveries += m.push(out, CmdLeave, reliable.Reliable, message, i)
 	}
 	m.members = slices.Delete(m.members, i, i+1)
+	m.dropReserved(in.User)
 	if len(m.members) == 0 {
 		m.owner, m.closeAt = "", now
 		if m.settings.AllowEmpty {
@@ -284,7 +301,7 @@ func (m *Machine[L]) leave(now time.Time, in Input[L], out *Output[L]) error {
 	}
 	if m.owner == in.User {
 		m.owner = m.members[0].User
-		m.push(out, CmdOwnerChange, reliable.Reliable, []byte(m.owner), -1)
+		out.Deliveries += m.push(out, CmdOwnerChange, reliable.Reliable, []byte(m.owner), -1)
 	}
 	return nil
 }
@@ -294,9 +311,12 @@ func (m *Machine[L]) delete(in Input[L], out *Output[L]) error {
 		return ErrTooLarge
 	}
 	m.flush(out)
-	m.push(out, CmdLeave, reliable.Reliable, in.Message, -1)
+	out.Deliveries += m.push(out, CmdLeave, reliable.Reliable, in.Message, -1)
 	for _, member := range m.members {
 		out.Left = append(out.Left, member.Link)
+	}
+	for user := range m.holds {
+		m.unhold(user, out)
 	}
 	m.members, m.owner, m.closed = nil, "", true
 	return nil
@@ -320,7 +340,7 @@ func (m *Machine[L]) changeOwner(in Input[L], out *Output[L]) error {
 	}
 	m.flush(out)
 	m.owner = in.To[0]
-	m.push(out, CmdOwnerChange, reliable.Reliable, []byte(m.owner), actor)
+	out.Deliveries += m.push(out, CmdOwnerChange, reliable.Reliable, []byte(m.owner), actor)
 	return nil
 }
 
@@ -345,10 +365,10 @@ func (m *Machine[L]) discardMessage(i int) []byte {
 }
 
 // push adds a payload for every member but the one at except (-1: none).
-// An empty join or leave message is not pushed at all.
-func (m *Machine[L]) push(out *Output[L], cmd uint16, rel reliable.Reliability, payload []byte, except int) {
+// An empty join or leave message is not pushed at all. It returns how many get it.
+func (m *Machine[L]) push(out *Output[L], cmd uint16, rel reliable.Reliability, payload []byte, except int) int {
 	if len(payload) == 0 && (cmd == CmdJoin || cmd == CmdLeave) {
-		return
+		return 0
 	}
 	start := len(out.links)
 	for i := range m.members {
@@ -357,6 +377,7 @@ func (m *Machine[L]) push(out *Output[L], cmd uint16, rel reliable.Reliability, 
 		}
 	}
 	out.add(cmd, rel, payload, out.links[start:len(out.links):len(out.links)])
+	return len(out.links) - start
 }
 
 // add appends a push with a copy of payload.

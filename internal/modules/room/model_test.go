@@ -17,7 +17,7 @@ import (
 type model struct {
 	s        Settings
 	members  []id.UID
-	reserved map[id.UID]bool
+	reserved map[id.UID]id.UID
 	holds    map[id.UID]time.Time
 	emptyAt  time.Time // when the room became empty
 	never    bool      // nobody has been in yet
@@ -60,6 +60,8 @@ func (m *model) seats() int {
 	return n
 }
 
+func (m *model) hasReserved(u id.UID) bool { _, ok := m.reserved[u]; return ok }
+
 func (m *model) tell(to []id.UID, except id.UID, what string) {
 	for _, u := range to {
 		if u != except {
@@ -78,7 +80,7 @@ func (m *model) step(now time.Time, i in) (refused bool) {
 	switch i.Op {
 	case OpJoin:
 		_, held := m.holds[i.User]
-		if is || !held && !m.reserved[i.User] && m.seats() >= m.s.MembersMax {
+		if is || !held && !m.hasReserved(i.User) && m.seats() >= m.s.MembersMax {
 			return true
 		}
 		m.tell(m.members, "", "101 "+string(i.Message))
@@ -99,6 +101,7 @@ func (m *model) step(now time.Time, i in) (refused bool) {
 		}
 		m.members = slices.DeleteFunc(m.members, func(u id.UID) bool { return u == i.User })
 		m.emptyAt = now
+		maps.DeleteFunc(m.reserved, func(_, by id.UID) bool { return by == i.User })
 		if wasOwner && len(m.members) > 0 {
 			m.tell(m.members, "", "14 "+string(m.members[0]))
 		}
@@ -128,7 +131,9 @@ func (m *model) step(now time.Time, i in) (refused bool) {
 		before := maps.Clone(m.reserved)
 		for _, u := range i.To {
 			if !slices.Contains(m.members, u) {
-				m.reserved[u] = true
+				if !m.hasReserved(u) {
+					m.reserved[u] = i.User
+				}
 			}
 		}
 		if m.seats() > m.s.MembersMax {
@@ -144,7 +149,7 @@ func (m *model) step(now time.Time, i in) (refused bool) {
 		}
 	case OpHold:
 		_, held := m.holds[i.User]
-		if is || !held && !m.reserved[i.User] && m.seats() >= m.s.MembersMax {
+		if is || !held && !m.hasReserved(i.User) && m.seats() >= m.s.MembersMax {
 			return true
 		}
 		m.holds[i.User] = i.Until
@@ -203,7 +208,7 @@ func TestMachineAgainstModel(t *testing.T) {
 			s.Interval = 500 * time.Millisecond
 		}
 		m := newMachine(t, s)
-		naive := &model{s: s, never: true, emptyAt: epoch, reserved: map[id.UID]bool{}, holds: map[id.UID]time.Time{},
+		naive := &model{s: s, never: true, emptyAt: epoch, reserved: map[id.UID]id.UID{}, holds: map[id.UID]time.Time{},
 			numbers: map[string]int64{}, got: map[id.UID][]string{}}
 		got := map[id.UID][]string{}
 		now := epoch

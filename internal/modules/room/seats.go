@@ -7,15 +7,23 @@ import (
 )
 
 // takeSeat uses up the user's reservation, their held seat or a free one.
-func (m *Machine[L]) takeSeat(user id.UID) bool {
+func (m *Machine[L]) takeSeat(user id.UID, out *Output[L]) bool {
 	_, reserved := m.reserved[user]
 	_, held := m.holds[user]
 	if !reserved && !held && m.Free() <= 0 {
 		return false
 	}
 	delete(m.reserved, user)
-	delete(m.holds, user)
+	m.unhold(user, out)
 	return true
+}
+
+// unhold frees the seat held for a user, if there is one.
+func (m *Machine[L]) unhold(user id.UID, out *Output[L]) {
+	if _, held := m.holds[user]; held {
+		delete(m.holds, user)
+		out.Unheld = append(out.Unheld, user)
+	}
 }
 
 // Free returns how many seats nobody sits on, has reserved or is on the way to.
@@ -29,10 +37,10 @@ func (m *Machine[L]) Free() int {
 	return free
 }
 
-func (m *Machine[L]) dropExpiredHolds(now time.Time) {
+func (m *Machine[L]) dropExpiredHolds(now time.Time, out *Output[L]) {
 	for user, until := range m.holds {
 		if !now.Before(until) {
-			delete(m.holds, user)
+			m.unhold(user, out)
 		}
 	}
 }
@@ -62,31 +70,27 @@ func (m *Machine[L]) reserve(in Input[L]) error {
 	if err := m.mayReserve(in.User, ErrReserveOwner); err != nil {
 		return err
 	}
-	free := m.Free()
-	var fresh []id.UID
-	for _, user := range in.To {
-		if _, ok := m.reserved[user]; ok || m.find(user) >= 0 {
-			continue // has a seat already
+	fresh := m.named(in.To)
+	defer clear(fresh)
+	for i := range m.members {
+		delete(fresh, m.members[i].User) // has a seat already
+	}
+	seats := 0
+	for user := range fresh {
+		if _, reserved := m.reserved[user]; !reserved && !m.Holds(user) {
+			seats++
 		}
-		fresh = append(fresh, user)
+	}
+	if seats > 0 && seats > m.Free() { // all or nothing
+		return ErrReserve
 	}
 	if m.reserved == nil {
-		m.reserved = make(map[id.UID]struct{})
+		m.reserved = make(map[id.UID]id.UID)
 	}
-	for i, user := range fresh {
-		if _, again := m.reserved[user]; again {
-			continue // named twice
+	for user := range fresh {
+		if _, reserved := m.reserved[user]; !reserved {
+			m.reserved[user] = in.User
 		}
-		if !m.Holds(user) {
-			if free <= 0 { // all or nothing
-				for _, undo := range fresh[:i] {
-					delete(m.reserved, undo)
-				}
-				return ErrReserve
-			}
-			free--
-		}
-		m.reserved[user] = struct{}{}
 	}
 	return nil
 }
@@ -101,13 +105,23 @@ func (m *Machine[L]) cancel(in Input[L]) error {
 	return nil
 }
 
+// dropReserved frees the seats that a member reserved who is out now: nobody else knows
+// whether they are still wanted.
+func (m *Machine[L]) dropReserved(by id.UID) {
+	for user, member := range m.reserved {
+		if member == by {
+			delete(m.reserved, user)
+		}
+	}
+}
+
 func (m *Machine[L]) mayReserve(user id.UID, notOwner error) error {
 	switch {
 	case user == "":
 		return nil
 	case m.find(user) < 0:
 		return ErrNotIn
-	case m.settings.ReserveOwnerOnly && user != m.owner:
+	case (m.settings.ReserveOwnerOnly || m.settings.Random) && user != m.owner:
 		return notOwner
 	}
 	return nil

@@ -9,7 +9,6 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -86,9 +85,13 @@ func NewTable(r Rate, size int) *Table {
 }
 
 // Take takes one unit from the bucket of key.
-func (t *Table) Take(now int64, key uint64) bool {
+func (t *Table) Take(now int64, key uint64) bool { return t.Try(now, key) == 0 }
+
+// Try takes one unit from the bucket of key and returns 0, or takes nothing and
+// returns how long until there is one.
+func (t *Table) Try(now int64, key uint64) time.Duration {
 	if t.rate.cost == 0 {
-		return true
+		return 0
 	}
 	h := hash(t.seed, key) | 1 // never 0, the key of an empty entry
 	t.mu.Lock()
@@ -98,14 +101,21 @@ func (t *Table) Take(now int64, key uint64) bool {
 	for i := range set {
 		e := &set[i]
 		if e.key == h {
-			return e.when.Take(now, t.rate, 1)
+			return e.when.try(now, t.rate)
 		}
 		if e.when < victim.when {
 			victim = e
 		}
 	}
 	*victim = entry{key: h}
-	return victim.when.Take(now, t.rate, 1)
+	return victim.when.try(now, t.rate)
+}
+
+func (b *Bucket) try(now int64, r Rate) time.Duration {
+	if b.Take(now, r, 1) {
+		return 0
+	}
+	return b.Wait(now, r, 1)
 }
 
 // AddressKey is what address limits count by: the IPv4 address or the IPv6 /64.
@@ -117,39 +127,6 @@ func AddressKey(a netip.Addr) uint64 {
 	}
 	b := a.As16()
 	return binary.BigEndian.Uint64(b[:8])
-}
-
-// Shares bounds how much is under way at once for each key. Its memory is fixed: keys
-// that fall on the same count share it, and nobody outside knows which do. It is safe
-// for concurrent use.
-type Shares struct {
-	most   int32 // 0: no limit
-	seed   maphash.Seed
-	counts []atomic.Int32
-}
-
-// NewShares returns size counts that go up to most each. Without a positive most
-// there is no limit.
-func NewShares(most, size int) *Shares {
-	return &Shares{most: int32(max(0, most)), seed: maphash.MakeSeed(), counts: make([]atomic.Int32, max(1, size))}
-}
-
-// Enter counts one more for key. It returns false when its share is used up; then
-// there is nothing to Leave.
-func (s *Shares) Enter(key uint64) bool {
-	c := s.of(key)
-	if c.Add(1) > s.most && s.most > 0 {
-		c.Add(-1)
-		return false
-	}
-	return true
-}
-
-// Leave takes back what Enter counted.
-func (s *Shares) Leave(key uint64) { s.of(key).Add(-1) }
-
-func (s *Shares) of(key uint64) *atomic.Int32 {
-	return &s.counts[hash(s.seed, key)%uint64(len(s.counts))]
 }
 
 func hash(seed maphash.Seed, key uint64) uint64 {

@@ -2,8 +2,6 @@ package limit
 
 import (
 	"net/netip"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -57,6 +55,26 @@ func TestTableForgetsTheQuietest(t *testing.T) {
 	}
 }
 
+func TestTableSaysHowLong(t *testing.T) {
+	tab := NewTable(NewRate(2, 3), 64)
+	now := int64(time.Hour)
+	for i := range 3 {
+		if w := tab.Try(now, 7); w != 0 {
+			t.Fatalf("unit %d of a burst of 3 has to wait %v", i, w)
+		}
+	}
+	w := tab.Try(now, 7)
+	if w != 500*time.Millisecond {
+		t.Fatalf("wait = %v, want 500ms", w)
+	}
+	if again := tab.Try(now+int64(w), 7); again != 0 {
+		t.Errorf("after the wait there are %v more", again)
+	}
+	if w := NewTable(Rate{}, 4).Try(now, 7); w != 0 {
+		t.Errorf("wait without a limit = %v", w)
+	}
+}
+
 func TestAddressKey(t *testing.T) {
 	key := func(s string) uint64 { return AddressKey(netip.MustParseAddr(s)) }
 	if key("192.0.2.1") == key("192.0.2.2") || key("192.0.2.1") != key("::ffff:192.0.2.1") {
@@ -64,66 +82,5 @@ func TestAddressKey(t *testing.T) {
 	}
 	if key("2001:db8::1") != key("2001:db8::2") || key("2001:db8::1") == key("2001:db8:0:1::1") {
 		t.Error("IPv6 must count by /64")
-	}
-}
-
-func TestShares(t *testing.T) {
-	s := NewShares(3, 1<<16)
-	for range 3 {
-		if !s.Enter(7) {
-			t.Fatal("refused within the share")
-		}
-	}
-	if s.Enter(7) {
-		t.Fatal("gave more than the share")
-	}
-	others := 0
-	for key := range uint64(100) {
-		if key != 7 && s.Enter(key) {
-			others++
-		}
-	}
-	if others < 95 { // one in 65,536 shares a count with 7
-		t.Errorf("%d of 99 others got in", others)
-	}
-	s.Leave(7)
-	if !s.Enter(7) || s.Enter(7) {
-		t.Error("one left, and not just one got in again")
-	}
-	free := NewShares(-1, 1)
-	for range 1000 {
-		if !free.Enter(1) {
-			t.Fatal("refused without a limit")
-		}
-	}
-}
-
-// Many at once never get past the share, and all of it is there in the end.
-func TestSharesTogether(t *testing.T) {
-	s := NewShares(4, 1)
-	var inside, most atomic.Int32
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for range 5000 {
-				if !s.Enter(1) {
-					continue
-				}
-				if n := inside.Add(1); n > most.Load() {
-					most.Store(n)
-				}
-				inside.Add(-1)
-				s.Leave(1)
-			}
-		})
-	}
-	wg.Wait()
-	if most.Load() > 4 {
-		t.Errorf("%d inside at once, want at most 4", most.Load())
-	}
-	for i := range 4 {
-		if !s.Enter(1) {
-			t.Fatalf("refused %d of a share of 4 when all had left", i)
-		}
 	}
 }

@@ -1,0 +1,208 @@
+package transport
+
+import (
+	"container/list"
+	"net/netip"
+	"sync"
+
+	"github.com/Diarkis/diarkis/internal/wire"
+)
+
+// slots bounds the TCP handshakes under way: all of them, those of one IPv4 address or
+// IPv6 /64, and those of one IPv6 /48. When one of these is full, the newcomer gets
+// in and one of the same goes, in all one of an address that has many; from the larger
+// of two halves: those that proved nothing, and those whose Hello was good and whose
+// Confirm is awaited; there the oldest. So who connects and is silent keeps out nobody
+// who speaks, who says Hello and then stalls nobody who goes on, neither half can
+// empty the other, and who comes again and again pushes out their own.
+type slots struct {
+	most, perAddress, perNetwork int // constant; zero or less: any number
+
+	mu     sync.Mutex // guards the fields below and those of slot
+	total  crowd
+	crowds map[netip.Prefix]*crowd
+}
+
+// networkShare is how many times the handshakes of one /64 a whole /48 may have, which
+// is what a site gets.
+const networkShare = 4
+
+// crowd is the handshakes that share a limit.
+type crowd struct {
+	halves [2]list.List // of *slot, oldest first: silent, and awaited
+}
+
+func (c *crowd) len() int { return c.halves[0].Len() + c.halves[1].Len() }
+
+// victim is who goes when one of c has to.
+func (c *crowd) victim() *slot {
+	half := &c.halves[0]
+	if c.halves[1].Len() > half.Len() {
+		half = &c.halves[1]
+	}
+	if half.Len() == 0 {
+		return nil
+	}
+	return half.Front().Value.(*slot)
+}
+
+// slot is one handshake.
+type slot struct {
+	end func() // closes its connection; constant
+
+	groups  [3]group // nil crowds, once it left
+	awaited bool
+	evicted wire.Refusal // why it was, "" if it was not
+}
+
+// group is the place of a slot in one crowd.
+type group struct {
+	crowd *crowd
+	key   netip.Prefix // of crowds, invalid for the total
+	spot  *list.Element
+}
+
+func newSlots(total, perAddress int) *slots {
+	return &slots{
+		most: total, perAddress: perAddress, perNetwork: networkShare * perAddress,
+		crowds: map[netip.Prefix]*crowd{},
+	}
+}
+
+// enter takes a slot for a handshake from addr. End is called, from this or a later
+// call of enter or makeRoom, when the handshake has to go for another.
+func (s *slots) enter(addr netip.Addr, end func()) *slot {
+	addr = addr.Unmap().WithZone("")
+	n := &slot{end: end}
+	var gone []*slot
+	s.mu.Lock()
+	gone = s.joinLocked(n, 2, netip.Prefix{}, s.most, dropSlot, gone) // first: its address counts without it
+	if addr.Is6() {
+		gone = s.joinLocked(n, 0, prefix(addr, 64), s.perAddress, dropShare, gone)
+		gone = s.joinLocked(n, 1, prefix(addr, 48), s.perNetwork, dropNetwork, gone)
+	} else {
+		gone = s.joinLocked(n, 0, prefix(addr, 32), s.perAddress, dropShare, gone)
+	}
+	s.mu.Unlock()
+	for _, v := range gone {
+		v.end()
+	}
+	return n
+}
+
+func prefix(a netip.Addr, bits int) netip.Prefix {
+	p, _ := a.Prefix(bits) // bits fit the address
+	return p
+}
+
+// joinLocked adds n to a crowd as its i-th group. Who has to go for it is appended to gone.
+func (s *slots) joinLocked(n *slot, i int, key netip.Prefix, most int, why wire.Refusal, gone []*slot) []*slot {
+	if c := s.crowdLocked(key); most > 0 && c.len() >= most {
+		v := c.victim()
+		if c == &s.total {
+			v = s.victimLocked()
+		}
+		s.evictLocked(v, why)
+		gone = append(gone, v)
+	}
+	c := s.crowdLocked(key) // another, when the last of it went
+	n.groups[i] = group{c, key, c.halves[0].PushBack(n)}
+	return gone
+}
+
+func (s *slots) crowdLocked(key netip.Prefix) *crowd {
+	if !key.IsValid() {
+		return &s.total
+	}
+	c := s.crowds[key]
+	if c == nil {
+		c = &crowd{}
+		s.crowds[key] = c
+	}
+	return c
+}
+
+// await notes that the Hello of a handshake was good.
+func (s *slots) await(n *slot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n.awaited {
+		return
+	}
+	n.awaited = true
+	for i := range n.groups {
+		if g := &n.groups[i]; g.crowd != nil {
+			g.crowd.halves[0].Remove(g.spot)
+			g.spot = g.crowd.halves[1].PushBack(n)
+		}
+	}
+}
+
+// leave gives a slot back. It returns why the handshake was evicted, "" when it was not.
+func (s *slots) leave(n *slot) (evicted wire.Refusal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaveLocked(n)
+	return n.evicted
+}
+
+func (s *slots) leaveLocked(n *slot) {
+	half := 0
+	if n.awaited {
+		half = 1
+	}
+	for i := range n.groups {
+		g := n.groups[i]
+		if g.crowd == nil {
+			continue
+		}
+		g.crowd.halves[half].Remove(g.spot)
+		if g.key.IsValid() && g.crowd.len() == 0 {
+			delete(s.crowds, g.key)
+		}
+		n.groups[i] = group{}
+	}
+}
+
+func (s *slots) evictLocked(n *slot, why wire.Refusal) {
+	s.leaveLocked(n)
+	n.evicted = why
+}
+
+// sample is how many crowds are compared to find one that has many.
+const sample = 32
+
+// victimLocked is who goes when there are too many in all: one of the largest of a few
+// crowds, as chance has it, and the oldest of all when each has one. Nil when there is none.
+func (s *slots) victimLocked() *slot {
+	most, from, seen := 1, &s.total, 0
+	for key, c := range s.crowds {
+		n := c.len()
+		if key.Addr().Is6() && key.Bits() == 48 {
+			n /= networkShare
+		}
+		if n > most {
+			most, from = n, c
+		}
+		if seen++; seen == sample {
+			break
+		}
+	}
+	return from.victim()
+}
+
+// makeRoom ends one handshake for a connection that there is no descriptor for. It
+// returns false when there is none.
+func (s *slots) makeRoom() bool {
+	s.mu.Lock()
+	v := s.victimLocked()
+	if v != nil {
+		s.evictLocked(v, dropDescriptors)
+	}
+	s.mu.Unlock()
+	if v == nil {
+		return false
+	}
+	v.end()
+	return true
+}
