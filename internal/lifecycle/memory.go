@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"math"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"sync/atomic"
@@ -26,6 +27,9 @@ const (
 	// every collection.
 	shortFrom  = 0.80
 	shortUntil = 0.70
+	// collectEvery is how often garbage is collected while memory is short. The runtime
+	// by itself collects when memory is taken, and here new users are who takes it.
+	collectEvery = 15 * time.Second
 )
 
 // boundMemory tells the Go runtime how much memory the container has, until ctx ends.
@@ -41,12 +45,13 @@ func boundMemory(ctx context.Context, log zerolog.Logger) {
 	}
 }
 
-// memory watches what this process needs of its memory limit. Step is called by one
-// goroutine, Short by any.
+// memory watches what this process needs of its memory limit. Watch and step are for one
+// goroutine, Short for any.
 type memory struct {
 	log     zerolog.Logger
 	short   atomic.Bool
 	samples []metrics.Sample
+	looked  time.Time // when garbage was last collected because memory is short
 	needed  prometheus.Gauge
 	limit   prometheus.Gauge
 }
@@ -94,7 +99,13 @@ func newMemory(log zerolog.Logger, reg prometheus.Registerer) *memory {
 func (m *memory) Short() bool { return m.short.Load() }
 
 // watch looks at the memory of the process.
-func (m *memory) watch() { m.step(m.neededNow(), debug.SetMemoryLimit(-1)) }
+func (m *memory) watch() {
+	if m.Short() && time.Since(m.looked) >= collectEvery {
+		m.looked = time.Now()
+		runtime.GC()
+	}
+	m.step(m.neededNow(), debug.SetMemoryLimit(-1))
+}
 
 // neededNow is what is left of the process's memory when all garbage is collected and
 // all free memory given back. The total would not do: a Go heap grows towards its limit

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -57,5 +58,25 @@ func TestMemoryNeededIsWhatLives(t *testing.T) {
 	runtime.GC() // what is free by now may be kept from the system, but is not needed
 	if grown := m.neededNow() - before; grown > size/10 {
 		t.Errorf("needed is %d bytes above the start, want little: nothing is held any more", grown)
+	}
+}
+
+// What was let go while nobody new came is found by itself.
+func TestShortMemoryIsLookedAtAgain(t *testing.T) {
+	m := newMemory(zerolog.Nop(), prometheus.NewRegistry())
+	held := make([]byte, 256<<20)
+	for i := 0; i < len(held); i += 4096 {
+		held[i] = 1
+	}
+	runtime.GC()
+	limit := debug.SetMemoryLimit(m.neededNow() * 10 / 9)
+	defer debug.SetMemoryLimit(limit)
+	if m.watch(); !m.Short() {
+		t.Fatal("memory is not short, though nine tenths of the limit are needed")
+	}
+	runtime.KeepAlive(held)
+	held = nil
+	if m.watch(); m.Short() {
+		t.Error("memory is short, though nobody needs it any more")
 	}
 }

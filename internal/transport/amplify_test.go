@@ -57,6 +57,14 @@ func (m *meter) hear() {
 	}
 }
 
+// hearSomething counts the first that comes, however long that takes on a slow machine.
+func (m *meter) hearSomething() {
+	buf := make([]byte, 2048)
+	_ = m.socket.SetReadDeadline(time.Now().Add(patience))
+	n, _ := m.socket.Read(buf) // nothing is told by the caller
+	m.got += n
+}
+
 // ping is the shortest packet of c that is worth an answer.
 func (c *client) ping() []byte {
 	return c.sealer.Finish(time.Now(), wire.AppendPing(c.sealer.Begin(nil), 1), 0)
@@ -179,6 +187,9 @@ func TestNoAmplification(t *testing.T) {
 			c := r.join("u")
 			m := r.meter(t)
 			tc.play(r, c, m)
+			if tc.answer && m.got == 0 {
+				m.hearSomething()
+			}
 			m.hear()
 			t.Logf("sent %d bytes, got %d", m.sent, m.got)
 			if float64(m.got) > tc.most*float64(m.sent) {

@@ -175,8 +175,8 @@ func TestAddressIsChargedWhenProven(t *testing.T) {
 
 func TestAddressIsChargedWhenProvenOverTCP(t *testing.T) {
 	r := start(t, "TCP", func(c *Config) { c.Limits.AddressPerSec, c.Limits.AddressBurst = 1, 3 }, nil)
-	bad := r.reserve("bad", nil)
-	for range 8 {
+	for i := range 8 {
+		bad := r.reserve(id.UID(fmt.Sprint("bad", i)), nil)
 		hs, err := secure.NewClient(bad.creds, "key", bad.options, rand.Reader)
 		if err != nil {
 			t.Fatal(err)

@@ -3,6 +3,7 @@ package transport
 import (
 	"container/list"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -13,15 +14,21 @@ import (
 // in and one of the same goes, in all one of an address that has many; from the larger
 // of two halves: those that proved nothing, and those whose Hello was good and whose
 // Confirm is awaited; there the oldest. So who connects and is silent keeps out nobody
-// who speaks, who says Hello and then stalls nobody who goes on, neither half can
-// empty the other, and who comes again and again pushes out their own.
+// who speaks, neither half can empty the other, and who comes again and again pushes
+// out their own. Whose Confirm is awaited counts by place too: a newer handshake of a
+// place ends its oldest, so that who says Hello and stalls fills no more than a few.
 type slots struct {
 	most, perAddress, perNetwork int // constant; zero or less: any number
 
 	mu     sync.Mutex // guards the fields below and those of slot
 	total  crowd
 	crowds map[netip.Prefix]*crowd
+	places map[wire.CID][]*slot // awaited ones, oldest first
 }
+
+// awaitedPerPlace is how many handshakes of one place may await their Confirm: the one a
+// client gave up on, because its address changed for one, and the one it goes on with.
+const awaitedPerPlace = 2
 
 // networkShare is how many times the handshakes of one /64 a whole /48 may have, which
 // is what a site gets.
@@ -52,6 +59,7 @@ type slot struct {
 
 	groups  [3]group // nil crowds, once it left
 	awaited bool
+	cid0    wire.CID     // of the place, when awaited
 	evicted wire.Refusal // why it was, "" if it was not
 }
 
@@ -65,7 +73,7 @@ type group struct {
 func newSlots(total, perAddress int) *slots {
 	return &slots{
 		most: total, perAddress: perAddress, perNetwork: networkShare * perAddress,
-		crowds: map[netip.Prefix]*crowd{},
+		crowds: map[netip.Prefix]*crowd{}, places: map[wire.CID][]*slot{},
 	}
 }
 
@@ -122,19 +130,29 @@ func (s *slots) crowdLocked(key netip.Prefix) *crowd {
 	return c
 }
 
-// await notes that the Hello of a handshake was good.
-func (s *slots) await(n *slot) {
+// await notes that the Hello of a handshake was good, which was for the place of cid0.
+func (s *slots) await(n *slot, cid0 wire.CID) {
+	var gone *slot
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n.awaited {
+	if n.awaited || n.evicted != "" {
+		s.mu.Unlock()
 		return
 	}
-	n.awaited = true
+	n.awaited, n.cid0 = true, cid0
 	for i := range n.groups {
 		if g := &n.groups[i]; g.crowd != nil {
 			g.crowd.halves[0].Remove(g.spot)
 			g.spot = g.crowd.halves[1].PushBack(n)
 		}
+	}
+	if same := s.places[cid0]; len(same) >= awaitedPerPlace {
+		gone = same[0]
+		s.evictLocked(gone, dropCID)
+	}
+	s.places[cid0] = append(s.places[cid0], n)
+	s.mu.Unlock()
+	if gone != nil {
+		gone.end()
 	}
 }
 
@@ -150,6 +168,7 @@ func (s *slots) leaveLocked(n *slot) {
 	half := 0
 	if n.awaited {
 		half = 1
+		s.leavePlaceLocked(n)
 	}
 	for i := range n.groups {
 		g := n.groups[i]
@@ -161,6 +180,16 @@ func (s *slots) leaveLocked(n *slot) {
 			delete(s.crowds, g.key)
 		}
 		n.groups[i] = group{}
+	}
+}
+
+// leavePlaceLocked does nothing when n left before.
+func (s *slots) leavePlaceLocked(n *slot) {
+	rest := slices.DeleteFunc(s.places[n.cid0], func(o *slot) bool { return o == n })
+	if len(rest) == 0 {
+		delete(s.places, n.cid0)
+	} else {
+		s.places[n.cid0] = rest
 	}
 }
 

@@ -41,7 +41,7 @@ func TestOldestSilentHandshakeGoes(t *testing.T) {
 	for i := range 4 {
 		r.enter(fmt.Sprint(i), fmt.Sprintf("192.0.2.%d", i))
 	}
-	r.slots.await(r.in["0"])
+	r.slots.await(r.in["0"], wire.CID{1})
 	r.enter("4", "192.0.2.4")
 	r.enter("5", "192.0.2.4")
 	r.require("0", "") // it said Hello
@@ -63,7 +63,7 @@ func TestStalledHandshakesTakeHalf(t *testing.T) {
 	for i := range 10 * most {
 		name := fmt.Sprint("stalled", i)
 		r.enter(name, "192.0.2.1")
-		r.slots.await(r.in[name])
+		r.slots.await(r.in[name], wire.CID{1, byte(i), byte(i >> 8)})
 	}
 	r.enter("honest", "192.0.2.1")
 	for i := range most/2 - 1 {
@@ -72,11 +72,35 @@ func TestStalledHandshakesTakeHalf(t *testing.T) {
 	if r.ended["honest"] {
 		t.Fatal("pushed out before half of the slots' worth of newcomers came")
 	}
-	r.slots.await(r.in["honest"])
+	r.slots.await(r.in["honest"], wire.CID{2})
 	for i := range 10 * most {
 		r.enter(fmt.Sprint("more", i), "192.0.2.1")
 	}
 	r.require("honest", "")
+}
+
+// Who says Hello for a few places again and again and never goes on keeps nobody out who
+// does, from the same address and however long their way is.
+func TestStalledPlacesKeepNobodyOut(t *testing.T) {
+	r := newSlotsRig(t, 4096, 64)
+	r.enter("honest", "192.0.2.1")
+	r.slots.await(r.in["honest"], wire.CID{2})
+	for i := range 1000 {
+		name := fmt.Sprint("stalled", i)
+		r.enter(name, "192.0.2.1")
+		r.slots.await(r.in[name], wire.CID{1, byte(i % 25)})
+	}
+	r.require("honest", "")
+	for i := range 1000 {
+		want := dropCID
+		if i >= 1000-awaitedPerPlace*25 {
+			want = ""
+		}
+		r.require(fmt.Sprint("stalled", i), want)
+	}
+	if len(r.slots.places) != 0 {
+		t.Errorf("%d places left behind", len(r.slots.places))
+	}
 }
 
 // Who connects as fast as they can pushes out their own.
@@ -149,10 +173,10 @@ func TestStalledHellosKeepNobodyOut(t *testing.T) {
 	const most = 16
 	r := start(t, "TCP", func(c *Config) {
 		c.HandshakeTimeout = time.Minute
-		c.Limits.HandshakesMax, c.Limits.HelloBurst = most, 100
+		c.Limits.HandshakesMax = most
 	}, nil)
-	bad := r.reserve("bad", nil)
-	for range 3 * most {
+	for i := range 3 * most {
+		bad := r.reserve(id.UID(fmt.Sprint("bad", i)), nil)
 		hs, err := secure.NewClient(bad.creds, "key", bad.options, rand.Reader)
 		if err != nil {
 			t.Fatal(err)
@@ -166,6 +190,32 @@ func TestStalledHellosKeepNobodyOut(t *testing.T) {
 		r.join(id.UID(fmt.Sprint("player", i)))
 	}
 	r.requireFigure("packets_dropped_total", string(dropSlot), 2*most)
+}
+
+// A place whose handshakes stall has few of them: its own newer one ends the oldest, and
+// each costs it as many Hellos as a client that means it does not need.
+func TestStalledHandshakesCostTheirPlace(t *testing.T) {
+	r := start(t, "TCP", nil, nil)
+	bad := r.reserve("bad", nil)
+	answered := 0
+	for end := time.Now().Add(patience); ; answered++ {
+		hs, err := secure.NewClient(bad.creds, "key", bad.options, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad.dial(r.addr)
+		if bad.exchange(hs.Hello(), wire.PacketChallenge) == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("never refused")
+		}
+	}
+	// Its bucket holds ten: the third one ends the first, which costs it another ten.
+	if most := awaitedPerPlace + 3; answered > most {
+		t.Errorf("%d Hellos were answered, want at most %d", answered, most)
+	}
+	r.join("player")
 }
 
 // A handshake that is pushed out frees its goroutine and its socket, at once.

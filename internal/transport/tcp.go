@@ -164,6 +164,11 @@ type tcpReader struct {
 	rx      reliable.Received
 }
 
+// stalledHellos is what a Hello whose Confirm never came costs its place on top of
+// itself, in Hellos: at the default rate a place that stalls has one handshake in 2 s. A
+// client's own next attempts are as far apart.
+const stalledHellos = 10
+
 // handshake gets the connection from its first byte to Accept, or answers a probe.
 func (r *tcpReader) handshake(ctx context.Context) error {
 	k := r.tcp.core
@@ -197,11 +202,14 @@ func (r *tcpReader) handshake(ctx context.Context) error {
 	if err := k.chargeHello(asked, cid0); err != nil {
 		return err
 	}
-	r.tcp.slots.await(r.slot)
+	r.tcp.slots.await(r.slot, cid0)
 	if err := r.answer(challenge); err != nil {
 		return err
 	}
 	if pkt, err = r.records.Next(handshakeRecord); err != nil {
+		if why := r.tcp.slots.leave(r.slot); why == "" || why == dropCID { // else it went for others
+			k.cids.Charge(k.nanos(time.Now()), cidKey(cid0), stalledHellos)
+		}
 		return err
 	}
 	rtt := max(time.Since(asked), time.Microsecond)

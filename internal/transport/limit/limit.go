@@ -93,22 +93,38 @@ func (t *Table) Try(now int64, key uint64) time.Duration {
 	if t.rate.cost == 0 {
 		return 0
 	}
-	h := hash(t.seed, key) | 1 // never 0, the key of an empty entry
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.bucketLocked(key).try(now, t.rate)
+}
+
+// bucketLocked is the bucket of key, a full one if it was forgotten.
+func (t *Table) bucketLocked(key uint64) *Bucket {
+	h := hash(t.seed, key) | 1 // never 0, the key of an empty entry
 	set := &t.sets[h%uint64(len(t.sets))]
 	victim := &set[0]
 	for i := range set {
 		e := &set[i]
 		if e.key == h {
-			return e.when.try(now, t.rate)
+			return &e.when
 		}
 		if e.when < victim.when {
 			victim = e
 		}
 	}
 	*victim = entry{key: h}
-	return victim.when.try(now, t.rate)
+	return &victim.when
+}
+
+// Charge takes n units from the bucket of key whether they are there or not, so that
+// the next ones come later.
+func (t *Table) Charge(now int64, key uint64, n int) {
+	if t.rate.cost == 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.bucketLocked(key).Force(now, t.rate, n)
 }
 
 func (b *Bucket) try(now int64, r Rate) time.Duration {
