@@ -50,7 +50,7 @@ func (n *Node) startPlayers(ctx context.Context, s *stack) error {
 		Self:      n.marsNode.Self().Instance,
 		Endpoint:  n.PublicAddr,
 		Directory: n.marsNode.Directory,
-		UsersMax:  l.MaxUsers, ArrivalsMax: l.ArrivalsMax,
+		UsersMax:  n.usersMax(listener.Process()), ArrivalsMax: l.ArrivalsMax,
 		ReservationsPerUser: l.ReservationsPerUser, ReservationsMax: l.ReservationsMax,
 		ReservedBytesMax: l.ReservedBytesMax,
 		ReserveTTL:       l.ReservationTTL, ReserveTTLMin: l.ReservationTTLMin,
@@ -128,8 +128,22 @@ func (n *Node) listenPlayers(ctx context.Context) error {
 	return n.announce(ctx, bound)
 }
 
-// checkDescriptors warns when there are fewer descriptors than players may come: past
-// those, nobody gets in although there are places.
+// handshakesPart of the descriptors for connections are kept for those who are about to
+// come in, and for health checks, when players have all others.
+const handshakesPart = 8
+
+// usersMax is how many users the node takes. On a tcp node each has a descriptor, so that
+// it says it is full when those are used up, and players are sent to other nodes instead
+// of being told of this one and hung up on.
+func (n *Node) usersMax(d *listener.Descriptors) int {
+	most := n.limits().MaxUsers
+	if c := d.Connections(); n.cfg.Role == config.RoleTCP && c > 0 {
+		most = min(most, max(c-c/handshakesPart, 1))
+	}
+	return most
+}
+
+// checkDescriptors warns when there are fewer descriptors than players may come.
 func (n *Node) checkDescriptors(d *listener.Descriptors) {
 	most := n.limits().MaxUsers + transport.Handshakes
 	if d.Limit() == 0 || d.Connections() >= most {
@@ -137,6 +151,7 @@ func (n *Node) checkDescriptors(d *listener.Descriptors) {
 	}
 	n.log.Warn().Int("max_users", n.limits().MaxUsers).Int("handshakes", transport.Handshakes).
 		Int("descriptors", d.Limit()).Int("for_connections", d.Connections()).Int("needed", listener.LimitFor(most)).
+		Int("full_at", n.usersMax(d)).
 		Msg("fewer descriptors than maxUsers needs: raise the limit (ulimit -n, LimitNOFILE=) or lower tcp.maxUsers")
 }
 

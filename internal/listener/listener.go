@@ -83,12 +83,15 @@ func Wrap(l net.Listener, o Options) *Listener {
 	}
 	only := prometheus.Labels{"listener": o.Name}
 	log := o.Log.With().Str("listener", o.Name).Logger()
+	refused := register(o.Reg, prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "diarkis", Subsystem: "listener", Name: "not_accepted_total",
+		Help: "Connections that were closed for want of room, and failures to accept one.",
+	}, []string{"listener", "reason"})).MustCurryWith(only)
+	for _, reason := range []string{reasonAccept, reasonDescriptors, reasonConnections} {
+		refused.WithLabelValues(reason) // there from the start: an alert sees the first event only beside a 0
+	}
 	return &Listener{
-		Listener: l, o: o, closed: make(chan struct{}),
-		refused: register(o.Reg, prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: "diarkis", Subsystem: "listener", Name: "not_accepted_total",
-			Help: "Connections that were closed for want of room, and failures to accept one.",
-		}, []string{"listener", "reason"})).MustCurryWith(only),
+		Listener: l, o: o, closed: make(chan struct{}), refused: refused,
 		open: register(o.Reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "diarkis", Subsystem: "listener", Name: "connections",
 			Help: "Connections that were accepted and are open.",

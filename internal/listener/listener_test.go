@@ -84,7 +84,9 @@ func TestAcceptOutlivesAShortage(t *testing.T) {
 		}
 		want := "# HELP diarkis_listener_not_accepted_total Connections that were closed for want of room, and failures to accept one.\n" +
 			"# TYPE diarkis_listener_not_accepted_total counter\n" +
-			"diarkis_listener_not_accepted_total{listener=\"tcp\",reason=\"accept\"} 600\n"
+			"diarkis_listener_not_accepted_total{listener=\"tcp\",reason=\"accept\"} 600\n" +
+			"diarkis_listener_not_accepted_total{listener=\"tcp\",reason=\"connections\"} 0\n" +
+			"diarkis_listener_not_accepted_total{listener=\"tcp\",reason=\"descriptors\"} 0\n"
 		if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "diarkis_listener_not_accepted_total"); err != nil {
 			t.Error(err)
 		}

@@ -82,6 +82,8 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 			Namespace: "diarkis", Subsystem: "transport", Name: name, Help: help,
 		}, []string{"protocol"})).With(only)
 	}
+	closed := counter("connections_closed_total", "Connections that ended, by CLOSE code.", "code")
+	closed.WithLabelValues(wire.CloseInternal.String()) // there from the start: an alert sees the first only beside a 0
 	handshakes := counter("handshakes_total", "Handshakes by result.", "result")
 	return &metrics{
 		connected:  gauge("users_connected", "Users with a live connection."),
@@ -104,7 +106,7 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 		dropped:    counter("packets_dropped_total", "Packets discarded before a command handler saw them.", "reason"),
 		handshakes: handshakes,
 		refused:    handshakes.WithLabelValues(resultRefused),
-		closed:     counter("connections_closed_total", "Connections that ended, by CLOSE code.", "code"),
+		closed:     closed,
 		paths:      counter("path_changes_total", "Clients that sent from another address, by whether the connection followed.", "result"),
 	}
 }
