@@ -49,7 +49,7 @@ type core struct {
 	unrandom   *telemetry.Episode // there are no random bytes
 	unreleased *telemetry.Episode // an old node did not let go
 	batches    sync.Pool
-	random     func() uint64 // random64, made once
+	random     func() uint64 // where machines draw the packet numbers from that they leave out
 
 	state   atomic.Uint32
 	held    atomic.Int64 // bytes kept for clients, in whole heldSteps
@@ -100,8 +100,9 @@ const episodeQuiet = 30 * time.Second
 
 // lockedReader lets many goroutines read random bytes.
 type lockedReader struct {
-	mu sync.Mutex
-	r  io.Reader
+	mu   sync.Mutex // guards the fields below
+	r    io.Reader
+	word [8]byte // of uint64, so that it allocates nothing
 }
 
 func (l *lockedReader) Read(p []byte) (int, error) {
@@ -110,9 +111,18 @@ func (l *lockedReader) Read(p []byte) (int, error) {
 	return l.r.Read(p)
 }
 
+// uint64 reads a number.
+func (l *lockedReader) uint64() (uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, err := io.ReadFull(l.r, l.word[:])
+	return binary.BigEndian.Uint64(l.word[:]), err
+}
+
 func newCore(cfg Config, h Handler, log zerolog.Logger, reg prometheus.Registerer, protocol string) (*core, error) {
 	cfg = cfg.withDefaults()
-	cfg.Rand = &lockedReader{r: cfg.Rand}
+	random := &lockedReader{r: cfg.Rand}
+	cfg.Rand = random
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("configure %s server: %w", protocol, err)
 	}
@@ -139,7 +149,13 @@ func newCore(cfg Config, h Handler, log zerolog.Logger, reg prometheus.Registere
 	}
 	k.places = newPlaces(k)
 	k.state.Store(uint32(StateOnline))
-	k.random = k.random64
+	k.random = func() uint64 {
+		n, err := random.uint64()
+		if err != nil {
+			return 0 // there is no chance to be had: the next number left out is a far one
+		}
+		return n
+	}
 	k.batches.New = func() any { return k.NewBatch() }
 	gate, err := secure.NewGate(cfg.Rand, k.epoch)
 	if err != nil {
@@ -256,16 +272,6 @@ func (k *core) machineConfig(rtt time.Duration) reliable.Config {
 	c.FramesBase, c.FramesMax = wire.DatagramBytesMin-overhead, k.packetMax()-overhead
 	c.UnreliableMax = c.FramesBase - 5
 	return c
-}
-
-// random64 is where machines draw the packet numbers from that they leave out. When
-// there is no chance to be had, 0 makes the next of them a far one.
-func (k *core) random64() uint64 {
-	var b [8]byte
-	if _, err := io.ReadFull(k.cfg.Rand, b[:]); err != nil {
-		return 0
-	}
-	return binary.BigEndian.Uint64(b[:])
 }
 
 // packetMax is the longest packet we send, without the length prefix of TCP. Over

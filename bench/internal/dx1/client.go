@@ -38,9 +38,9 @@ type Client struct {
 	// Last is the last message that Take found, lent until the next packet.
 	Last []byte
 
-	owed    int    // packets that ask for an acknowledgement and got none
-	largest uint64 // number of the last of them
-	frame   wire.Frame
+	owed  int          // packets that ask for an acknowledgement and got none
+	came  []wire.Range // numbers of the packets since the last acknowledgement, newest first
+	frame wire.Frame
 }
 
 // ErrClosed means the server closed the connection.
@@ -123,11 +123,25 @@ func (c *Client) Take(now time.Time, pkt []byte) (messages int, err error) {
 			return 0, fmt.Errorf("%w: %v %s", ErrClosed, c.frame.Close.Code, c.frame.Close.Reason)
 		}
 	}
+	c.note(pn)
 	if elicits {
 		c.owed++
-		c.largest = pn
 	}
 	return messages, nil
+}
+
+// note takes down that a packet came. Numbers that did not come, which the server leaves
+// out on purpose now and then, are never acknowledged. Nor is what comes late: the
+// server sends it again.
+func (c *Client) note(pn uint64) {
+	switch {
+	case len(c.came) == 0 || pn > c.came[0].Hi+1:
+		c.came = append(c.came, wire.Range{})
+		copy(c.came[1:], c.came)
+		c.came[0] = wire.Range{Lo: pn, Hi: pn}
+	case pn == c.came[0].Hi+1:
+		c.came[0].Hi = pn
+	}
 }
 
 // Owes says that an acknowledgement must leave now: every second packet that asks
@@ -158,16 +172,13 @@ func (c *Client) Close(now time.Time, dst []byte) []byte {
 	return c.sealer.Finish(now, wire.Close{Code: wire.CloseNormal}.AppendTo(pkt), len(dst))
 }
 
-// begin starts a packet with what is owed. It acknowledges a run that ends with the
-// last packet: what came before a gap was acknowledged earlier, or is unreliable.
+// begin starts a packet with what is owed. It acknowledges what came since the last time:
+// what came before was acknowledged earlier, or is unreliable.
 func (c *Client) begin(dst []byte) []byte {
 	pkt := c.sealer.Begin(dst)
 	if c.owed > 0 {
-		run := wire.Range{Lo: c.largest, Hi: c.largest}
-		if lo := c.largest + 1 - uint64(c.owed); lo < run.Lo {
-			run.Lo = lo
-		}
-		pkt = wire.AppendAck(pkt, 0, []wire.Range{run})
+		pkt = wire.AppendAck(pkt, 0, c.came)
+		c.came = c.came[:0]
 		c.owed = 0
 	}
 	return pkt

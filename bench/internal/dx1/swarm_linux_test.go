@@ -31,7 +31,7 @@ func (m mirror) Handle(b *transport.Batch, c *transport.Conn, msg wire.Message, 
 func start(t *testing.T, n int) (netip.AddrPort, mirror) {
 	t.Helper()
 	m := mirror{make(chan wire.CloseCode, n)}
-	cfg := transport.Config{Address: "127.0.0.1", Limits: transport.Limits{AddressPerSec: -1}}
+	cfg := transport.Config{Address: "127.0.0.1", Limits: transport.Limits{AddressPerSec: -1, PacketsPerSec: -1, BytesPerSec: -1}}
 	srv, err := transport.NewUDP(cfg, m, zerolog.Nop(), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
@@ -154,5 +154,28 @@ func TestEverySecondPacketIsOwed(t *testing.T) {
 		if got, want := c.Owes(), i%2 == 1; got != want {
 			t.Errorf("after %d packets: owes %v, want %v", i+1, got, want)
 		}
+	}
+}
+
+// A server leaves out one packet number in a thousand, about, and closes who acknowledges it.
+func TestNumbersThatDidNotComeAreNotAcknowledged(t *testing.T) {
+	addr, _ := start(t, 1)
+	s, err := Dial(addr, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Socket.Close()
+	if _, err := s.Connect(t.Context(), func(int) {}); err != nil {
+		t.Fatal(err)
+	}
+	c := &s.Clients[0]
+	msg := wire.Message{Kind: wire.Request}.AppendTo(nil)
+	for range 10_000 {
+		if c.Owes() {
+			s.Socket.Queue(0, c.Ack(time.Now(), s.Socket.Room()))
+		}
+		s.Socket.Queue(0, c.sealer.Finish(time.Now(), wire.AppendMessage(c.sealer.Begin(s.Socket.Room()), msg), 0))
+		s.Socket.Flush()
+		collect(t, s, 1) // fails when the server closes
 	}
 }
