@@ -58,6 +58,8 @@ type conn struct {
 	key   uint64
 	of    *queues // of its address, nil when that is not limited
 
+	refusals int // owned by the goroutine that serves the connection
+
 	// Guarded by conns.mu.
 	phase       phase
 	since       time.Time

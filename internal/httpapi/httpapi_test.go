@@ -34,6 +34,7 @@ type fake struct {
 	dead    map[id.Node]bool
 	serving error
 	slow    time.Duration // that an answer takes
+	late    time.Duration // how late a dead node's silence is noticed
 
 	mu    sync.Mutex
 	asked []id.Node
@@ -55,6 +56,7 @@ func (f *fake) Request(ctx context.Context, node id.Node, cmd uint16, payload []
 	f.mu.Unlock()
 	if f.dead[node] {
 		<-ctx.Done()
+		time.Sleep(f.late)
 		return nil, context.Cause(ctx)
 	}
 	select {
