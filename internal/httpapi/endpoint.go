@@ -68,7 +68,7 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 // endpoint answers /endpoint/type/{type}/user/{uid}.
 func (s *Server) endpoint(w http.ResponseWriter, r *http.Request) {
 	defer s.timed()()
-	req, err := s.reserveRequest(r)
+	req, err := s.reserveRequest(w, r)
 	if err != nil {
 		s.fail(w, err)
 		return
@@ -99,7 +99,7 @@ func (s *Server) writePlace(w http.ResponseWriter, r *http.Request, m mars.Membe
 // node, as far as there are both.
 func (s *Server) auth(w http.ResponseWriter, r *http.Request) {
 	defer s.timed()()
-	req, err := s.reserveRequest(r)
+	req, err := s.reserveRequest(w, r)
 	if err != nil {
 		s.fail(w, err)
 		return

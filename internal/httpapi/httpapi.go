@@ -93,6 +93,9 @@ type Config struct {
 	// Choose returns a number in [0, n), for spreading load. Zero value: math/rand. It
 	// is called with a lock held.
 	Choose func(n int) int
+	// MemoryShort says that requests for places have to go elsewhere: they are answered 503.
+	// It must not block. Nil means never.
+	MemoryShort func() bool
 
 	Log        zerolog.Logger
 	Registerer prometheus.Registerer
@@ -134,6 +137,7 @@ type Server struct {
 	// requests are the buckets of requests of any kind.
 	requests *limit.Table
 	pulse    pulse
+	bodies   bodies
 
 	mu     sync.Mutex         // guards the fields below
 	seen   *mars.Directory    // the one learnt from last

@@ -13,13 +13,28 @@ import (
 
 // Values of the label reason of overloaded_total.
 const (
-	overloadLate = "late" // nodes were asked, but their answers may have waited here
+	overloadLate   = "late"   // nodes were asked, but their answers may have waited here
+	overloadBodies = "bodies" // the oldest body that was on its way went for a newer one
+	overloadMemory = "memory" // Config.MemoryShort
 )
 
 // overloadError is an answer of 503 that is the fault of this node alone.
 type overloadError struct{ reason, text string }
 
 func (e *overloadError) Error() string { return e.text }
+
+// withMemory refuses requests for places while memory is short, before they cost any, and
+// has their connections end.
+func (s *Server) withMemory(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if s.cfg.MemoryShort != nil && s.cfg.MemoryShort() {
+			w.Header().Set("Connection", "close")
+			s.overloaded(w, &overloadError{overloadMemory, "memory is short: try again"})
+			return
+		}
+		h(w, r)
+	}
+}
 
 // overloaded answers 503 for the sake of this node.
 func (s *Server) overloaded(w http.ResponseWriter, e *overloadError) {

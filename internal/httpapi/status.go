@@ -174,7 +174,7 @@ func (s *Server) debugEndpoint(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusNotFound, "no node of that type has that address")
 		return
 	}
-	req, err := s.reserveRequest(r)
+	req, err := s.reserveRequest(w, r)
 	if err == nil {
 		err = s.forType(r, r.PathValue("type"))
 	}

@@ -45,6 +45,7 @@ func (n *Node) startAPI(_ context.Context, s *stack) error {
 			RequestsPerAddress: unlimited(h.RequestsPerAddress), RequestsPerAddressBurst: h.RequestsPerAddressBurst,
 			ConnectionsPerAddress: unlimited(h.ConnectionsPerAddress), ConnectionsMax: h.MaxConnections,
 		},
+		MemoryShort:     n.memory.Short,
 		ExemptAddresses: prefixes(h.ExemptAddresses), TrustedProxies: prefixes(h.TrustedProxies),
 		Log: n.log, Registerer: n.reg, Gatherer: n.reg,
 	}, n.marsNode, n.mesh, n.serving)
