@@ -272,11 +272,13 @@ func (s *Server) counted(route string, h http.Handler) http.Handler {
 		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.Timeout)
 		defer cancel()
 		rec := &recorder{ResponseWriter: w, code: http.StatusOK}
+		// A copy: by the body of its own request the http.Server knows what is left unread.
+		r = r.WithContext(ctx)
 		r.Body = http.MaxBytesReader(w, r.Body, bodyMax)
 		if k, ok := r.Context().Value(connKey{}).(*conn); ok && !s.shared(peerOf(r)) {
 			rec.refusals = &k.refusals
 		}
-		h.ServeHTTP(rec, r.WithContext(ctx))
+		h.ServeHTTP(rec, r)
 		if rec.overloaded {
 			route = "overloaded"
 		}
