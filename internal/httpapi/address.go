@@ -49,9 +49,13 @@ func (s *Server) clientOf(r *http.Request) netip.Addr {
 			if !ok {
 				return peer
 			}
-			if !within(s.cfg.TrustedProxies, a) {
-				return a
+			if within(s.cfg.TrustedProxies, a) {
+				continue
 			}
+			if a.IsLoopback() || a.IsUnspecified() {
+				return peer // nobody's client: only the connection itself says who is this machine
+			}
+			return a
 		}
 	}
 	return peer
