@@ -201,6 +201,9 @@ func (j jwk) key() (key, error) {
 		if err != nil {
 			return key{}, err
 		}
+		if err := checkEd25519(x); err != nil {
+			return key{}, err
+		}
 		k.alg, k.value = edDSA, ed25519.PublicKey(x)
 	case j.Kty == "EC" && j.Crv == "P-256":
 		x, err := coordinate(j.X)
