@@ -248,15 +248,12 @@ func (s *Server) ask(ctx context.Context, node id.Node, req users.ReserveRequest
 }
 
 // candidates returns the nodes of a type that may be handed out. It tells a type
-// nobody ever ran (404), which anybody may ask for, from one whose nodes are all
+// nobody runs (404), which anybody may ask for, from one whose nodes are all
 // away (503), which somebody has to look after.
 func (s *Server) candidates(typ string) ([]mars.Member, error) {
 	d := s.learn()
-	s.mu.Lock()
-	known := s.types[typ]
-	s.mu.Unlock()
-	if !known {
-		return nil, &httpError{http.StatusNotFound, fmt.Sprintf("no node for players of type %.64q has joined", typ)}
+	if !s.known(typ) {
+		return nil, &httpError{http.StatusNotFound, fmt.Sprintf("no node for players of type %.64q is here", typ)}
 	}
 	ok := slices.DeleteFunc(slices.Clone(d.Available(typ)), func(m mars.Member) bool { return !forPlayers(m) })
 	if len(ok) == 0 {
@@ -268,24 +265,6 @@ func (s *Server) candidates(typ string) ([]mars.Member, error) {
 }
 
 func forPlayers(m mars.Member) bool { return m.Role == "udp" || m.Role == "tcp" }
-
-// learn returns the directory and notes the types in it. It is called for health checks
-// too, so that a type is known before the first player asks.
-func (s *Server) learn() *mars.Directory {
-	d := s.cluster.Directory()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if d == s.seen {
-		return d
-	}
-	s.seen = d
-	for _, m := range d.Members {
-		if forPlayers(m) {
-			s.types[m.Type] = true
-		}
-	}
-	return d
-}
 
 // handed counts the places handed out on a node since its last heartbeat, which does
 // not know of them.

@@ -139,10 +139,10 @@ type Server struct {
 	pulse    pulse
 	bodies   bodies
 
-	mu     sync.Mutex         // guards the fields below
-	seen   *mars.Directory    // the one learnt from last
-	types  map[string]bool    // types for players ever seen in the directory
-	handed map[id.Node]handed // places handed out
+	mu     sync.Mutex          // guards the fields below
+	seen   *mars.Directory     // the one learnt from last
+	types  map[string]typeSeen // types for players
+	handed map[id.Node]handed  // places handed out
 }
 
 // New returns the API. serving returns nil while the node may be sent requests,
@@ -161,7 +161,7 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 	s := &Server{
 		cfg: cfg, cluster: c, mesh: m, serving: serving,
 		keyHash: sha256.Sum256([]byte(cfg.ClientKey)),
-		types:   map[string]bool{}, handed: map[id.Node]handed{},
+		types:   map[string]typeSeen{}, handed: map[id.Node]handed{},
 		epoch: time.Now(), buckets: limit.NewTable(rate, tableSize), requests: limit.NewTable(anyRate, tableSize),
 		short: telemetry.NewEpisode(cfg.Log, episodeQuiet, "no node takes players", "nodes take players again, or nobody asks"),
 		proxy: telemetry.NewEpisode(cfg.Log, episodeQuiet, "proxy not trusted", "no requests through a proxy that is not trusted any more"),
@@ -221,7 +221,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	stopped := make(chan error, 1)
 	go func() {
-		s.pulse.run(ctx)
+		s.pulse.run(ctx, func() { s.learn() })
 		c, cancel := context.WithTimeout(context.Background(), drainTimeout)
 		defer cancel()
 		err := srv.Shutdown(c)

@@ -62,8 +62,8 @@ type pulse struct {
 	lateAt atomic.Int64 // Unix nanoseconds, when the process was late last
 }
 
-// run measures until ctx ends.
-func (p *pulse) run(ctx context.Context) {
+// run measures until ctx ends, and calls beat each time.
+func (p *pulse) run(ctx context.Context, beat func()) {
 	t := time.NewTimer(pulseInterval)
 	defer t.Stop()
 	for due := time.Now().Add(pulseInterval); ; due = time.Now().Add(pulseInterval) {
@@ -73,6 +73,7 @@ func (p *pulse) run(ctx context.Context) {
 		case <-t.C:
 		}
 		p.woke(due)
+		beat()
 		t.Reset(pulseInterval)
 	}
 }
