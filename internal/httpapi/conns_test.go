@@ -388,6 +388,7 @@ func TestSlowClientsBeforeIdleOnes(t *testing.T) {
 					phone := s.come(c.slow(i))
 					time.Sleep(2500 * time.Millisecond)
 					all = append(all, s.come(c.new(i)))
+					synctest.Wait() // room has been made for it
 					if code := say(phone, "/endpoint/type/UDP/user/ann"); code != 200 {
 						t.Errorf("phone %d: %d", i, code)
 					}
