@@ -57,7 +57,7 @@ type Limits struct {
 	// ConnectionsPerAddress may be open. Zero means 512: browsers open six each.
 	ConnectionsPerAddress int
 	// ConnectionsMax may be open in all. Zero means 10,000, of which each takes a
-	// descriptor and some 10 KiB.
+	// descriptor and some 20 KiB.
 	ConnectionsMax int
 }
 
