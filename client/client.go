@@ -34,6 +34,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -182,13 +183,23 @@ func (c *Client) endpoint(ctx context.Context) (Endpoint, error) {
 		return Endpoint{}, errors.New("ask for an endpoint: no url in the options")
 	}
 	q := EndpointRequest{URL: o.URL, Type: o.Type, UID: o.UID, ClientKey: o.ClientKey, Properties: o.Properties, HTTP: o.HTTP}
-	if o.Ticket != nil {
-		t, err := o.Ticket(ctx, o.UID)
-		if err != nil {
-			return Endpoint{}, fmt.Errorf("fetch a ticket: %w", err)
-		}
-		q.Ticket = strings.TrimSpace(t) // a line break at the end of an answer or a file is no part of it
+	if o.Ticket == nil {
+		return RequestEndpoint(ctx, q)
 	}
+	e, err := c.withTicket(ctx, q)
+	if refused, ok := errors.AsType[*EndpointError](err); ok && refused.HTTPStatus == http.StatusUnauthorized {
+		return c.withTicket(ctx, q)
+	}
+	return e, err
+}
+
+// withTicket asks for an endpoint with a fresh ticket.
+func (c *Client) withTicket(ctx context.Context, q EndpointRequest) (Endpoint, error) {
+	t, err := c.opts.Ticket(ctx, q.UID)
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("fetch a ticket: %w", err)
+	}
+	q.Ticket = strings.TrimSpace(t) // a line break at the end of an answer or a file is no part of it
 	return RequestEndpoint(ctx, q)
 }
 

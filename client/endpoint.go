@@ -177,7 +177,9 @@ type EndpointRequest struct {
 	// Properties become the user's initial properties when not nil. With a ticket there
 	// can't be any: they are in it.
 	Properties map[string]any
-	// HTTP makes the request. Nil means [http.DefaultClient].
+	// HTTP makes the request. Nil means [http.DefaultClient]. Whatever it says itself, a
+	// redirect is followed only within scheme, host and port and with the same method: the
+	// client key, the ticket and the properties are for nobody else.
 	HTTP *http.Client
 }
 
@@ -196,7 +198,7 @@ func requestEndpoint(ctx context.Context, q EndpointRequest) (Endpoint, error) {
 	if err != nil || u.Host == "" {
 		return Endpoint{}, hopeless{errors.New("url must look like http://host:port")}
 	}
-	u = u.JoinPath("endpoint", "type", url.PathEscape(cmp.Or(q.Type, "UDP")), "user", url.PathEscape(q.UID))
+	u = u.JoinPath("endpoint", "type", segment(cmp.Or(q.Type, "UDP")), "user", segment(q.UID))
 	method, body := http.MethodGet, io.Reader(nil)
 	if q.Properties != nil {
 		b, err := json.Marshal(q.Properties)
@@ -218,7 +220,7 @@ func requestEndpoint(ctx context.Context, q EndpointRequest) (Endpoint, error) {
 	if q.Ticket != "" {
 		r.Header.Set("Authorization", "Bearer "+q.Ticket)
 	}
-	resp, err := cmp.Or(q.HTTP, http.DefaultClient).Do(r)
+	resp, err := staying(cmp.Or(q.HTTP, http.DefaultClient)).Do(r)
 	if err != nil {
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err // without the URL, which names the user
@@ -237,6 +239,47 @@ func requestEndpoint(ctx context.Context, q EndpointRequest) (Endpoint, error) {
 		return Endpoint{}, errors.New("answer is too long")
 	}
 	return ParseEndpoint(b)
+}
+
+// segment escapes one segment of a path, also those that stand for a directory.
+func segment(s string) string {
+	if s == "." || s == ".." {
+		return strings.ReplaceAll(s, ".", "%2E")
+	}
+	return url.PathEscape(s)
+}
+
+// staying returns a copy of h that takes what a request carries to no other server.
+func staying(h *http.Client) *http.Client {
+	c := *h
+	c.CheckRedirect = func(r *http.Request, via []*http.Request) error {
+		first := via[0]
+		if origin(r.URL) != origin(first.URL) || r.Method != first.Method {
+			return fmt.Errorf("redirected to %s %s, which is not followed", r.Method, origin(r.URL))
+		}
+		switch {
+		case h.CheckRedirect != nil:
+			return h.CheckRedirect(r, via)
+		case len(via) >= redirectsMax:
+			return fmt.Errorf("redirected %d times", len(via))
+		}
+		return nil
+	}
+	return &c
+}
+
+// redirectsMax is what net/http follows by default.
+const redirectsMax = 10
+
+// origin returns scheme, host and port of a URL.
+func origin(u *url.URL) string {
+	port := u.Port()
+	if port == "" && u.Scheme == "https" {
+		port = "443"
+	} else if port == "" {
+		port = "80"
+	}
+	return u.Scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
 // redactURL drops user and password of a URL.

@@ -45,6 +45,89 @@ func TestRequestEndpoint(t *testing.T) {
 	}
 }
 
+// TestRedirectsStay: what a request carries goes to no other server, whichever way it is
+// sent there, nor does it get lost on the way; within one server redirects are followed.
+func TestRedirectsStay(t *testing.T) {
+	var got []string // the requests that carried something, by server
+	note := func(name string, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got = append(got, name+" "+r.Method+" "+r.Header.Get("ClientKey")+r.Header.Get("Authorization")+string(b))
+	}
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { note("other", r) }))
+	defer other.Close()
+	var to string
+	var code int
+	first := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/there") {
+			note("first", r)
+			_, _ = io.WriteString(w, goodAnswer)
+			return
+		}
+		w.Header().Set("Location", to+"/there"+r.URL.Path)
+		w.WriteHeader(code)
+	})
+	plain, secure := httptest.NewServer(first), httptest.NewTLSServer(first)
+	defer plain.Close()
+	defer secure.Close()
+	for _, c := range []struct {
+		name string
+		from *httptest.Server
+		to   string
+		good bool
+	}{
+		{"another port", plain, other.URL, false},
+		{"another name", plain, strings.Replace(plain.URL, "127.0.0.1", "localhost", 1), false},
+		{"https to http", secure, other.URL, false},
+		{"the same server", plain, "", true},
+		{"the same server by name", secure, secure.URL, true},
+	} {
+		for _, code = range []int{301, 302, 303, 307, 308} {
+			for _, props := range []map[string]any{nil, {"p": 1}} {
+				to, got = c.to, nil
+				asked := 0
+				h := &http.Client{Transport: c.from.Client().Transport, CheckRedirect: func(*http.Request, []*http.Request) error { asked++; return nil }}
+				q := client.EndpointRequest{URL: c.from.URL, UID: "ann", ClientKey: "ck", Ticket: "tk", Properties: props, HTTP: h}
+				_, err := client.RequestEndpoint(within(t), q)
+				want := ""
+				if good := c.good && (props == nil || code > 303); good {
+					want = "first GET ckBearer tk"
+					if props != nil {
+						want = `first POST ckBearer tk{"p":1}`
+					}
+				}
+				if strings.Join(got, "|") != want || (err == nil) != (want != "") {
+					t.Errorf("%s, %d, properties %v: %q, %v", c.name, code, props, got, err)
+				}
+				if err != nil && strings.Contains(err.Error(), "ann") {
+					t.Errorf("%q names the user", err)
+				}
+				if (asked == 1) != (want != "") {
+					t.Errorf("%s, %d: the caller's CheckRedirect was asked %d times", c.name, code, asked)
+				}
+			}
+		}
+	}
+}
+
+// TestDotsInNames: names that mean a directory in a path stay names.
+func TestDotsInNames(t *testing.T) {
+	mux := http.NewServeMux()
+	got := ""
+	mux.HandleFunc("/endpoint/type/{type}/user/{uid}", func(w http.ResponseWriter, r *http.Request) {
+		got = r.PathValue("type") + "|" + r.PathValue("uid")
+		_, _ = io.WriteString(w, goodAnswer)
+	})
+	s := httptest.NewServer(mux)
+	defer s.Close()
+	for _, name := range []string{".", "..", "...", "a/../b", "%2e", "a%2Fb", "..%2f..", "a b", "é", ".a"} {
+		got = ""
+		_, err := client.RequestEndpoint(within(t), client.EndpointRequest{URL: s.URL, Type: name, UID: name})
+		if err != nil || got != name+"|"+name {
+			t.Errorf("%q arrived as %q: %v", name, got, err)
+		}
+	}
+}
+
 func TestEndpointRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name      string

@@ -105,7 +105,9 @@ type Options struct {
 	ClientKey string
 	// Ticket fetches a ticket of the game's backend that says who uid is, for deployments
 	// that ask for one. It is called before each question to the HTTP role: a client may
-	// come back hours later, when an old ticket has expired. It is called from the goroutine
+	// come back hours later, when an old ticket has expired. When the role does not take a
+	// ticket (401) it is called once more for the same question, since the clocks may differ
+	// or the ticket may have waited too long; then the refusal is final. It is called from the goroutine
 	// of [Connect] or from the client's own, may take until ctx ends, and must not call methods
 	// of the client. When it fails the client tries again, unless the error has a method
 	// Permanent() bool that returns true. Nil means none.
@@ -113,7 +115,8 @@ type Options struct {
 	// Properties become the user's initial properties when not nil. With Ticket they come
 	// from the ticket instead.
 	Properties map[string]any
-	// HTTP asks for endpoints. Nil means [http.DefaultClient].
+	// HTTP asks for endpoints. Nil means [http.DefaultClient]. Redirects are followed as
+	// [EndpointRequest.HTTP] says.
 	HTTP *http.Client
 	// Dial opens sockets. A UDP socket must be connected and keep datagrams whole. Nil
 	// means a [net.Dialer].

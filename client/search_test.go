@@ -159,14 +159,39 @@ func TestTicketIsFetchedAnew(t *testing.T) {
 				return "ticket" + strings.Repeat("i", fetched) + "\n", nil
 			}
 		})
-		if want := "Bearer ticketi|Bearer ticketiii|Bearer ticketiiii"; strings.Join(sent, "|") != want {
+		if want := "Bearer ticketi|Bearer ticketiii|Bearer ticketiiii|Bearer ticketiiiii"; strings.Join(sent, "|") != want {
 			t.Errorf("sent %q, want %q", sent, want)
 		}
 		if !gaveUp {
-			t.Error("a fresh ticket that is refused was tried again")
+			t.Error("a second fresh ticket that is refused was tried again")
 		}
 		if strings.Contains(d.Err.Error(), "ticketi") {
 			t.Errorf("the error holds the ticket: %v", d.Err)
+		}
+	})
+}
+
+// TestTicketThatWaited: a ticket that expired on its way is no reason to give up.
+func TestTicketThatWaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sent []string
+		f := &role{answer: func(n int, r *http.Request) (int, string) {
+			sent = append(sent, r.Header.Get("Authorization"))
+			if r.Header.Get("Authorization") == "Bearer expired" {
+				return 401, ""
+			}
+			return 403, ""
+		}}
+		search(t, f, func(o *Options) {
+			tickets := []string{"expired", "fresh"}
+			o.Ticket = func(context.Context, string) (string, error) {
+				next := tickets[0]
+				tickets = tickets[1:]
+				return next, nil
+			}
+		})
+		if strings.Join(sent, "|") != "Bearer expired|Bearer fresh" {
+			t.Errorf("sent %q", sent)
 		}
 	})
 }

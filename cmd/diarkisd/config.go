@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/Diarkis/diarkis/internal/config"
+	"github.com/Diarkis/diarkis/internal/lifecycle"
 )
 
 func configCommand() *cobra.Command {
@@ -37,6 +38,11 @@ func configCommand() *cobra.Command {
 			c, err := load()
 			if err != nil {
 				return err
+			}
+			if role == "" || role == string(config.RoleHTTP) {
+				if err := lifecycle.CheckTickets(c); err != nil {
+					return err
+				}
 			}
 			for _, w := range c.Warnings {
 				fmt.Fprintln(cmd.OutOrStdout(), "warning:", w)

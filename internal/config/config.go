@@ -19,7 +19,9 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -229,7 +231,7 @@ func (l *loader) file(s section) {
 		return
 	}
 	src, err := readRegular(name)
-	if os.IsNotExist(err) && !must {
+	if errors.Is(err, fs.ErrNotExist) && !must {
 		return
 	}
 	if err != nil {
@@ -270,17 +272,5 @@ func nest(tree map[string]any, key string, v any) {
 	}
 }
 
-// readRegular reads a file that must not make the process wait, as a pipe would.
-func readRegular(name string) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("not a regular file")
-	}
-	if info.Size() > fileBytesMax {
-		return nil, fmt.Errorf("file has %d bytes, at most %d are read", info.Size(), fileBytesMax)
-	}
-	return os.ReadFile(name)
-}
+// readRegular reads a settings file.
+func readRegular(name string) ([]byte, error) { return ReadRegular(name, fileBytesMax) }

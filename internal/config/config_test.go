@@ -578,3 +578,16 @@ func TestTextKinds(t *testing.T) {
 		}
 	}
 }
+
+// TestTrustedProxiesAreProxies: trusting everybody's header is no limit at all.
+func TestTrustedProxiesAreProxies(t *testing.T) {
+	clean(t)
+	for _, bad := range []string{"0.0.0.0/0", "::/0", "0.0.0.0/1", "128.0.0.0/1", "2000::/3", "10.0.0.0/8,0.0.0.0/0"} {
+		t.Setenv("DIARKIS_HTTP_TRUSTED_PROXIES", bad)
+		if got := problems(t, Options{Role: RoleHTTP}); len(got) != 1 || !strings.Contains(got[0], "trustedProxies: expected the addresses of your proxies") {
+			t.Errorf("%s: problems %q", bad, got)
+		}
+	}
+	t.Setenv("DIARKIS_HTTP_TRUSTED_PROXIES", "10.0.0.0/8,fc00::/7,192.0.2.1,2001:db8::/32")
+	load(t, Options{Role: RoleHTTP})
+}

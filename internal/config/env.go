@@ -169,7 +169,7 @@ func (l *loader) secret(variable, fileVariable, what string, split func([]byte) 
 	if file != "" {
 		src, err := readRegular(file)
 		if err != nil {
-			l.report(fileVariable, "", "%v", err)
+			l.report(fileVariable, "", "the file that it names: %v", err)
 			return Secret{}
 		}
 		text, from = string(src), file

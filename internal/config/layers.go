@@ -222,6 +222,7 @@ func (l *loader) together() {
 		l.report("--config", "", "a settings file belongs to a role: give --role")
 	}
 	l.tickets()
+	l.proxies()
 	for _, b := range []struct {
 		name   string
 		limits Limits
@@ -229,6 +230,31 @@ func (l *loader) together() {
 		if b.limits.BytesPerSecond%1024 != 0 {
 			key := b.name + ".bytesPerSecond"
 			l.report(l.config.sources[key], key, "expected a multiple of 1024, since clients are told KiB, got %d", b.limits.BytesPerSecond)
+		}
+	}
+}
+
+// The shortest prefixes of proxies: 10.0.0.0/8 and fc00::/7, the largest private networks.
+const (
+	proxyBitsMin4 = 8
+	proxyBitsMin6 = 7
+)
+
+// proxies refuses to trust so many addresses that clients are among them: each of those
+// would say by itself whom its requests count for.
+func (l *loader) proxies() {
+	for _, s := range l.config.HTTP.TrustedProxies {
+		p, err := ParsePrefix(s)
+		if err != nil {
+			continue // reported
+		}
+		least := proxyBitsMin6
+		if p.Addr().Is4() {
+			least = proxyBitsMin4
+		}
+		if p.Bits() < least {
+			l.report(l.config.sources["http.trustedProxies"], "trustedProxies",
+				"expected the addresses of your proxies, got %s: whoever comes from there is believed to be any client", s)
 		}
 	}
 }

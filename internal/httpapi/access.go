@@ -16,7 +16,9 @@ import (
 func (s *Server) private(h http.HandlerFunc) http.HandlerFunc { return s.limited(s.withKey(h)) }
 
 // places is what stands before every route that hands out places.
-func (s *Server) places(h http.HandlerFunc) http.HandlerFunc { return s.private(s.withTicket(h)) }
+func (s *Server) places(h http.HandlerFunc) http.HandlerFunc {
+	return s.private(s.withMemory(s.withTicket(h)))
+}
 
 // withKey refuses requests without the client key. Hashes are compared, so that
 // the time taken tells nothing about the key, its length included.

@@ -60,9 +60,9 @@ func TestOneAddressCannotTakeAllPlaces(t *testing.T) {
 			}
 			return ok, limited, last
 		}
-		ok, limited, last := flood("203.0.113.9:1000", 1000)
-		if ok != 100 || limited != 900 || len(f.asked) != 100 {
-			t.Errorf("%d of 1000 at once got a place, %d nodes were asked: want the burst of 100", ok, len(f.asked))
+		ok, limited, last := flood("203.0.113.9:1000", 400)
+		if ok != 100 || limited != 300 || len(f.asked) != 100 {
+			t.Errorf("%d of 400 at once got a place, %d nodes were asked: want the burst of 100", ok, len(f.asked))
 		}
 		if retry, err := strconv.Atoi(last.Header().Get("Retry-After")); err != nil || retry != 1 {
 			t.Errorf("Retry-After %q, want whole seconds", last.Header().Get("Retry-After"))
@@ -141,6 +141,12 @@ func TestForwardedFor(t *testing.T) {
 		{"empty: the peer", proxy, []string{""}, "10.1.1.1", "203.0.113.2"},
 		{"a comma at the end: the peer", proxy, []string{"203.0.113.2,"}, "10.1.1.1", "203.0.113.2"},
 		{"a zone: the peer", proxy, []string{"fe80::1%eth0"}, "10.1.1.1", "fe80::1"},
+		{"a trusted proxy on loopback alone: the peer", proxy, []string{"127.0.0.9"}, "10.1.1.1", "203.0.113.2"},
+		{"IPv6 loopback: the peer", proxy, []string{"::1"}, "10.1.1.1", "203.0.113.2"},
+		{"loopback with a port: the peer", proxy, []string{"[::1]:80"}, "10.1.1.1", "203.0.113.2"},
+		{"IPv6 loopback before a proxy: the peer", proxy, []string{"203.0.113.2, ::1, 10.2.2.2"}, "10.1.1.1", "203.0.113.2"},
+		{"unspecified: the peer", proxy, []string{"0.0.0.0"}, "10.1.1.1", "203.0.113.2"},
+		{"IPv6 unspecified: the peer", proxy, []string{"::"}, "10.1.1.1", "203.0.113.2"},
 		{"none: the peer", proxy, nil, "10.1.1.1", "203.0.113.2"},
 		{"only proxies: the peer", proxy, []string{"10.2.2.2, 10.3.3.3"}, "10.1.1.1", "10.2.2.2"},
 	} {
@@ -165,6 +171,25 @@ func TestForwardedFor(t *testing.T) {
 			if got := as(c.charged); got != 429 {
 				t.Errorf("%s did not pay", c.charged)
 			}
+		})
+	}
+}
+
+// TestForwardedLoopbackIsLimited: no header makes a client this machine, which has no limits.
+func TestForwardedLoopbackIsLimited(t *testing.T) {
+	for _, x := range []string{"127.0.0.1", "127.0.0.1:80", "::1", "[::1]", "[::1]:80", "::ffff:127.0.0.1", "[::ffff:127.0.0.1]:80", "0.0.0.0", "::"} {
+		synctest.Test(t, func(t *testing.T) {
+			s, _ := newAPI(t, oneOfEach(), func(c *httpapi.Config) { c.TrustedProxies = prefixes("10.0.0.0/8") })
+			ok := 0
+			for range 300 {
+				if ask(s, "/endpoint/type/UDP/user/a", "10.0.0.7:1", x).Code == 200 {
+					ok++
+				}
+			}
+			if ok != 100 {
+				t.Errorf("%s: %d of 300 at once, want 100", x, ok)
+			}
+			time.Sleep(5 * time.Minute) // for the episode to end
 		})
 	}
 }

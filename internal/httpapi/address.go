@@ -49,9 +49,13 @@ func (s *Server) clientOf(r *http.Request) netip.Addr {
 			if !ok {
 				return peer
 			}
-			if !within(s.cfg.TrustedProxies, a) {
-				return a
+			if within(s.cfg.TrustedProxies, a) {
+				continue
 			}
+			if a.IsLoopback() || a.IsUnspecified() {
+				return peer // nobody's client: only the connection itself says who is this machine
+			}
+			return a
 		}
 	}
 	return peer
@@ -80,6 +84,48 @@ func (s *Server) spared(a netip.Addr) bool {
 	return !a.IsValid() || a.IsLoopback() || within(s.cfg.ExemptAddresses, a)
 }
 
+// anyFactor is how many requests of any kind an address has for one for a place: it has
+// health checks, preflights and mistakes to make besides, and pays for these as well.
+const anyFactor = 5
+
+// bounded lets an address send no more requests of any kind than anyFactor times those
+// for places. It stands before everything else. Past it the connection goes too, so that
+// the next refusal costs a handshake: a refusal alone is cheaper to ask for than to give.
+// Trusted proxies that speak for themselves are free, as their health checks have to get
+// through.
+func (s *Server) bounded(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		client := s.clientOf(r)
+		if s.spared(client) || len(r.Header[forwarded]) == 0 && within(s.cfg.TrustedProxies, client) {
+			h.ServeHTTP(w, r)
+			return
+		}
+		wait := s.requests.Try(int64(time.Since(s.epoch)), limit.AddressKey(client))
+		if wait == 0 {
+			h.ServeHTTP(w, r)
+			return
+		}
+		s.noticeProxy(r, client)
+		s.refused.WithLabelValues("requests").Inc()
+		s.answers.WithLabelValues("any", strconv.Itoa(http.StatusTooManyRequests)).Inc()
+		if !s.shared(peerOf(r)) {
+			w.Header().Set("Connection", "close")
+		}
+		tooOften(w, wait)
+	})
+}
+
+// shared tells whether the connections of a peer carry the requests of many clients, none
+// of which may have one closed.
+func (s *Server) shared(peer netip.Addr) bool {
+	return s.spared(peer) || within(s.cfg.TrustedProxies, peer)
+}
+
+func tooOften(w http.ResponseWriter, wait time.Duration) {
+	w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
+	writeError(w, http.StatusTooManyRequests, "too many requests from your address: ask again after Retry-After seconds")
+}
+
 // limited lets an address ask no more often than its token bucket allows. It stands
 // before the checks of keys and tickets, so that guessing these is bounded too.
 func (s *Server) limited(h http.HandlerFunc) http.HandlerFunc {
@@ -99,8 +145,7 @@ func (s *Server) limited(h http.HandlerFunc) http.HandlerFunc {
 		}
 		s.noticeProxy(r, client)
 		s.refused.WithLabelValues("rate").Inc()
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
-		writeError(w, http.StatusTooManyRequests, "too many requests from your address: ask again after Retry-After seconds")
+		tooOften(w, wait)
 	}
 }
 

@@ -1,8 +1,10 @@
 package httpapi
 
 import (
+	"cmp"
 	"container/list"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -15,16 +17,22 @@ import (
 )
 
 // requestGrace is how long a connection may take to say what it wants before it is the
-// first to go when there are too many: a slow line needs less for a request, which fits
-// a few packets.
-const requestGrace = time.Second
+// first to go when there are too many: a request fits a few packets, but a phone whose
+// radio has to wake up and whose first packet is lost needs some seconds for them.
+const requestGrace = 3 * time.Second
+
+// manyConnections is more than a few players open: an address that has more pays first
+// when there are too many connections in all.
+const manyConnections = 16
 
 // conns decides which connection goes when there are too many, of one address or in all:
 // one that has been waited for longer than requestGrace, the oldest first; else the one
 // that has been idle between two requests for longest; else the oldest that is waited
-// for. A connection for which a place is being made stays. So whoever opens connections
-// to keep others out loses them to these others, and a new one always gets in unless all
-// are at work.
+// for. In all, each of these is looked for first among those of the address that has the
+// most, if that is many; but no connection that is within its grace goes while one of
+// another address is not. A connection for which a place is being made stays. So whoever
+// opens connections to keep others out loses them to these others, and a new one always
+// gets in unless all are at work.
 type conns struct {
 	perAddress int // 0: no limit
 	spared     func(netip.Addr) bool
@@ -33,6 +41,8 @@ type conns struct {
 	mu      sync.Mutex // guards the fields below and those of conn and queues that say so
 	all     queues
 	address map[uint64]*queues // by limit.AddressKey
+	// byCount are the addresses that have n connections, at n; the last is not empty.
+	byCount []map[*queues]struct{}
 }
 
 // queues are the connections that may be closed, in the order in which their phase began.
@@ -58,6 +68,8 @@ type conn struct {
 	key   uint64
 	of    *queues // of its address, nil when that is not limited
 
+	refusals int // owned by the goroutine that serves the connection
+
 	// Guarded by conns.mu.
 	phase       phase
 	since       time.Time
@@ -73,7 +85,7 @@ func newConns(perAddress int, spared func(netip.Addr) bool, dropped *prometheus.
 func (c *conns) enter(nc net.Conn) *conn {
 	k := &conn{Conn: nc, conns: c}
 	var full *queues
-	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok && c.perAddress > 0 {
+	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
 		if ip := a.AddrPort().Addr().Unmap().WithZone(""); !c.spared(ip) {
 			k.key = limit.AddressKey(ip)
 			c.mu.Lock()
@@ -82,14 +94,14 @@ func (c *conns) enter(nc net.Conn) *conn {
 				k.of = &queues{}
 				c.address[k.key] = k.of
 			}
-			k.of.n++ // reserves the seat, so that the queues stay while it is made
-			if k.of.n > c.perAddress {
+			c.countLocked(k.of, 1) // reserves the seat, so that the queues stay while it is made
+			if c.perAddress > 0 && k.of.n > c.perAddress {
 				full = k.of
 			}
 			c.mu.Unlock()
 		}
 	}
-	if full != nil && !c.drop(full, "address") {
+	if full != nil && !c.drop(full.victimLocked, "address") {
 		c.mu.Lock()
 		c.unseatLocked(k)
 		c.mu.Unlock()
@@ -104,11 +116,11 @@ func (c *conns) enter(nc net.Conn) *conn {
 
 // makeRoom closes the connection that deserves its room least. It is false when all are
 // at work.
-func (c *conns) makeRoom() bool { return c.drop(&c.all, "total") }
+func (c *conns) makeRoom() bool { return c.drop(c.victimLocked, "total") }
 
-func (c *conns) drop(q *queues, reason string) bool {
+func (c *conns) drop(victimLocked func() *conn, reason string) bool {
 	c.mu.Lock()
-	k := q.victimLocked()
+	k := victimLocked()
 	if k == nil {
 		c.mu.Unlock()
 		return false
@@ -120,17 +132,45 @@ func (c *conns) drop(q *queues, reason string) bool {
 	return true
 }
 
-// victimLocked returns who goes first, nil when nobody can.
+// victimLocked returns who goes first of all, nil when nobody can.
+func (c *conns) victimLocked() *conn {
+	most := c.mostLocked()
+	if most == nil {
+		return c.all.victimLocked()
+	}
+	return cmp.Or(most.overdueLocked(), c.all.overdueLocked(), most.victimLocked(), c.all.victimLocked())
+}
+
+// mostLocked returns the address that has the most connections, nil when none has many.
+func (c *conns) mostLocked() *queues {
+	if len(c.byCount) <= manyConnections+1 {
+		return nil
+	}
+	for q := range c.byCount[len(c.byCount)-1] {
+		return q // of several any one
+	}
+	return nil
+}
+
+// victimLocked returns who goes first of q, nil when nobody can.
 func (q *queues) victimLocked() *conn {
-	oldest := q.waiting.Front()
-	if oldest != nil && time.Since(oldest.Value.(*conn).since) > requestGrace {
-		return oldest.Value.(*conn)
+	if k := q.overdueLocked(); k != nil {
+		return k
+	}
+	if e := q.waiting.Front(); e != nil {
+		return e.Value.(*conn)
+	}
+	return nil
+}
+
+// overdueLocked returns who goes first of those that are not within their grace, nil when
+// there is none.
+func (q *queues) overdueLocked() *conn {
+	if e := q.waiting.Front(); e != nil && time.Since(e.Value.(*conn).since) > requestGrace {
+		return e.Value.(*conn)
 	}
 	if e := q.idle.Front(); e != nil {
 		return e.Value.(*conn)
-	}
-	if oldest != nil {
-		return oldest.Value.(*conn)
 	}
 	return nil
 }
@@ -188,8 +228,25 @@ func (c *conns) unseatLocked(k *conn) {
 	if k.of == nil {
 		return
 	}
-	if k.of.n--; k.of.n == 0 {
+	if c.countLocked(k.of, -1); k.of.n == 0 {
 		delete(c.address, k.key)
+	}
+}
+
+// countLocked adds d, which is 1 or -1, to the connections of an address.
+func (c *conns) countLocked(q *queues, d int) {
+	if q.n > 0 {
+		delete(c.byCount[q.n], q)
+	}
+	q.n += d
+	for len(c.byCount) <= q.n {
+		c.byCount = append(c.byCount, map[*queues]struct{}{})
+	}
+	if q.n > 0 {
+		c.byCount[q.n][q] = struct{}{}
+	}
+	for len(c.byCount) > 0 && len(c.byCount[len(c.byCount)-1]) == 0 {
+		c.byCount = c.byCount[:len(c.byCount)-1]
 	}
 }
 
@@ -202,12 +259,12 @@ func (k *conn) Close() error {
 }
 
 // CloseWrite ends this side of a TCP connection, for an answer that the other side has
-// still to read.
+// still to read. The http.Server calls it.
 func (k *conn) CloseWrite() error {
 	if c, ok := k.Conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
-	return nil
+	return errors.ErrUnsupported
 }
 
 // state is the http.Server's hook.

@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -361,3 +362,130 @@ func TestWhoHangsUpIsNoFailure(t *testing.T) {
 		}
 	})
 }
+
+// TestSlowClientsBeforeIdleOnes: a phone that needs seconds for its request keeps its connection
+// while there is one that asks for nothing, of its own address or of others.
+func TestSlowClientsBeforeIdleOnes(t *testing.T) {
+	for _, c := range []struct {
+		name            string
+		limits          httpapi.Limits
+		idle, slow, new func(i int) string
+	}{
+		{"in all", httpapi.Limits{ConnectionsMax: 50}, stranger, func(int) string { return "198.51.100.7" }, func(int) string { return "198.51.100.8" }},
+		{"of one address", httpapi.Limits{ConnectionsPerAddress: 50}, always, always, always},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			served(t, oneOfEach(), c.limits, nil, func(s *street, figure func(...string) float64) {
+				var all []net.Conn
+				for i := range 50 {
+					k := s.come(c.idle(i))
+					if code := say(k, "/"); code != 404 {
+						t.Fatalf("stranger %d: %d", i, code)
+					}
+					all = append(all, k)
+				}
+				for i := range 10 {
+					phone := s.come(c.slow(i))
+					time.Sleep(2500 * time.Millisecond)
+					all = append(all, s.come(c.new(i)))
+					synctest.Wait() // room has been made for it
+					if code := say(phone, "/endpoint/type/UDP/user/ann"); code != 200 {
+						t.Errorf("phone %d: %d", i, code)
+					}
+					all = append(all, phone)
+				}
+				for _, k := range all {
+					_ = k.Close()
+				}
+			})
+		})
+	}
+}
+
+func always(int) string { return "203.0.113.1" }
+
+// TestWhoHasMostPaysFirst: when there are too many connections in all, those of the address
+// that has the most go, idle or silent, and not a bystander's that is older.
+func TestWhoHasMostPaysFirst(t *testing.T) {
+	for _, idle := range []bool{true, false} {
+		served(t, oneOfEach(), httpapi.Limits{ConnectionsMax: 60}, nil, func(s *street, _ func(...string) float64) {
+			come := func(from string) net.Conn {
+				k := s.come(from)
+				if idle {
+					say(k, "/healthcheck")
+				}
+				time.Sleep(time.Millisecond)
+				return k
+			}
+			var all, bystanders []net.Conn
+			for i := range 20 {
+				bystanders = append(bystanders, come(stranger(i)))
+			}
+			for range 40 {
+				all = append(all, come("198.51.100.1"))
+			}
+			for i := range 20 {
+				all = append(all, come(stranger(100+i)))
+			}
+			synctest.Wait()
+			for i, k := range bystanders {
+				if !open(k) {
+					t.Errorf("idle %v: bystander %d was closed", idle, i)
+				}
+			}
+			for i, k := range all[:40] {
+				if open(k) != (i >= 20) {
+					t.Errorf("idle %v: connection %d of the address that has most: open %v", idle, i, open(k))
+				}
+			}
+			for _, k := range append(all, bystanders...) {
+				_ = k.Close()
+			}
+		})
+	}
+}
+
+// TestTooLargeIsHeard: the answer to a body that is too large ends the stream at once, on TCP,
+// so that a client that still sends gets to read it.
+func TestTooLargeIsHeard(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	f := oneOfEach()
+	s := httpapi.New(httpapi.Config{Log: zerolog.Nop(), Registerer: reg, Gatherer: reg}, f, f, func() error { return nil })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx, finOnly{l}) }()
+	defer func() { cancel(); <-ended }()
+	k, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	if _, err := io.WriteString(k, "POST /endpoint/type/UDP/user/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	_ = k.SetReadDeadline(time.Now().Add(20 * time.Second))
+	b, err := io.ReadAll(k)
+	if err != nil || !bytes.HasPrefix(b, []byte("HTTP/1.1 413")) {
+		t.Errorf("%.60q, %v, want 413 and the end of the stream", b, err)
+	}
+}
+
+// finOnly accepts connections that tell their end by CloseWrite alone: Close leaves the
+// other side waiting.
+type finOnly struct{ net.Listener }
+
+func (f finOnly) Accept() (net.Conn, error) {
+	c, err := f.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return silentClose{c.(*net.TCPConn)}, nil
+}
+
+type silentClose struct{ *net.TCPConn }
+
+func (c silentClose) Close() error { return nil }

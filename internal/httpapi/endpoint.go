@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -52,7 +53,11 @@ type httpError struct {
 
 func (e *httpError) Error() string { return e.text }
 
-func fail(w http.ResponseWriter, err error) {
+func (s *Server) fail(w http.ResponseWriter, err error) {
+	if e, ok := errors.AsType[*overloadError](err); ok {
+		s.overloaded(w, e)
+		return
+	}
 	if e, ok := errors.AsType[*httpError](err); ok {
 		writeError(w, e.code, e.text)
 		return
@@ -63,14 +68,14 @@ func fail(w http.ResponseWriter, err error) {
 // endpoint answers /endpoint/type/{type}/user/{uid}.
 func (s *Server) endpoint(w http.ResponseWriter, r *http.Request) {
 	defer s.timed()()
-	req, err := s.reserveRequest(r)
+	req, err := s.reserveRequest(w, r)
 	if err != nil {
-		fail(w, err)
+		s.fail(w, err)
 		return
 	}
 	m, rep, err := s.place(r, r.PathValue("type"), req)
 	if err != nil {
-		fail(w, err)
+		s.fail(w, err)
 		return
 	}
 	s.writePlace(w, r, m, rep)
@@ -94,9 +99,9 @@ func (s *Server) writePlace(w http.ResponseWriter, r *http.Request, m mars.Membe
 // node, as far as there are both.
 func (s *Server) auth(w http.ResponseWriter, r *http.Request) {
 	defer s.timed()()
-	req, err := s.reserveRequest(r)
+	req, err := s.reserveRequest(w, r)
 	if err != nil {
-		fail(w, err)
+		s.fail(w, err)
 		return
 	}
 	var a answerV1
@@ -112,16 +117,25 @@ func (s *Server) auth(w http.ResponseWriter, r *http.Request) {
 		a.set(rep)
 	}
 	if req.Credentials == nil {
-		fail(w, firstErr)
+		s.fail(w, firstErr)
 		return
 	}
 	writeJSON(w, http.StatusOK, a)
 }
 
-// worse returns the one of two errors that is worth an answer: a shortage, which passes,
-// before what can't succeed.
+// worse returns the one of two errors that is worth an answer: a shortage of nodes, then
+// one of this node, which both pass, before what can't succeed.
 func worse(a, b error) error {
-	if e, ok := errors.AsType[*httpError](b); a == nil || ok && e.code == http.StatusServiceUnavailable {
+	rank := func(err error) int {
+		if _, ok := errors.AsType[*overloadError](err); ok {
+			return 1
+		}
+		if e, ok := errors.AsType[*httpError](err); ok && e.code == http.StatusServiceUnavailable {
+			return 2
+		}
+		return 0
+	}
+	if a == nil || rank(b) > rank(a) {
 		return b
 	}
 	return a
@@ -166,7 +180,7 @@ func (s *Server) place(r *http.Request, typ string, req users.ReserveRequest) (m
 	if err != nil {
 		return none(err)
 	}
-	text := "no node of type %s took the user: try again"
+	text, late := "no node of type %s took the user: try again", false
 	for range min(reserveTries, len(candidates)) {
 		i := s.pick(candidates)
 		m := candidates[i]
@@ -176,6 +190,7 @@ func (s *Server) place(r *http.Request, typ string, req users.ReserveRequest) (m
 			return m, rep, nil
 		}
 		s.cfg.Log.Debug().Err(err).Stringer("peer", m.Node).Msg("reservation refused")
+		late = late || errors.Is(err, errLate)
 		switch rep.Refused {
 		case users.BadRequest:
 			// It would be for every node: the sender is at fault, not the nodes.
@@ -184,6 +199,9 @@ func (s *Server) place(r *http.Request, typ string, req users.ReserveRequest) (m
 			text = "the nodes of type %s that were asked are full: try again"
 		}
 	}
+	if late {
+		return none(&overloadError{overloadLate, "too busy to hear the nodes: try again"})
+	}
 	err = unavailable(fmt.Sprintf(text, typ))
 	s.short.Note(err)
 	return none(err)
@@ -191,13 +209,20 @@ func (s *Server) place(r *http.Request, typ string, req users.ReserveRequest) (m
 
 func unavailable(text string) error { return &httpError{http.StatusServiceUnavailable, text} }
 
+// errLate is a reservation without an answer while this node was late itself.
+var errLate = errors.New("no answer was read in time, and this node was late itself")
+
 // reserve asks one node for a place. Whether the client still waits makes no difference:
 // one who hangs up must not look like a node that fails.
 func (s *Server) reserve(ctx context.Context, node id.Node, req users.ReserveRequest) (users.ReserveReply, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reserveTimeout)
+	due := time.Now().Add(reserveTimeout)
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), due)
 	defer cancel()
 	rep, err := s.ask(ctx, node, req)
 	switch {
+	case err != nil && ctx.Err() != nil && (s.pulse.woke(due) || s.pulse.late()):
+		err = fmt.Errorf("reserve on %v: %w", node, errLate)
+		s.tries.WithLabelValues("late").Inc()
 	case err == nil && rep.Refused != users.Accepted:
 		err = fmt.Errorf("reserve on %v: refused: %v", node, rep.Refused)
 		s.tries.WithLabelValues("refused").Inc()
@@ -223,15 +248,12 @@ func (s *Server) ask(ctx context.Context, node id.Node, req users.ReserveRequest
 }
 
 // candidates returns the nodes of a type that may be handed out. It tells a type
-// nobody ever ran (404), which anybody may ask for, from one whose nodes are all
+// nobody runs (404), which anybody may ask for, from one whose nodes are all
 // away (503), which somebody has to look after.
 func (s *Server) candidates(typ string) ([]mars.Member, error) {
 	d := s.learn()
-	s.mu.Lock()
-	known := s.types[typ]
-	s.mu.Unlock()
-	if !known {
-		return nil, &httpError{http.StatusNotFound, fmt.Sprintf("no node for players of type %.64q has joined", typ)}
+	if !s.known(typ) {
+		return nil, &httpError{http.StatusNotFound, fmt.Sprintf("no node for players of type %.64q is here", typ)}
 	}
 	ok := slices.DeleteFunc(slices.Clone(d.Available(typ)), func(m mars.Member) bool { return !forPlayers(m) })
 	if len(ok) == 0 {
@@ -243,24 +265,6 @@ func (s *Server) candidates(typ string) ([]mars.Member, error) {
 }
 
 func forPlayers(m mars.Member) bool { return m.Role == "udp" || m.Role == "tcp" }
-
-// learn returns the directory and notes the types in it. It is called for health checks
-// too, so that a type is known before the first player asks.
-func (s *Server) learn() *mars.Directory {
-	d := s.cluster.Directory()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if d == s.seen {
-		return d
-	}
-	s.seen = d
-	for _, m := range d.Members {
-		if forPlayers(m) {
-			s.types[m.Type] = true
-		}
-	}
-	return d
-}
 
 // handed counts the places handed out on a node since its last heartbeat, which does
 // not know of them.

@@ -57,7 +57,7 @@ type Limits struct {
 	// ConnectionsPerAddress may be open. Zero means 512: browsers open six each.
 	ConnectionsPerAddress int
 	// ConnectionsMax may be open in all. Zero means 10,000, of which each takes a
-	// descriptor and some 10 KiB.
+	// descriptor and some 20 KiB.
 	ConnectionsMax int
 }
 
@@ -93,6 +93,9 @@ type Config struct {
 	// Choose returns a number in [0, n), for spreading load. Zero value: math/rand. It
 	// is called with a lock held.
 	Choose func(n int) int
+	// MemoryShort says that requests for places have to go elsewhere: they are answered 503.
+	// It must not block. Nil means never.
+	MemoryShort func() bool
 
 	Log        zerolog.Logger
 	Registerer prometheus.Registerer
@@ -126,15 +129,20 @@ type Server struct {
 	tries   *prometheus.CounterVec
 	refused *prometheus.CounterVec
 	dropped *prometheus.CounterVec
+	loaded  *prometheus.CounterVec
 	short   *telemetry.Episode // no node takes players
 	proxy   *telemetry.Episode // a proxy is not trusted
-	epoch   time.Time          // of buckets
-	buckets *limit.Table
+	epoch   time.Time          // of the two tables
+	buckets *limit.Table       // of requests for places
+	// requests are the buckets of requests of any kind.
+	requests *limit.Table
+	pulse    pulse
+	bodies   bodies
 
-	mu     sync.Mutex         // guards the fields below
-	seen   *mars.Directory    // the one learnt from last
-	types  map[string]bool    // types for players ever seen in the directory
-	handed map[id.Node]handed // places handed out
+	mu     sync.Mutex          // guards the fields below
+	seen   *mars.Directory     // the one learnt from last
+	types  map[string]typeSeen // types for players
+	handed map[id.Node]handed  // places handed out
 }
 
 // New returns the API. serving returns nil while the node may be sent requests,
@@ -149,11 +157,12 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 	cfg.Limits = cfg.Limits.withDefaults()
 	auto := promauto.With(cfg.Registerer)
 	rate := limit.NewRate(cfg.Limits.RequestsPerAddress, cfg.Limits.RequestsPerAddressBurst)
+	anyRate := limit.NewRate(anyFactor*cfg.Limits.RequestsPerAddress, anyFactor*cfg.Limits.RequestsPerAddressBurst)
 	s := &Server{
 		cfg: cfg, cluster: c, mesh: m, serving: serving,
 		keyHash: sha256.Sum256([]byte(cfg.ClientKey)),
-		types:   map[string]bool{}, handed: map[id.Node]handed{},
-		epoch: time.Now(), buckets: limit.NewTable(rate, tableSize),
+		types:   map[string]typeSeen{}, handed: map[id.Node]handed{},
+		epoch: time.Now(), buckets: limit.NewTable(rate, tableSize), requests: limit.NewTable(anyRate, tableSize),
 		short: telemetry.NewEpisode(cfg.Log, episodeQuiet, "no node takes players", "nodes take players again, or nobody asks"),
 		proxy: telemetry.NewEpisode(cfg.Log, episodeQuiet, "proxy not trusted", "no requests through a proxy that is not trusted any more"),
 		answers: auto.NewCounterVec(prometheus.CounterOpts{
@@ -171,7 +180,11 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 		}, []string{"result"}),
 		refused: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "http", Name: "refused_total",
-			Help: "Requests for places that were refused because of who asked: rate, client_key, ticket_….",
+			Help: "Requests that were refused because of who asked: requests, rate, client_key, ticket_….",
+		}, []string{"reason"}),
+		loaded: auto.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "diarkis", Subsystem: "http", Name: "overloaded_total",
+			Help: "Requests for places that were answered 503 because this node itself was short of something.",
 		}, []string{"reason"}),
 		dropped: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "http", Name: "connections_dropped_total",
@@ -208,7 +221,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	stopped := make(chan error, 1)
 	go func() {
-		<-ctx.Done()
+		s.pulse.run(ctx, func() { s.learn() })
 		c, cancel := context.WithTimeout(context.Background(), drainTimeout)
 		defer cancel()
 		err := srv.Shutdown(c)
@@ -250,7 +263,7 @@ func (s *Server) routes() http.Handler {
 	add("/", "unknown", nil, func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusNotFound, "no such path: see /openapi.json")
 	})
-	return s.cors(mux)
+	return s.cors(s.bounded(s.preflight(mux)))
 }
 
 // counted limits the time and the body of a request and counts its answer.
@@ -259,27 +272,46 @@ func (s *Server) counted(route string, h http.Handler) http.Handler {
 		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.Timeout)
 		defer cancel()
 		rec := &recorder{ResponseWriter: w, code: http.StatusOK}
+		// A copy: by the body of its own request the http.Server knows what is left unread.
+		r = r.WithContext(ctx)
 		r.Body = http.MaxBytesReader(w, r.Body, bodyMax)
-		h.ServeHTTP(rec, r.WithContext(ctx))
+		if k, ok := r.Context().Value(connKey{}).(*conn); ok && !s.shared(peerOf(r)) {
+			rec.refusals = &k.refusals
+		}
+		h.ServeHTTP(rec, r)
+		if rec.overloaded {
+			route = "overloaded"
+		}
 		s.answers.WithLabelValues(route, strconv.Itoa(rec.code)).Inc()
 	})
 }
 
+// refusalsMax is how many requests of a connection may be wrong before it is closed: a
+// client that errs mends itself, or pays for the next mistake with a handshake.
+const refusalsMax = 8
+
 // recorder remembers the status of an answer.
 type recorder struct {
 	http.ResponseWriter
-	code int
+	code       int
+	overloaded bool // the status is the fault of this node alone
+	refusals   *int // of the connection, nil where they are not counted
 }
 
 func (r *recorder) WriteHeader(code int) {
 	r.code = code
+	if r.refusals != nil && code >= 400 && code < 500 {
+		if *r.refusals++; *r.refusals > refusalsMax {
+			r.Header().Set("Connection", "close")
+		}
+	}
 	r.ResponseWriter.WriteHeader(code)
 }
 
 // Unwrap lets http.ResponseController reach the real writer.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// cors answers preflight requests and marks the others, when an origin is allowed.
+// cors marks answers when an origin is allowed.
 func (s *Server) cors(h http.Handler) http.Handler {
 	if s.cfg.AllowOrigin == "" {
 		return h
@@ -288,13 +320,23 @@ func (s *Server) cors(h http.Handler) http.Handler {
 		w.Header().Set("Access-Control-Allow-Origin", s.cfg.AllowOrigin)
 		w.Header().Set("Access-Control-Expose-Headers", "Retry-After")
 		w.Header().Set("Vary", "Origin")
-		if r.Method == http.MethodOptions {
-			w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
-			w.Header().Set("Access-Control-Allow-Headers", "Authorization, ClientKey, Content-Type, ResponseVersion")
-			w.Header().Set("Access-Control-Max-Age", "600")
-			w.WriteHeader(http.StatusNoContent)
+		h.ServeHTTP(w, r)
+	})
+}
+
+// preflight answers what browsers ask before they send a request, when an origin is allowed.
+func (s *Server) preflight(h http.Handler) http.Handler {
+	if s.cfg.AllowOrigin == "" {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodOptions {
+			h.ServeHTTP(w, r)
 			return
 		}
-		h.ServeHTTP(w, r)
+		w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
+		w.Header().Set("Access-Control-Allow-Headers", "Authorization, ClientKey, Content-Type, ResponseVersion")
+		w.Header().Set("Access-Control-Max-Age", "600")
+		w.WriteHeader(http.StatusNoContent)
 	})
 }

@@ -34,13 +34,18 @@ type fake struct {
 	dead    map[id.Node]bool
 	serving error
 	slow    time.Duration // that an answer takes
+	late    time.Duration // how late a dead node's silence is noticed
 
 	mu    sync.Mutex
 	asked []id.Node
 	last  users.ReserveRequest
 }
 
-func (f *fake) Directory() *mars.Directory { return mars.NewDirectory(1, f.members...) }
+func (f *fake) Directory() *mars.Directory {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return mars.NewDirectory(1, f.members...)
+}
 
 func (f *fake) Request(ctx context.Context, node id.Node, cmd uint16, payload []byte) ([]byte, error) {
 	if cmd != mesh.CmdReserve {
@@ -55,6 +60,7 @@ func (f *fake) Request(ctx context.Context, node id.Node, cmd uint16, payload []
 	f.mu.Unlock()
 	if f.dead[node] {
 		<-ctx.Done()
+		time.Sleep(f.late)
 		return nil, context.Cause(ctx)
 	}
 	select {
@@ -383,5 +389,48 @@ func TestServeStopsWithItsContext(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Errorf("Serve = %v, want nil after its context ended", err)
+	}
+}
+
+// TestTypesAreForgotten: a type that was taken away becomes one that nobody ever ran, so that
+// no stranger's question looks like a shortage of nodes for ever.
+func TestTypesAreForgotten(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		state mars.State // of its last node before it leaves
+		keep  time.Duration
+	}{{"drained", mars.Offline, 10 * time.Minute}, {"taken", mars.Taken, 10 * time.Minute}, {"vanished", mars.Online, time.Hour}} {
+		t.Run(c.name, func(t *testing.T) {
+			f := oneOfEach()
+			f.members = append(f.members, member("10.0.0.9:8000", "udp", "BETA", mars.Online, 0), member("10.0.0.8:8000", "udp", "BETA", mars.Online, 0))
+			served(t, f, httpapi.Limits{}, nil, func(s *street, figure func(...string) float64) {
+				asks := func(want int) {
+					t.Helper()
+					k := s.come("203.0.113.1")
+					defer k.Close()
+					if code := say(k, "/endpoint/type/BETA/user/ann"); code != want {
+						t.Errorf("answer %d, want %d", code, want)
+					}
+				}
+				asks(200)
+				change := func(members ...mars.Member) {
+					f.mu.Lock()
+					f.members = members
+					f.mu.Unlock()
+					time.Sleep(time.Second)
+				}
+				one := member("10.0.0.9:8000", "udp", "BETA", c.state, 0)
+				change(f.members[0], f.members[1], one)
+				time.Sleep(c.keep + time.Minute) // while it is there nothing is forgotten
+				change(f.members[0], f.members[1])
+				asks(503)
+				time.Sleep(c.keep - time.Minute)
+				asks(503)
+				time.Sleep(2 * time.Minute)
+				asks(404)
+				change(f.members[0], f.members[1], member("10.0.0.9:8000", "udp", "BETA", mars.Online, 0))
+				asks(200)
+			})
+		})
 	}
 }

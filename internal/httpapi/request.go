@@ -30,12 +30,12 @@ func tooLarge(format string, args ...any) error {
 
 // reserveRequest reads who asks for a place, and with what properties: those of the
 // ticket where one is asked for, else those of the body.
-func (s *Server) reserveRequest(r *http.Request) (users.ReserveRequest, error) {
+func (s *Server) reserveRequest(w http.ResponseWriter, r *http.Request) (users.ReserveRequest, error) {
 	uid, err := id.ParseUID(r.PathValue("uid"))
 	if err != nil {
 		return users.ReserveRequest{}, badRequest("%v", err)
 	}
-	props, err := s.initialProps(r, uid)
+	props, err := s.initialProps(w, r, uid)
 	if err != nil {
 		return users.ReserveRequest{}, err
 	}
@@ -49,16 +49,21 @@ func (s *Server) reserveRequest(r *http.Request) (users.ReserveRequest, error) {
 	return users.ReserveRequest{UID: uid, Props: encoded}, nil
 }
 
-func (s *Server) initialProps(r *http.Request, uid id.UID) (map[string]any, error) {
+func (s *Server) initialProps(w http.ResponseWriter, r *http.Request, uid id.UID) (map[string]any, error) {
 	claims, ok := claimsOf(r.Context())
 	if !ok {
-		return bodyProps(r)
+		return s.bodyProps(w, r)
 	}
 	if claims.UID != string(uid) {
 		return nil, s.foreign("subject", "the ticket is for another user")
 	}
 	if r.Method == http.MethodPost {
-		if n, _ := io.ReadFull(r.Body, make([]byte, 1)); n != 0 {
+		announced := r.ContentLength > 0
+		if r.ContentLength < 0 { // chunks, maybe none
+			n, _ := io.ReadFull(r.Body, make([]byte, 1))
+			announced = n != 0
+		}
+		if announced {
 			return nil, badRequest("properties come from the ticket here, not from a body")
 		}
 	}
@@ -90,22 +95,13 @@ func claimsOf(ctx interface{ Value(any) any }) (ticket.Claims, bool) {
 
 // bodyProps reads the initial properties from the body: a JSON object or a form. A body
 // without a Content-Type is taken for JSON, as it always was.
-func bodyProps(r *http.Request) (map[string]any, error) {
+func (s *Server) bodyProps(w http.ResponseWriter, r *http.Request) (map[string]any, error) {
 	if r.Method != http.MethodPost {
 		return nil, nil
 	}
-	if r.ContentLength > bodyMax {
-		return nil, tooLarge("the body is over %d bytes", bodyMax)
-	}
-	b, err := io.ReadAll(r.Body)
-	if err != nil {
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return nil, tooLarge("the body is over %d bytes", bodyMax)
-		}
-		return nil, badRequest("the body ended early, or came too slowly")
-	}
-	if len(b) == 0 {
-		return nil, nil
+	b, err := s.readBody(w, r)
+	if err != nil || len(b) == 0 {
+		return nil, err
 	}
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	switch {

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -173,18 +174,22 @@ func (s *Server) debugEndpoint(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusNotFound, "no node of that type has that address")
 		return
 	}
-	req, err := s.reserveRequest(r)
+	req, err := s.reserveRequest(w, r)
 	if err == nil {
 		err = s.forType(r, r.PathValue("type"))
 	}
 	if err != nil {
-		fail(w, err)
+		s.fail(w, err)
 		return
 	}
 	defer atWork(r.Context())()
 	rep, err := s.reserve(r.Context(), all[i].Node, req)
 	if rep.Refused == users.BadRequest {
-		fail(w, badRequest("the node does not take this request"))
+		s.fail(w, badRequest("the node does not take this request"))
+		return
+	}
+	if errors.Is(err, errLate) {
+		s.fail(w, &overloadError{overloadLate, "too busy to hear the node: try again"})
 		return
 	}
 	if err != nil {

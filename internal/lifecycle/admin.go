@@ -14,11 +14,17 @@ import (
 	"github.com/Diarkis/diarkis/internal/telemetry"
 )
 
-// adminConnections is how many connections the admin listener has at once. They come out
-// of the descriptors that are held back from players: scrapes and health checks have
-// to work when those have used up theirs. Past it, the one that waits longest for a
-// request goes.
-const adminConnections = 16
+const (
+	// adminConnections is how many connections the admin listener has at once. They come
+	// out of the descriptors that are held back from players: scrapes and health checks
+	// have to work when those have used up theirs.
+	adminConnections = 16
+	// adminReadTimeout is how long a request may take to come. No route takes a body.
+	adminReadTimeout = 5 * time.Second
+	// adminWriteTimeout is how long an answer may take to be made and taken. Profiles have
+	// the seconds that they are asked for on top.
+	adminWriteTimeout = 10 * time.Second
+)
 
 // startAdmin listens for scrapes, probes and profiles.
 func (n *Node) startAdmin(s *stack) error {
@@ -27,16 +33,16 @@ func (n *Node) startAdmin(s *stack) error {
 		return fmt.Errorf("listen for metrics on %s:%d: %w", n.cfg.Metrics.Address, n.cfg.Metrics.Port, err)
 	}
 	n.adminAddr = l.Addr()
-	var idle idlers
+	var open guests
 	l = listener.Wrap(l, listener.Options{
-		Name: "admin", Reserved: true, Max: adminConnections, MakeRoom: idle.makeRoom, Log: n.log, Reg: n.reg,
+		Name: "admin", Reserved: true, Max: adminConnections, MakeRoom: open.makeRoom, Log: n.log, Reg: n.reg,
 	})
 	srv := &http.Server{
 		Handler: telemetry.AdminHandler(telemetry.AdminOptions{
 			Gatherer: n.reg, Figures: n.figuresHandler(), Live: func() error { return n.beat.Check(5 * time.Second) }, Ready: n.serving, Status: n.status,
 			MARS: func(ctx context.Context) (any, error) { return n.marsStatus(ctx) },
 		}),
-		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, ConnState: idle.note,
+		ReadTimeout: adminReadTimeout, WriteTimeout: adminWriteTimeout, IdleTimeout: time.Minute, ConnState: open.note,
 	}
 	s.start("admin listener", func(ctx context.Context) error {
 		stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
@@ -49,43 +55,62 @@ func (n *Node) startAdmin(s *stack) error {
 	return nil
 }
 
-// idlers are the connections of an http.Server that wait for a request, their first or
-// another. The zero value is ready to use.
-type idlers struct {
-	mu    sync.Mutex // guards the fields below
-	order list.List  // of net.Conn, who waits longest first
-	at    map[net.Conn]*list.Element
+// guests are the connections of an http.Server, of which one goes when there are too many:
+// who waits longest to say something, first or again, else whose request began first. A
+// scrape takes less time than it takes to get to the end of that line. The zero value is
+// ready to use.
+type guests struct {
+	mu            sync.Mutex // guards the fields below
+	waiting, busy list.List  // of net.Conn, the longest first
+	at            map[net.Conn]seat
+}
+
+// seat is where a connection stands.
+type seat struct {
+	in *list.List
+	e  *list.Element
 }
 
 // note is for http.Server.ConnState.
-func (i *idlers) note(c net.Conn, s http.ConnState) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.removeLocked(c)
-	if s != http.StateNew && s != http.StateIdle {
+func (g *guests) note(c net.Conn, s http.ConnState) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.removeLocked(c)
+	in := &g.waiting
+	switch s {
+	case http.StateNew, http.StateIdle:
+	case http.StateActive:
+		in = &g.busy
+	default:
 		return
 	}
-	if i.at == nil {
-		i.at = map[net.Conn]*list.Element{}
+	if g.at == nil {
+		g.at = map[net.Conn]seat{}
 	}
-	i.at[c] = i.order.PushBack(c)
+	g.at[c] = seat{in, in.PushBack(c)}
 }
 
-func (i *idlers) removeLocked(c net.Conn) {
-	if e := i.at[c]; e != nil {
-		i.order.Remove(e)
-		delete(i.at, c)
+func (g *guests) removeLocked(c net.Conn) {
+	if s, ok := g.at[c]; ok {
+		s.in.Remove(s.e)
+		delete(g.at, c)
 	}
 }
 
-// makeRoom closes who waits longest. It returns false when all are being answered.
-func (i *idlers) makeRoom() bool {
-	i.mu.Lock()
-	var c net.Conn
-	if e := i.order.Front(); e != nil {
-		c = e.Value.(net.Conn)
-		i.removeLocked(c)
+// makeRoom closes who goes first. It returns false when there is nobody.
+func (g *guests) makeRoom() bool {
+	g.mu.Lock()
+	e := g.waiting.Front()
+	if e == nil {
+		e = g.busy.Front()
 	}
-	i.mu.Unlock()
-	return c != nil && c.Close() == nil
+	if e == nil {
+		g.mu.Unlock()
+		return false
+	}
+	c := e.Value.(net.Conn)
+	g.removeLocked(c)
+	g.mu.Unlock()
+	_ = c.Close() // its goroutine notices
+	return true
 }

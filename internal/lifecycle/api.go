@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/netip"
 
+	"github.com/rs/zerolog"
+
 	"github.com/Diarkis/diarkis/internal/config"
 	"github.com/Diarkis/diarkis/internal/httpapi"
 	"github.com/Diarkis/diarkis/internal/httpapi/ticket"
@@ -16,7 +18,7 @@ import (
 // startAPI starts the public API of an http node.
 func (n *Node) startAPI(_ context.Context, s *stack) error {
 	h := n.cfg.HTTP
-	tickets, err := n.tickets()
+	tickets, err := ticketsOf(n.cfg, n.log)
 	if err != nil {
 		return err
 	}
@@ -45,6 +47,7 @@ func (n *Node) startAPI(_ context.Context, s *stack) error {
 			RequestsPerAddress: unlimited(h.RequestsPerAddress), RequestsPerAddressBurst: h.RequestsPerAddressBurst,
 			ConnectionsPerAddress: unlimited(h.ConnectionsPerAddress), ConnectionsMax: h.MaxConnections,
 		},
+		MemoryShort:     n.memory.Short,
 		ExemptAddresses: prefixes(h.ExemptAddresses), TrustedProxies: prefixes(h.TrustedProxies),
 		Log: n.log, Registerer: n.reg, Gatherer: n.reg,
 	}, n.marsNode, n.mesh, n.serving)
@@ -67,14 +70,21 @@ func (n *Node) startAPI(_ context.Context, s *stack) error {
 	return nil
 }
 
-// tickets returns what checks tickets, nil when none are asked for.
-func (n *Node) tickets() (*ticket.Verifier, error) {
-	if n.cfg.HTTP.Auth != "ticket" {
+// CheckTickets says what is wrong with the keys that tickets are checked with, where the
+// settings ask for tickets.
+func CheckTickets(cfg *config.Config) error {
+	_, err := ticketsOf(cfg, zerolog.Nop())
+	return err
+}
+
+// ticketsOf returns what checks tickets, nil when none are asked for.
+func ticketsOf(cfg *config.Config, log zerolog.Logger) (*ticket.Verifier, error) {
+	if cfg.HTTP.Auth != "ticket" {
 		return nil, nil
 	}
 	v, err := ticket.New(ticket.Options{
-		Secret: n.cfg.Env.TicketKey.Reveal(), SecretFile: n.cfg.Env.TicketKeyFile,
-		KeysFile: n.cfg.HTTP.TicketKeys, Audience: n.cfg.HTTP.TicketAudience, Log: n.log,
+		Secret: cfg.Env.TicketKey.Reveal(), SecretFile: cfg.Env.TicketKeyFile,
+		KeysFile: cfg.HTTP.TicketKeys, Audience: cfg.HTTP.TicketAudience, Log: log,
 	})
 	if err != nil {
 		return nil, &Error{ExitConfig, fmt.Errorf("http.auth ticket: %w", err)}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -213,5 +214,27 @@ func TestBotTickets(t *testing.T) {
 	}
 	if text, err := f(context.Background(), "bot-1"); err != nil || strings.Count(text, ".") != 2 {
 		t.Errorf("ticket %q, %v", text, err)
+	}
+}
+
+// TestCheckTickets: the check of the settings reads the keys, as a node does when it starts.
+func TestCheckTickets(t *testing.T) {
+	dir := t.TempDir()
+	set := filepath.Join(dir, "keys.json")
+	for _, c := range []struct{ auth, content, want string }{
+		{"none", "", ""},
+		{"ticket", `{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`, ""},
+		{"ticket", `{"keys":[]}`, "http.ticketKeys: 0 keys"},
+		{"ticket", `{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}`, "weak point"},
+		{"ticket", "", "http.ticketKeys"},
+	} {
+		if err := os.WriteFile(set, []byte(c.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg := &config.Config{HTTP: config.HTTP{Auth: c.auth, TicketKeys: set, TicketAudience: "diarkis"}}
+		err := CheckTickets(cfg)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || CodeOf(err) != ExitConfig) {
+			t.Errorf("%s: %v, want %q", c.content, err, c.want)
+		}
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/rs/zerolog"
+
+	"github.com/Diarkis/diarkis/internal/config"
 )
 
 const (
@@ -49,6 +51,7 @@ func boundMemory(ctx context.Context, log zerolog.Logger) {
 // goroutine, Short for any.
 type memory struct {
 	log     zerolog.Logger
+	refused string // while memory is short, as the log says it
 	short   atomic.Bool
 	samples []metrics.Sample
 	looked  time.Time // when garbage was last collected because memory is short
@@ -66,13 +69,24 @@ const (
 	memLive
 )
 
-func newMemory(log zerolog.Logger, reg prometheus.Registerer) *memory {
+// refusedWhenShort is what nodes of a role refuse while their memory is short.
+func refusedWhenShort(r config.Role) string {
+	switch r {
+	case config.RoleUDP, config.RoleTCP:
+		return "new users"
+	case config.RoleHTTP:
+		return "requests for places"
+	}
+	return "nothing" // all that mars does is needed
+}
+
+func newMemory(log zerolog.Logger, reg prometheus.Registerer, refused string) *memory {
 	auto := promauto.With(reg)
 	gauge := func(name, help string) prometheus.Gauge {
 		return auto.NewGauge(prometheus.GaugeOpts{Namespace: "diarkis", Subsystem: "memory", Name: name, Help: help})
 	}
 	m := &memory{
-		log: log,
+		log: log, refused: refused,
 		samples: []metrics.Sample{
 			memTotal:    {Name: "/memory/classes/total:bytes"},
 			memReleased: {Name: "/memory/classes/heap/released:bytes"},
@@ -85,7 +99,7 @@ func newMemory(log zerolog.Logger, reg prometheus.Registerer) *memory {
 		limit:  gauge("limit_bytes", "Memory limit of the Go runtime, 0 without one."),
 	}
 	auto.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: "diarkis", Subsystem: "memory", Name: "short", Help: "1 while new users are refused because memory is short.",
+		Namespace: "diarkis", Subsystem: "memory", Name: "short", Help: "1 while memory is short: udp and tcp nodes refuse new users, http nodes requests for places.",
 	}, func() float64 {
 		if m.Short() {
 			return 1
@@ -95,7 +109,7 @@ func newMemory(log zerolog.Logger, reg prometheus.Registerer) *memory {
 	return m
 }
 
-// Short says that new users have to go elsewhere.
+// Short says that new users, or who asks for a place, have to go elsewhere.
 func (m *memory) Short() bool { return m.short.Load() }
 
 // watch looks at the memory of the process.
@@ -129,11 +143,11 @@ func (m *memory) step(needed, limit int64) {
 	switch short := m.Short(); {
 	case !short && share > shortFrom:
 		m.short.Store(true)
-		m.log.Warn().Int64("needed_mib", needed>>20).Int64("limit_mib", limit>>20).
-			Msg("memory is short, new users are refused")
+		m.log.Warn().Int64("needed_mib", needed>>20).Int64("limit_mib", limit>>20).Str("refused", m.refused).
+			Msg("memory is short")
 	case short && share < shortUntil:
 		m.short.Store(false)
 		m.log.Info().Int64("needed_mib", needed>>20).Int64("limit_mib", limit>>20).
-			Msg("memory is enough again, new users are taken")
+			Msg("memory is enough again")
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 func TestMemoryIsShort(t *testing.T) {
 	var log bytes.Buffer
-	m := newMemory(zerolog.New(&log), prometheus.NewRegistry())
+	m := newMemory(zerolog.New(&log), prometheus.NewRegistry(), "new users")
 	const limit = 1000 << 20
 	for i, step := range []struct {
 		needed, limit int64
@@ -41,7 +41,7 @@ func TestMemoryIsShort(t *testing.T) {
 }
 
 func TestMemoryNeededIsWhatLives(t *testing.T) {
-	m := newMemory(zerolog.Nop(), prometheus.NewRegistry())
+	m := newMemory(zerolog.Nop(), prometheus.NewRegistry(), "new users")
 	runtime.GC()
 	before := m.neededNow()
 	const size = 64 << 20

@@ -90,7 +90,7 @@ func New(o Options) *Node {
 		cfg: o.Config, log: o.Log.With().Str("role", string(o.Config.Role)).Logger(), level: o.Level,
 		reg: telemetry.NewRegistry(o.Build), cold: o.ColdBoot, onUp: o.OnStarted,
 	}
-	n.memory = newMemory(n.log, n.reg)
+	n.memory = newMemory(n.log, n.reg, refusedWhenShort(n.cfg.Role))
 	return n
 }
 

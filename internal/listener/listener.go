@@ -205,6 +205,15 @@ type Conn struct {
 	once sync.Once
 }
 
+// CloseWrite ends this side of the connection, where that is possible: its other side reads
+// the end of the stream and can still send.
+func (c *Conn) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return fmt.Errorf("close one side: %w", errors.ErrUnsupported)
+}
+
 // Close closes the connection. What it took can be used when Close returns.
 func (c *Conn) Close() error {
 	err := c.Conn.Close()

@@ -97,7 +97,9 @@ type AdminOptions struct {
 
 // AdminHandler serves /livez and /readyz (200 "ok", or 503 and the reason),
 // /metrics, /status, /mars, and /debug/pprof/ when both ends of the connection are
-// on loopback, whatever address the listener has.
+// on loopback, whatever address the listener has. Profiles lift the server's ReadTimeout,
+// and its WriteTimeout by the seconds they are asked for. No route takes a body: a request
+// that announces one is refused and its connection closed.
 func AdminHandler(o AdminOptions) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", verdict(o.Live))
@@ -129,7 +131,21 @@ func AdminHandler(o AdminOptions) http.Handler {
 	mux.Handle("GET /debug/pprof/profile", onLoopback(pprof.Profile))
 	mux.Handle("GET /debug/pprof/symbol", onLoopback(pprof.Symbol))
 	mux.Handle("GET /debug/pprof/trace", onLoopback(pprof.Trace))
-	return mux
+	return withoutBody(mux)
+}
+
+// withoutBody refuses requests that announce a body. The server would wait for what
+// is left of one before it lets the connection go.
+func withoutBody(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength == 0 {
+			h.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Connection", "close")
+		http.Error(w, "no request here has a body", http.StatusRequestEntityTooLarge)
+		_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // nothing of it is waited for
+	})
 }
 
 func answerJSON(w http.ResponseWriter, v any) {
@@ -162,6 +178,8 @@ func onLoopback(h http.HandlerFunc) http.Handler {
 			http.NotFound(w, r)
 			return
 		}
+		// ReadTimeout would end the request's context, and the profile with it.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 		h(w, r)
 	})
 }

@@ -10,8 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"io/fs"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/config"
@@ -61,7 +60,7 @@ func sourcesOf(o Options) []*source {
 func (s *source) read() (changed bool, err error) {
 	content := s.content
 	if s.path != "" {
-		if content, err = readFile(s.path); err != nil {
+		if content, err = s.readFile(); err != nil {
 			if s.problem == err.Error() {
 				return false, nil
 			}
@@ -82,21 +81,17 @@ func (s *source) read() (changed bool, err error) {
 	return true, nil
 }
 
-// readFile reads a regular file: a pipe would make the node wait.
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+// readFile reads the file of a source. A name without a file is not in the error, unless
+// there was one before: it may be a secret that was put into the wrong variable.
+func (s *source) readFile() ([]byte, error) {
+	b, err := config.ReadRegular(s.path, fileBytesMax)
+	switch {
+	case err == nil:
+		return b, nil
+	case s.content == nil && errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("the file that it names: %w", err)
 	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, fileBytesMax+1))
-	if err == nil && len(b) > fileBytesMax {
-		err = fmt.Errorf("%s is over %d bytes", path, fileBytesMax)
-	}
-	return b, err
+	return nil, fmt.Errorf("%s: %w", s.path, err)
 }
 
 // Run looks at the files every few seconds until ctx ends, and takes the keys of those
@@ -110,7 +105,14 @@ func (v *Verifier) Run(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		}
-		v.reload()
+		// By a goroutine of its own: a file system that went away doesn't answer.
+		done := make(chan struct{})
+		go func() { v.reload(); close(done) }()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-done:
+		}
 	}
 }
 
@@ -199,6 +201,9 @@ func (j jwk) key() (key, error) {
 	case j.Kty == "OKP" && j.Crv == "Ed25519":
 		x, err := coordinate(j.X)
 		if err != nil {
+			return key{}, err
+		}
+		if err := checkEd25519(x); err != nil {
 			return key{}, err
 		}
 		k.alg, k.value = edDSA, ed25519.PublicKey(x)

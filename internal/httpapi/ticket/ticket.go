@@ -18,6 +18,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,8 @@ const (
 	BytesMax = 8 << 10
 	// AheadMax is how far in the future a ticket may expire: it can be used again until then.
 	AheadMax = 10 * time.Minute
+	// secondsMax is the largest number of seconds that is a time: a float64 has all below.
+	secondsMax = 1 << 53
 	// slack is how far the clocks of backend and node may differ.
 	slack = 30 * time.Second
 )
@@ -212,6 +215,14 @@ func (c *claims) date(name string) (*jwt.NumericDate, error) {
 	raw, ok := c.fields[name]
 	if !ok {
 		return nil, nil
+	}
+	// Seconds that don't fit an integer would come out as any time.
+	var n json.Number
+	if err := json.Unmarshal(raw, &n); err != nil {
+		return nil, errMalformed
+	}
+	if f, err := n.Float64(); err != nil || math.Abs(f) > secondsMax {
+		return nil, errMalformed
 	}
 	var d jwt.NumericDate
 	if err := json.Unmarshal(raw, &d); err != nil {

@@ -134,15 +134,26 @@ func (b *Bucket) try(now int64, r Rate) time.Duration {
 	return b.Wait(now, r, 1)
 }
 
-// AddressKey is what address limits count by: the IPv4 address or the IPv6 /64.
+// nat64 is the well-known prefix under which IPv4 clients show at a NAT64 (RFC 6052).
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// AddressKey is what address limits count by: the IPv4 address, also of a client behind
+// NAT64's well-known prefix, or the IPv6 /64.
 func AddressKey(a netip.Addr) uint64 {
 	a = a.Unmap()
 	if a.Is4() {
 		b := a.As4()
-		return uint64(binary.BigEndian.Uint32(b[:])) | 1<<63 // no global unicast /64 looks like this
+		return v4Key(b[:])
 	}
 	b := a.As16()
+	if nat64.Contains(a) {
+		return v4Key(b[12:])
+	}
 	return binary.BigEndian.Uint64(b[:8])
+}
+
+func v4Key(b []byte) uint64 {
+	return uint64(binary.BigEndian.Uint32(b)) | 1<<63 // no global unicast /64 looks like this
 }
 
 func hash(seed maphash.Seed, key uint64) uint64 {

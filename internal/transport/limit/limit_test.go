@@ -83,4 +83,7 @@ func TestAddressKey(t *testing.T) {
 	if key("2001:db8::1") != key("2001:db8::2") || key("2001:db8::1") == key("2001:db8:0:1::1") {
 		t.Error("IPv6 must count by /64")
 	}
+	if key("64:ff9b::192.0.2.1") != key("192.0.2.1") || key("64:ff9b::192.0.2.1") == key("64:ff9b::192.0.2.2") || key("64:ff9b:1::192.0.2.1") == key("192.0.2.1") {
+		t.Error("IPv4 behind NAT64 must count by its own address")
+	}
 }
