@@ -63,7 +63,7 @@ func TestMemoryNeededIsWhatLives(t *testing.T) {
 
 // What was let go while nobody new came is found by itself.
 func TestShortMemoryIsLookedAtAgain(t *testing.T) {
-	m := newMemory(zerolog.Nop(), prometheus.NewRegistry())
+	m := newMemory(zerolog.Nop(), prometheus.NewRegistry(), "new users")
 	held := make([]byte, 256<<20)
 	for i := 0; i < len(held); i += 4096 {
 		held[i] = 1
