@@ -191,6 +191,7 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 			Help: "Connections closed because there were too many, of one address or in total.",
 		}, []string{"reason"}),
 	}
+	s.answers.WithLabelValues("endpoint", "503") // there from the start: an alert sees the first only beside a 0
 	s.handler = s.routes()
 	return s
 }
