@@ -355,7 +355,7 @@ func (m *moveOut) release() (answer []byte, now bool) {
 		return notReleased, false
 	}
 	u.setPhaseLocked(ended)
-	u.link.Store(nil)
+	u.registry.noteSpentLocked(u, u.link.Swap(nil))
 	u.box.clear()
 	u.dropParkedLocked()
 	m.decision, m.data = released, b
