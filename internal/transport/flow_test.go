@@ -175,3 +175,22 @@ func TestOnlyAcks(t *testing.T) {
 		}
 	}
 }
+
+// Whole bursts of 15 others at once do not make a client a slow one.
+func TestBurstsOfManyFit(t *testing.T) {
+	for _, proto := range protocols {
+		t.Run(proto, func(t *testing.T) {
+			r := start(t, proto, nil, nil)
+			r.join("u")
+			conn := r.h.last()
+			push := wire.Message{Kind: wire.Push, Payload: make([]byte, 60_000)}.AppendTo(nil)
+			sent := 0
+			for sent < 1000 && conn.Send(nil, push, reliable.Reliable) == nil {
+				sent++
+			}
+			if sent < 15*4 || sent > 90 {
+				t.Errorf("%d messages of 60,000 bytes wait for a client, want those of 15 bursts of 4, and a bound", sent)
+			}
+		})
+	}
+}
