@@ -386,7 +386,8 @@ type moves struct {
 	mu       sync.Mutex
 	outgoing map[moveID]*moveOut
 	arriving map[moveID]*moveIn
-	bytesIn  int // states of those arriving
+	large    arrivalShare // what those with long states take
+	small    arrivalShare // and the others, in whose way they are not
 	closed   chan struct{}
 	close    func()
 }
