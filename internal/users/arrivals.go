@@ -8,7 +8,8 @@ import (
 // Users on the way here bring what is to go on of their connections, a state of some KB
 // or of megabytes, which lies here until their client comes or the place expires. Who
 // has much and never comes must not keep the others out: those with little have a share
-// of their own, and in either share the oldest goes who did not come in good time.
+// of their own, and when one is full, or there are too many, the oldest goes who did not
+// come in good time.
 
 const (
 	// arrivalSmallMax is how long a state is of those with little, in bytes.
@@ -42,6 +43,24 @@ func (v *moves) fits(m *moveIn) bool {
 		return m.bytes <= arrivalSmallBytesMax-v.small.bytes
 	}
 	return m.bytes <= (arrivalBytesMax-v.large.bytes)/4
+}
+
+// late is the oldest of the share when it could have been here by now, else nil.
+func (s *arrivalShare) late(now time.Time) *moveIn {
+	if front := s.byAge.Front(); front != nil {
+		if m := front.Value.(*moveIn); now.Sub(m.since) >= arrivalGrace {
+			return m
+		}
+	}
+	return nil
+}
+
+// older is the older of two, either of which may be nil.
+func older(a, b *moveIn) *moveIn {
+	if a == nil || b != nil && b.since.Before(a.since) {
+		return b
+	}
+	return a
 }
 
 // addArrival notes a user on the way here, or says why not. For one whose state does
@@ -79,14 +98,9 @@ func (v *moves) addIn(now time.Time, m *moveIn, limit int) (why Refusal, oldest 
 	case v.arriving[m.id] != nil:
 		return InUse, nil
 	case len(v.arriving) >= limit:
-		return Busy, nil
+		return Busy, older(v.large.late(now), v.small.late(now))
 	case !v.fits(m):
-		if front := share.byAge.Front(); front != nil {
-			if oldest = front.Value.(*moveIn); now.Sub(oldest.since) >= arrivalGrace {
-				return Busy, oldest
-			}
-		}
-		return Busy, nil
+		return Busy, share.late(now)
 	}
 	v.arriving[m.id] = m
 	m.since = now

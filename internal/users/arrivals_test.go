@@ -86,6 +86,15 @@ func TestOffersAreBounded(t *testing.T) {
 				t.Errorf("place %d waits %v", i, ttl)
 			}
 		}
+		pass(arrivalGrace) // the place of one expired, another goes
+		for i := byte(10); i < 12; i++ {
+			if got := offer(i, 20*time.Second); got != Accepted {
+				t.Errorf("one more when all others could have come: %v", got)
+			}
+		}
+		if n := n.moves.countIn(); n != 10 {
+			t.Errorf("%d are arriving, want 10", n)
+		}
 		pass(offerTTLMax + time.Second)
 		synctest.Wait()
 		if n.Reserved() != 0 || n.moves.countIn() != 0 {

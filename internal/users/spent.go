@@ -65,15 +65,16 @@ func (r *Registry) noteSpentLocked(u *User, link *Link) {
 // counts for the next sid only, so that two can't have more than two bursts.
 func (r *Registry) begin(b *transport.Batch, u *User, link Link) {
 	now := r.budgets.now(b)
-	s := r.spent.of(u.ID)
+	var s spent
 	for _, sibling := range r.users.byUID(nil, u.ID) {
-		if sibling == u || !sibling.isOpen.Load() {
+		if sibling == u {
 			continue
 		}
 		sibling.mu.Lock()
 		s = s.worse(sibling.spentLocked(now, sibling.link.Load()))
 		sibling.mu.Unlock()
 	}
+	s = s.worse(r.spent.of(u.ID)) // after them: one who left meanwhile is in there
 	if s.until() <= now {
 		return
 	}
