@@ -41,7 +41,8 @@ type link struct {
 	closed  *wire.Close // what the node said, nil while open
 	calls   map[uint64]chan wire.Message
 	lastID  uint64
-	refused int // answers other than ok
+	refused int           // answers other than ok
+	pace    time.Duration // how long a packet takes to come in: its line is no faster
 	leaving bool
 	over    bool // nobody reads any more
 }
@@ -222,7 +223,11 @@ func (l *link) run(sock packetConn, done chan struct{}) {
 		}
 		l.mu.Lock()
 		l.takeLocked(b, &rx)
+		pace := l.pace
 		l.mu.Unlock()
+		if pace > 0 {
+			<-time.After(pace)
+		}
 	}
 }
 
@@ -333,6 +338,19 @@ func (l *link) answersRefused() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.refused
+}
+
+// acked waits until the node has acknowledged all that was sent, but not for longer than
+// patience.
+func (l *link) acked(patience time.Duration) {
+	for end := time.Now().Add(patience); time.Now().Before(end); <-time.After(time.Millisecond) {
+		l.mu.Lock()
+		unacked := l.machine.Unacked()
+		l.mu.Unlock()
+		if !unacked {
+			return
+		}
+	}
 }
 
 // drop ends the socket without a word and waits for the goroutine.

@@ -3,12 +3,14 @@
 package e2e
 
 import (
+	"context"
 	bin "encoding/binary"
 	"fmt"
 	"sync/atomic"
 	"time"
 
 	"github.com/Diarkis/diarkis/client"
+	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -82,6 +84,50 @@ func (a *arena) floodRoom(what flood) {
 			}
 			a.fault("%d of %d honest members closed, the room is %s; the attacker is %s", gone, len(a.crew.players), room, l.end())
 			return
+		}
+	}
+}
+
+// burstAfterBurst sends the bytes of a burst as long broadcasts, and comes back for the
+// next: by a resume, or else with a new sid. One honest member has a line of 1 MB/s.
+func burstAfterBurst(resume bool) func(*arena) {
+	return func(a *arena) {
+		r := a.crew.players[0].room
+		long := builtin(client.CmdRoomBroadcast, append(append([]byte(r), 1), make([]byte, 60_000)...)).AppendTo(nil)
+		join := func(uid string) *link {
+			l := a.mustAttack(uid)
+			if _, err := l.request(a.ctx, client.CmdRoomJoin, []byte(r)); err != nil {
+				a.t.Logf("%s can't join: %v", uid, err)
+			}
+			return l
+		}
+		slow := join("slow")
+		slow.mu.Lock()
+		slow.pace = 1200 * time.Microsecond
+		slow.mu.Unlock()
+		l := join("mallory")
+		bursts := a.n(12, 60)
+		for range bursts {
+			l.mu.Lock()
+			for range 4 { // of 256 KiB
+				_ = l.machine.Send(time.Now(), long, reliable.Reliable)
+			}
+			l.flushLocked(time.Now())
+			l.mu.Unlock()
+			l.acked(300 * time.Millisecond)
+			if l.drop(); !resume {
+				l = join("mallory")
+				continue
+			}
+			ctx, cancel := context.WithTimeout(a.ctx, entryPatience)
+			if err := l.shakeHands(ctx, true); err != nil {
+				a.t.Logf("the attacker can't resume: %v", err)
+			}
+			cancel()
+		}
+		a.t.Logf("%d bursts: %d honest members closed, the slow one %s; attacker %s, %d answers refused", bursts, a.crew.gone(), slow.end(), l.end(), l.answersRefused())
+		if slow.end() != "open" {
+			a.fault("the member with a slow line is %s", slow.end())
 		}
 	}
 }

@@ -19,6 +19,8 @@ var abuseRows = []row{
 	{name: "broadcasts, merged", crew: crewOptions{players: 7, room: 7, seats: 8, merge: 100 * time.Millisecond}, attack: floodRoom(smallBroadcasts), fullOnly: true},
 	{name: "messages to members", crew: roomOf8, attack: floodRoom(messagesToAll), fullOnly: true},
 	{name: "comings and goings", crew: roomOf8, attack: floodRoom(comingsAndGoings), fullOnly: true},
+	{name: "bursts after resumes", crew: crewOptions{players: 7, room: 7, seats: 9}, attack: burstAfterBurst(true)},
+	{name: "bursts after logins", crew: crewOptions{players: 7, room: 7, seats: 9}, attack: burstAfterBurst(false), fullOnly: true},
 	{name: "60 a second into 100", crew: crewOptions{players: 100, room: 100, rate: 60, speakers: 1}, attack: talkALot(3, 15)},
 	{name: "20 a second into 1000", crew: crewOptions{players: 1000, room: 1000, rate: 20, speakers: 1, ramp: 32}, attack: talkALot(0, 10), fullOnly: true},
 	{name: "forged hellos", env: []string{"DIARKIS_UDP_HELLO_PER_ADDRESS=21"}, attack: forgeHellos},

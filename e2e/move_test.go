@@ -18,7 +18,7 @@ import (
 // requests under way. Everything is heard, and everything is answered.
 func TestMovesUnderBroadcasts(t *testing.T) {
 	const movers, said = 4, 250
-	c := newCluster(t, "DIARKIS_UDP_SOCKETS=4")
+	c := newCluster(t, "DIARKIS_UDP_SOCKETS=4", "DIARKIS_ROOM_CREATES_PER_SECOND=0") // more moves a second than a user may cause
 	nodes := []*node{c.start("udp").waitReady(), c.start("udp").waitReady()}
 	eventually(t, "both nodes handed out", func() bool { return c.members() == 4 })
 	stay := []*pair{c.pairOn(nodes[0]), c.pairOn(nodes[1])}

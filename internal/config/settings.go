@@ -76,7 +76,7 @@ type Limits struct {
 	BytesBurst       int `key:"bytesBurst" min:"2048" max:"1073741824"`
 
 	// Of one user, whatever the connection: commands, and what built-in ones make others
-	// receive (messages times receivers).
+	// receive, in datagrams: messages times receivers, for every started 1,100 bytes.
 	CommandsPerSecond   int `key:"commandsPerSecond" min:"0" max:"1000000"`
 	CommandsBurst       int `key:"commandsBurst" min:"1" max:"1000000"`
 	DeliveriesPerSecond int `key:"deliveriesPerSecond" min:"0" max:"1000000000"`

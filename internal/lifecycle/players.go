@@ -22,6 +22,10 @@ import (
 // probeKeyBytes is the length of the key that proves a health check is local.
 const probeKeyBytes = 32
 
+// parkedMax bounds what waits for a user without a connection, in bytes, where
+// sendQueueBytesMax is more: nobody makes progress there.
+const parkedMax = 1 << 20
+
 // meshAdapter lets membership, which stands on the mesh's own floor, use the mesh.
 type meshAdapter struct{ m *mesh.Mesh }
 
@@ -54,7 +58,7 @@ func (n *Node) startPlayers(ctx context.Context, s *stack) error {
 		ReservationsPerUser: l.ReservationsPerUser, ReservationsMax: l.ReservationsMax,
 		ReservedBytesMax: l.ReservedBytesMax,
 		ReserveTTL:       l.ReservationTTL, ReserveTTLMin: l.ReservationTTLMin,
-		ParkedMax:   l.SendQueueBytesMax,
+		ParkedMax:   min(l.SendQueueBytesMax, parkedMax),
 		MemoryShort: n.memory.Short,
 		Budget:      n.budget(),
 	}, n.mesh, n.log, n.reg)

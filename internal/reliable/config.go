@@ -95,6 +95,10 @@ const (
 	packetCost = 48
 )
 
+// Datagrams is how many datagrams a message of size bytes takes on its way, at least 1,
+// by what a fragment holds. It counts the same over TCP.
+func Datagrams(size int) int { return max(1, (size+fragmentMax-1)/fragmentMax) }
+
 // TCP has acknowledgements of its own kind: a RESUME at least every 32 KiB or 500 ms.
 const (
 	streamAckBytes = 24 << 10

@@ -99,7 +99,7 @@ func (m *Machine) resume(st *State) {
 	}
 	// What waited for the peer to come back is yet to be sent, and must not be too much
 	// because something waited before. Only once: nobody gains by coming back often.
-	m.queue.carried = min(int32(m.queue.reliableBytes), m.cfg.queueBytesMax)
+	m.queue.carried = min(int32(m.queue.reliableBytes), m.cfg.queueBytesMax, carriedMax)
 	m.noteSlow(0)
 }
 
@@ -110,11 +110,15 @@ const (
 	stateVersion  = 2
 )
 
-// Bounds of an encoded State. A sender and a receiver within their limits stay well
-// inside.
+// Bounds of an encoded State.
 const (
-	// StateBytesMax is the longest encoded State, in bytes.
-	StateBytesMax = 8 << 20
+	// StateBytesMax is the longest encoded State, in bytes: 4 MiB that wait behind a message
+	// of 1 MiB, 2 MiB under way, 2 MiB held. Longer is only what waits besides because it
+	// was carried over, when all of that is used to the full: it can't be moved then.
+	StateBytesMax = 9 << 20
+	// carriedMax is how much may wait for a while besides Config.QueueBytesMax because that
+	// much waited before, in bytes: what is kept for a peer without a connection.
+	carriedMax = 1 << 20
 	// stateItemsMax bounds the fragments and messages in one.
 	stateItemsMax = 1 << 18
 )

@@ -258,3 +258,30 @@ func TestChannelsTakeTurns(t *testing.T) {
 		t.Errorf("arrived on channels %v, want %v", order, want)
 	}
 }
+
+// A user with all that may wait can be moved.
+func TestFullQueueFitsAState(t *testing.T) {
+	cfg := serverUDP
+	cfg.QueueBytesMax = 4 << 20
+	for _, size := range []int{100, 1000, 60_000} {
+		p := newPeer(t, cfg)
+		p.send(1<<20, reliable.Reliable, 0)
+		for p.Send(p.now, message(size), reliable.Reliable) == nil {
+		}
+		encoded := p.Export().AppendTo(nil)
+		if len(encoded) > reliable.StateBytesMax-4<<20 { // beside what may be under way and held
+			t.Errorf("messages of %d bytes make a state of %d", size, len(encoded))
+		}
+		if _, err := reliable.ParseState(encoded); err != nil {
+			t.Errorf("messages of %d bytes: %v", size, err)
+		}
+		p.resume(cfg)
+		more := 0
+		for p.Send(p.now, message(size), reliable.Reliable) == nil {
+			more += size + 32
+		}
+		if more > 1<<20+size+32 {
+			t.Errorf("%d bytes more fit after a resume, want 1 MiB", more)
+		}
+	}
+}

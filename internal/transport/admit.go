@@ -338,8 +338,10 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 	}
 	x := p.extra()
 	st := x.saved
+	sent := x.spent
 	if old := p.conn.Load(); old != nil {
 		st = old.replace(now, b)
+		sent = old.spent()
 	}
 	if !a.accepted.Resume {
 		st = nil
@@ -352,6 +354,7 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 	ps.keepLocked(p)
 	ps.setLocked(p, placeConnected)
 	c = ps.core.newConn(now, a, scid, st, b)
+	c.flow.spent = sent // nobody else knows c yet
 	p.conn.Store(c)
 	p.opening = true
 	return c, st != nil, nil

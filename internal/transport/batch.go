@@ -196,6 +196,7 @@ func (c *Conn) packetLocked(now time.Time, dst []byte) (pkt []byte, ok bool) {
 	if len(pkt) == frames {
 		return dst, false
 	}
+	c.flow.sent()
 	return c.sealer.Finish(now, pkt, start), true
 }
 

@@ -9,7 +9,6 @@ import (
 	"github.com/Diarkis/diarkis/internal/path"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
-	"github.com/Diarkis/diarkis/internal/transport/limit"
 	"github.com/Diarkis/diarkis/internal/transport/wheel"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
@@ -57,33 +56,6 @@ type Conn struct {
 
 // Timer is for the wheel.
 func (c *Conn) Timer() *wheel.Links[Conn] { return &c.links }
-
-// flow is the rate limit of what a client sends.
-type flow struct {
-	packets, bytes limit.Bucket
-	since          int64 // start of the span below
-	got, dropped   uint32
-}
-
-// flowSpan is how long a client may send too much before that closes it.
-const flowSpan = 10 * time.Second
-
-// take charges one packet of n bytes. Abuse means that more than half of a whole
-// span was dropped.
-func (f *flow) take(now int64, packets, bytes limit.Rate, n int) (ok, abuse bool) {
-	if now-f.since > int64(flowSpan) {
-		abuse = f.dropped*2 > f.got
-		f.since, f.got, f.dropped = now, 0, 0
-	}
-	f.got++
-	ok = f.packets.Wait(now, packets, 1) == 0 && f.bytes.Take(now, bytes, n)
-	if !ok {
-		f.dropped++
-		return false, abuse
-	}
-	f.packets.Take(now, packets, 1)
-	return true, abuse
-}
 
 // ending is what a closed connection still answers.
 type ending struct {

@@ -205,24 +205,24 @@ func TestFlow(t *testing.T) {
 	now := int64(time.Hour)
 	f := flow{since: now}
 	for i := range 400 {
-		if ok, _ := f.take(now, packets, bytes, 10); !ok {
+		if ok, _ := f.take(now, packets, bytes, 10, nil); !ok {
 			t.Fatalf("packet %d of a burst of 400 was dropped", i)
 		}
 	}
-	if ok, _ := f.take(now, packets, bytes, 10); ok {
+	if ok, _ := f.take(now, packets, bytes, 10, nil); ok {
 		t.Error("packet 401 of a burst of 400 passed")
 	}
 	now += int64(4 * time.Second)
-	if ok, _ := f.take(now, packets, bytes, 4000); !ok {
+	if ok, _ := f.take(now, packets, bytes, 4000, nil); !ok {
 		t.Error("a burst of bytes was dropped")
 	}
-	if ok, _ := f.take(now, packets, bytes, 1); ok {
+	if ok, _ := f.take(now, packets, bytes, 1, nil); ok {
 		t.Error("a byte more passed")
 	}
 	closed := false
 	for range 2000 {
 		now += int64(10 * time.Millisecond)
-		_, abuse := f.take(now, packets, bytes, 100) // ten times what is allowed
+		_, abuse := f.take(now, packets, bytes, 100, nil) // ten times what is allowed
 		closed = closed || abuse
 	}
 	if !closed {
@@ -232,7 +232,7 @@ func TestFlow(t *testing.T) {
 	f = flow{since: now}
 	for range 3000 {
 		now += int64(10 * time.Millisecond)
-		_, abuse := f.take(now, packets, bytes, 12)
+		_, abuse := f.take(now, packets, bytes, 12, nil)
 		closed = closed || abuse
 	}
 	if closed {

@@ -30,7 +30,9 @@ type Limits struct {
 	// there but acknowledges none of those under way for 2s. Zero means 256 KiB.
 	QueueBytes int
 	// QueueBytesMax is how many bytes of reliable messages may wait for one client who
-	// acknowledges some. Zero means 1 MiB; it is at least QueueBytes.
+	// acknowledges some: what many send at once takes its time on any link, and who makes
+	// no progress is told by QueueBytes. Zero means 4 MiB, the whole bursts of 16 others;
+	// it is at least QueueBytes.
 	QueueBytesMax int
 	// HeldBytes is how many bytes of incomplete messages, and of what came beyond a hole,
 	// are kept for all clients together. Past it the client who holds most is ended.
@@ -60,6 +62,7 @@ func (l Limits) withDefaults() Limits {
 	l.AddressPerSec, l.AddressBurst = cmp.Or(l.AddressPerSec, 20), cmp.Or(l.AddressBurst, 40)
 	l.PacketsPerSec, l.PacketsBurst = cmp.Or(l.PacketsPerSec, 200), cmp.Or(l.PacketsBurst, 400)
 	l.BytesPerSec, l.BytesBurst = cmp.Or(l.BytesPerSec, 128<<10), cmp.Or(l.BytesBurst, 256<<10)
+	l.QueueBytesMax = cmp.Or(l.QueueBytesMax, 4<<20)
 	l.HeldBytes = cmp.Or(l.HeldBytes, 256<<20)
 	l.TableSize = cmp.Or(l.TableSize, 16_384)
 	l.HandshakesMax = cmp.Or(l.HandshakesMax, Handshakes)

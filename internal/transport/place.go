@@ -51,6 +51,7 @@ type moreOfPlace struct {
 	last    lastConfirm
 	saved   *reliable.State // what a resume goes on from, while there is no connection
 	held    int32           // what of it is counted, in steps
+	spent   spent           // what the client has sent lately, while there is no connection
 	release *oldNode
 	opened  bool   // a client was in, here or at the node the user comes from
 	owned   bool   // its old node has let go of the user
@@ -381,7 +382,7 @@ func (ps *Places) connEnded(c *Conn, code wire.CloseCode, now time.Time) {
 	ps.setLocked(p, placeLost)
 	x := p.extra()
 	st, busy := c.takeState()
-	x.saved, x.lost = st, true
+	x.saved, x.lost, x.spent = st, true, c.spent()
 	if busy {
 		x.leaving = c
 	}

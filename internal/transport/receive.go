@@ -44,8 +44,10 @@ func (c *Conn) openLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Batc
 		}
 		return nil, err
 	}
-	if c.stream == nil { // TCP waits instead of dropping
-		ok, abuse := c.flow.take(c.core.nanos(now), c.core.packets, c.core.bytes, len(pkt))
+	if c.stream != nil { // its reader waits then, instead of dropping
+		c.flow.force(c.core.nanos(now), c.core.packets, c.core.bytes, len(pkt))
+	} else {
+		ok, abuse := c.flow.take(c.core.nanos(now), c.core.packets, c.core.bytes, len(pkt), frames)
 		if abuse {
 			return c.failLocked(now, b, wire.Close{Code: wire.CloseRate}), dropRate
 		}

@@ -315,19 +315,17 @@ func (r *tcpReader) burst(b *Batch) (pause time.Duration, err error) {
 		if dropped != nil {
 			k.m.drop(dropped)
 		}
-		if pause := c.charge(now, len(pkt)); pause > 0 {
+		if pause := c.pause(now); pause > 0 {
 			return pause, nil
 		}
 	}
 	return 0, nil
 }
 
-// charge counts a record against the limits of its connection, and returns how
-// long to wait before the next. Only the reader uses flow on TCP.
-func (c *Conn) charge(now time.Time, n int) time.Duration {
+// pause is how long the reader waits before the next record. On TCP nobody else changes
+// what it reads here without a lock.
+func (c *Conn) pause(now time.Time) time.Duration {
 	k, at := c.core, c.core.nanos(now)
-	c.flow.packets.Force(at, k.packets, 1)
-	c.flow.bytes.Force(at, k.bytes, n)
 	return max(c.flow.packets.Wait(at, k.packets, 1), c.flow.bytes.Wait(at, k.bytes, 1))
 }
 

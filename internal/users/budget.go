@@ -8,18 +8,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/transport"
 	"github.com/Diarkis/diarkis/internal/transport/limit"
 )
 
 // Budget is what a client may have its node do, so that who causes work pays for it
-// and not those who share a node or a room with them. It belongs to the user: a new
-// connection does not fill it up. What the server's own code sends costs nobody
+// and not those who share a node or a room with them. It belongs to the user id: neither
+// a new connection nor a new sid fills it up. What the server's own code sends costs nobody
 // anything. A rate of zero means the default, a negative one none.
 type Budget struct {
 	CommandsPerSec, CommandsBurst int // zero means 500 and 2,048: who resumes sends at once what waited
-	// What built-in commands make others receive: messages times receivers. Zero means
-	// 25,000 and 50,000, one member of the largest room at 25 messages a second.
+	// What built-in commands make others receive, in datagrams: a message counts for each
+	// receiver, and once for every started 1,100 bytes of it. So do answers, but for the
+	// first datagram of each. Zero means 25,000 and 50,000, one member of the largest room
+	// at 25 small messages a second.
 	DeliveriesPerSec, DeliveriesBurst int
 	// Rooms and the like that a client makes, or looks for on other nodes. Zero means 2
 	// and 10.
@@ -52,7 +55,7 @@ const (
 type budgets struct {
 	epoch                                         time.Time // of the buckets' clock
 	commands, deliveries, creates, refuse, exempt limit.Rate
-	spentCommands, spentDeliveries                int // what a user from another node has spent already
+	spentCommands, spentDeliveries, spentCreates  int // what a user from another node has spent already
 
 	overCommands, overDeliveries, overCreates, untold prometheus.Counter
 }
@@ -72,6 +75,7 @@ func newBudgets(c Budget, reg prometheus.Registerer) budgets {
 		exempt:          limit.NewRate(exemptPerSec, exemptBurst),
 		spentCommands:   c.CommandsBurst - c.CommandsBurst/movedInPart,
 		spentDeliveries: c.DeliveriesBurst - c.DeliveriesBurst/movedInPart,
+		spentCreates:    c.CreatesBurst - c.CreatesBurst/movedInPart,
 		overCommands:    over.WithLabelValues("commands"),
 		overDeliveries:  over.WithLabelValues("deliveries"),
 		overCreates:     over.WithLabelValues("creates"),
@@ -125,6 +129,7 @@ func (u *User) spendMoved() {
 	now := s.now(nil)
 	u.budget.commands.force(now, s.commands, s.spentCommands)
 	u.budget.deliveries.force(now, s.deliveries, s.spentDeliveries)
+	u.budget.creates.force(now, s.creates, s.spentCreates)
 }
 
 // Charge takes one command from u's budget; false when there is nothing left and the
@@ -157,6 +162,20 @@ func (u *User) Delivered(now time.Time, n int) {
 		s := &u.registry.budgets
 		u.budget.deliveries.force(int64(now.Sub(s.epoch)), s.deliveries, n)
 	}
+}
+
+// ChargeAnswer charges u for an answer of size bytes, as far as it is longer than one
+// datagram; false when nothing is left for that, and the answer must not be sent.
+func (u *User) ChargeAnswer(b *transport.Batch, size int) bool {
+	more := reliable.Datagrams(size) - 1
+	if more <= 0 {
+		return true
+	}
+	if !u.MayDeliver(b) {
+		return false
+	}
+	u.Delivered(b.Now(), more)
+	return true
 }
 
 // ChargeCreate takes one from what u's client may make, or look for on other nodes.

@@ -86,6 +86,20 @@ type fakeLink struct {
 	mu   sync.Mutex
 	err  error
 	sent []string
+
+	packets, bytes time.Duration // until the client's bursts are whole again, if no time passes
+}
+
+func (l *fakeLink) Spent() (packets, bytes time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.packets, l.bytes
+}
+
+func (l *fakeLink) Spend(packets, bytes time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.packets, l.bytes = max(l.packets, packets), max(l.bytes, bytes)
 }
 
 func (l *fakeLink) SendShared(b *transport.Batch, msg *reliable.Shared, rel reliable.Reliability) error {

@@ -54,7 +54,9 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 	if before == reserved {
 		r.unopened.remove(u)
 	}
-	if !first {
+	if first {
+		r.begin(b, u, link)
+	} else {
 		r.tellPresence(u)
 	}
 	switch {
@@ -73,7 +75,12 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 
 // UserLost is [Registry.Lost]: u may come back.
 func (r *Registry) UserLost(u *User) {
-	u.link.Store(nil)
+	u.mu.Lock()
+	if l := u.link.Swap(nil); l != nil {
+		s := u.spentLocked(r.budgets.now(nil), l)
+		u.linkSpent.packets, u.linkSpent.bytes = s.packets, s.bytes
+	}
+	u.mu.Unlock()
 	r.tellPresence(u)
 }
 
@@ -89,7 +96,9 @@ func (r *Registry) forget(u *User, code wire.CloseCode) {
 	u.mu.Lock()
 	before := u.phase
 	u.setPhaseLocked(ended)
-	u.link.Store(nil)
+	if link := u.link.Swap(nil); before == open {
+		r.noteSpentLocked(u, link)
+	}
 	u.dropParkedLocked()
 	u.box.clear()
 	move, moveIn := u.move, u.moveIn

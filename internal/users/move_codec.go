@@ -13,8 +13,9 @@ import (
 
 const (
 	moveLayout = 1
-	// stateMax bounds the transport's state of one user on the mesh, in bytes.
-	stateMax = 8 << 20
+	// stateMax bounds the transport's state of one user on the mesh, in bytes. Who has more
+	// under way and waiting, which takes every limit of theirs at once, stays on their node.
+	stateMax = reliable.StateBytesMax
 	// movePropsMax bounds the properties of one user on the mesh, in bytes.
 	movePropsMax = 1 << 20
 	// messagesMax bounds the commands of one user, parkedCountMax the parked messages:

@@ -2,6 +2,7 @@ package users
 
 import (
 	"bytes"
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -18,17 +19,16 @@ import (
 // long before, and gets a place that ends sooner than it asked for, which is safe.
 const offerTTLMax = 30 * time.Second
 
-// arrivalBytesMax bounds the states of all users on the way here, in bytes. One may take
-// a quarter of what is left of it: so few with much can't keep out the many with little
-// (Choudhury and Hahne, dynamic queue length thresholds).
-const arrivalBytesMax = 64 << 20
-
 // moveIn is a user on the way here, as the new node sees it.
 type moveIn struct {
 	id    moveID
 	user  *User
 	from  id.Node
 	bytes int // of the state that came along
+
+	// Guarded by moves.
+	since time.Time
+	age   *list.Element // in the list of its share
 }
 
 // handleOffer answers mesh.CmdMoveOffer: it reserves a place under the same sid.
@@ -138,47 +138,19 @@ func (r *Registry) handleAbort(_ context.Context, from mesh.Peer, payload []byte
 	if in == nil {
 		return []byte{moveLayout, 1}, nil
 	}
-	if in.from != from.Node || !r.places.Cancel(in.user.SID) {
+	if in.from != from.Node || !r.giveUp(in, "aborted") {
 		return []byte{moveLayout, 0}, nil
 	}
-	r.metrics.moves.WithLabelValues("in", "aborted").Inc()
-	r.UserEnded(in.user, wire.CloseNormal)
 	return []byte{moveLayout, 1}, nil
 }
 
-// addIn notes a user on the way here, of at most limit. An id that is in use is that
-// of an offer which came twice.
-func (v *moves) addIn(m *moveIn, limit int) Refusal {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	switch {
-	case v.arriving[m.id] != nil:
-		return InUse
-	case len(v.arriving) >= limit, m.bytes > (arrivalBytesMax-v.bytesIn)/4:
-		return Busy
+// giveUp drops a user on the way here, whom the old node keeps then. It reports false
+// when their client is being let in.
+func (r *Registry) giveUp(in *moveIn, result string) bool {
+	if !r.places.Cancel(in.user.SID) {
+		return false
 	}
-	v.arriving[m.id] = m
-	v.bytesIn += m.bytes
-	return Accepted
-}
-
-func (v *moves) dropIn(m *moveIn) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.arriving[m.id] == m {
-		delete(v.arriving, m.id)
-		v.bytesIn -= m.bytes
-	}
-}
-
-func (v *moves) countIn() int {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return len(v.arriving)
-}
-
-func (v *moves) in(mid moveID) *moveIn {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.arriving[mid]
+	r.metrics.moves.WithLabelValues("in", result).Inc()
+	r.UserEnded(in.user, wire.CloseNormal)
+	return true
 }

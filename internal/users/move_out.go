@@ -355,7 +355,7 @@ func (m *moveOut) release() (answer []byte, now bool) {
 		return notReleased, false
 	}
 	u.setPhaseLocked(ended)
-	u.link.Store(nil)
+	u.registry.noteSpentLocked(u, u.link.Swap(nil))
 	u.box.clear()
 	u.dropParkedLocked()
 	m.decision, m.data = released, b
@@ -386,7 +386,8 @@ type moves struct {
 	mu       sync.Mutex
 	outgoing map[moveID]*moveOut
 	arriving map[moveID]*moveIn
-	bytesIn  int // states of those arriving
+	large    arrivalShare // what those with long states take
+	small    arrivalShare // and the others, in whose way they are not
 	closed   chan struct{}
 	close    func()
 }

@@ -157,6 +157,7 @@ type Registry struct {
 	enders   crew // close places
 	hookers  crew // run hooks of who is gone
 	budgets  budgets
+	spent    spentMemory
 
 	users   table
 	state   atomic.Uint32 // a mars.State
@@ -203,6 +204,7 @@ func New(cfg Config, m Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Re
 	r.enders.max, r.enders.spawn = endersMax, r.spawn
 	r.hookers.max, r.hookers.spawn = hookersMax, r.spawn
 	r.budgets = newBudgets(cfg.Budget, reg)
+	r.spent.init(cfg.UsersMax)
 	r.users.init()
 	r.moves.init()
 	r.state.Store(uint32(mars.Offline))

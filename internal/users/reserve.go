@@ -108,7 +108,7 @@ func (r *Registry) admitMoved(u *User, res transport.Reservation) (Refusal, erro
 	if r.cfg.MemoryShort() && !r.leaves(u.moveIn.from) {
 		return Memory, nil
 	}
-	if why := r.moves.addIn(u.moveIn, r.cfg.ArrivalsMax); why != Accepted {
+	if why := r.addArrival(u.moveIn); why != Accepted {
 		return why, nil
 	}
 	r.unopened.mu.Lock()

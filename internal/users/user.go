@@ -22,6 +22,10 @@ type Link interface {
 	Send(b *transport.Batch, msg []byte, rel reliable.Reliability) error
 	SendShared(b *transport.Batch, msg *reliable.Shared, rel reliable.Reliability) error
 	RTT() time.Duration
+	// Spent is how long it takes until the client may send its whole bursts of packets and
+	// bytes again; Spend makes it at least so long.
+	Spent() (packets, bytes time.Duration)
+	Spend(packets, bytes time.Duration)
 	RemoteAddr() netip.AddrPort
 	Transport() string
 }
@@ -81,6 +85,7 @@ type User struct {
 	phase       phase
 	revoked     bool // a newer sid won while this one could not be cancelled
 	openedAt    time.Time
+	linkSpent   struct{ packets, bytes int64 } // as in spent, by connections that are lost
 	props       properties
 	parked      []parked
 	parkedBytes int

@@ -20,9 +20,11 @@ func (nowhere) Send(*transport.Batch, []byte, reliable.Reliability) error { retu
 func (nowhere) SendShared(*transport.Batch, *reliable.Shared, reliable.Reliability) error {
 	return nil
 }
-func (nowhere) RTT() time.Duration         { return 0 }
-func (nowhere) RemoteAddr() netip.AddrPort { return netip.AddrPort{} }
-func (nowhere) Transport() string          { return "UDP" }
+func (nowhere) RTT() time.Duration                    { return 0 }
+func (nowhere) RemoteAddr() netip.AddrPort            { return netip.AddrPort{} }
+func (nowhere) Transport() string                     { return "UDP" }
+func (nowhere) Spent() (packets, bytes time.Duration) { return 0, 0 }
+func (nowhere) Spend(packets, bytes time.Duration)    {}
 
 // crowd makes a room of 100 and returns what serves one broadcast in it.
 func crowd(tb testing.TB) (broadcast func(), stop func()) {

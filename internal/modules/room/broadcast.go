@@ -57,7 +57,7 @@ func (m *Machine[L]) broadcast(now time.Time, in Input[L], out *Output[L]) error
 	m.bytes = binary.BigEndian.AppendUint32(m.bytes, uint32(len(in.Message)))
 	m.bytes = append(m.bytes, in.Message...)
 	m.waiting = append(m.waiting, broadcast{from, start, len(m.bytes), in.Rel})
-	out.Deliveries += len(m.members) - 1
+	out.Deliveries += (len(m.members) - 1) * reliable.Datagrams(len(in.Message))
 	if m.settings.Interval < IntervalMin {
 		m.flush(out)
 		return nil
@@ -208,7 +208,7 @@ func (m *Machine[L]) message(in Input[L], out *Output[L]) error {
 		}
 	}
 	out.add(CmdMessage, in.Rel, in.Message, out.links[start:len(out.links):len(out.links)])
-	out.Deliveries += len(out.links) - start
+	out.Deliveries += (len(out.links) - start) * reliable.Datagrams(len(in.Message))
 	return nil
 }
 

@@ -288,3 +288,49 @@ func TestMovingDoesNotFillTheBudget(t *testing.T) {
 		}
 	})
 }
+
+// A long message costs its sender what it costs everyone else: its datagrams.
+func TestLongMessagesCountByDatagrams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newArena(t, 1000, Settings{})
+		long := string(make([]byte, 60_000))
+		for range 100 {
+			a.serve(0, CmdBroadcast, 0, reliable.Reliable, "\x01", long)
+		}
+		if got := a.links[1].messages.get(); got != 1 {
+			t.Errorf("another member got %d messages of 60,000 bytes at once, want 1", got)
+		}
+		for range 100 {
+			a.serve(1, CmdMessage, 0, reliable.Reliable, "\x01\x00\x01\x00\x00\x00\x05user2", long)
+		}
+		if got := a.links[2].pushes.get() - 1; got != 100 {
+			t.Errorf("one member got %d of 100 messages", got)
+		}
+	})
+}
+
+// Who asks for long answers pays for them, and still gets short ones.
+func TestLongAnswersHaveABudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newArena(t, 2, Settings{})
+		a.serve(0, CmdSet, 0, reliable.Reliable, "\x00\x00\x00\x01k", string(make([]byte, 16_000)))
+		a.serve(0, CmdSet, 0, reliable.Reliable, "\x00\x00\x00\x01s", "short")
+		const asked = 1900
+		for i := range asked { // while there are commands, deliveries run out
+			if i%8 == 0 {
+				a.users[0].Delivered(time.Now(), 200)
+			}
+			a.serve(0, CmdGet, 1, reliable.Reliable, "k")
+		}
+		// 14 deliveries each, and 200 besides for every eighth: 39
+		if got, want := a.links[0].status(1), 50_000/39; got < want-10 || got > want+10 {
+			t.Errorf("%d answers of 16,000 bytes, want %d", got, want)
+		}
+		before := a.links[0].status(1)
+		a.serve(0, CmdGet, 1, reliable.Reliable, "s")
+		a.serve(0, CmdMemberIDs, 1, reliable.Reliable)
+		if got := a.links[0].status(1) - before; got != 2 {
+			t.Errorf("%d of 2 short answers", got)
+		}
+	})
+}

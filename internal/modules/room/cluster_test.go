@@ -247,9 +247,11 @@ func (c *client) Send(_ *transport.Batch, msg []byte, _ reliable.Reliability) er
 	return nil
 }
 
-func (*client) RTT() time.Duration         { return 0 }
-func (*client) RemoteAddr() netip.AddrPort { return netip.AddrPort{} }
-func (*client) Transport() string          { return "UDP" }
+func (*client) RTT() time.Duration                    { return 0 }
+func (*client) RemoteAddr() netip.AddrPort            { return netip.AddrPort{} }
+func (*client) Transport() string                     { return "UDP" }
+func (*client) Spent() (packets, bytes time.Duration) { return 0, 0 }
+func (*client) Spend(packets, bytes time.Duration)    {}
 
 func (c *client) where() (*node, *users.User) {
 	c.cluster.mu.Lock()

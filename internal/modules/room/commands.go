@@ -161,8 +161,25 @@ func (e *Engine) read(q *Request, f func(m *Machine[*users.User], p *payload) ([
 	return ok(q, answer)
 }
 
+// mayAnswer refuses a question whose answer is long when its user's budget for that is
+// used up. What others put into a room is long for who asks, so they pay.
+func mayAnswer(q *Request, size int) error {
+	if !q.User().ChargeAnswer(q.Batch(), size) {
+		return status.ErrRate
+	}
+	return nil
+}
+
 func (e *Engine) onMemberIDs(q *Request) error {
 	return e.read(q, func(m *Machine[*users.User], _ *payload) (answer []byte, err error) {
+		size := 0
+		for _, member := range m.Members() {
+			size += 4 + len(member.User)
+		}
+		if err := mayAnswer(q, size); err != nil {
+			return nil, err
+		}
+		answer = make([]byte, 0, size)
 		for _, member := range m.Members() {
 			answer = appendSized(answer, member.User)
 		}
@@ -191,6 +208,9 @@ func (e *Engine) onGet(q *Request) error {
 		found := m.Properties([]string{string(p.rest())})
 		if len(found) == 0 {
 			return nil, ErrNoProperty
+		}
+		if err := mayAnswer(q, found[0].Value.size()); err != nil {
+			return nil, err
 		}
 		return found[0].Value.AppendTo(nil), nil
 	})

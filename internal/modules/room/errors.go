@@ -40,8 +40,9 @@ var (
 	ErrReserve = &status.Error{Code: status.RoomReserve, Retry: true, Text: "not enough free seats to reserve"}
 	// ErrReserveOwner means reservations in this room are the owner's.
 	ErrReserveOwner = &status.Error{Code: status.RoomReserve, Text: "only the room's owner may reserve"}
-	// ErrCancelOwner means reservations in this room are the owner's.
-	ErrCancelOwner = &status.Error{Code: status.RoomCancel, Text: "only the room's owner may cancel a reservation"}
+	// ErrCancelOwner means the reservation is somebody else's, or reservations in this room
+	// are the owner's.
+	ErrCancelOwner = &status.Error{Code: status.RoomCancel, Text: "only the room's owner may cancel a reservation of others"}
 	// ErrProperties means a property would pass one of the limits in the package's documentation.
 	ErrProperties = &status.Error{Code: status.InvalidParameter, Text: "property key, value or number of properties is over the limit"}
 	// ErrTooLarge means a message is longer than 64 KiB, or an unreliable one than a datagram holds.

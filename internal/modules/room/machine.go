@@ -121,8 +121,8 @@ type Output[L any] struct {
 	Pushes []Push[L] // in order; of OpJoin, after the answer to the one who joins
 	Left   []L       // members who are out now
 	Unheld []id.UID  // users for whom no seat is held any more, joined or not
-	// Deliveries is what this input makes others receive, at once or merged later: pushes
-	// times receivers, without merged ones of earlier inputs.
+	// Deliveries is what this input makes others receive, at once or merged later: the
+	// datagrams of pushes times receivers, without merged ones of earlier inputs.
 	Deliveries int
 	// OwnerChanged is set when the owner is another one than before.
 	OwnerChanged       bool
@@ -365,7 +365,8 @@ func (m *Machine[L]) discardMessage(i int) []byte {
 }
 
 // push adds a payload for every member but the one at except (-1: none).
-// An empty join or leave message is not pushed at all. It returns how many get it.
+// An empty join or leave message is not pushed at all. It returns what that
+// counts as deliveries.
 func (m *Machine[L]) push(out *Output[L], cmd uint16, rel reliable.Reliability, payload []byte, except int) int {
 	if len(payload) == 0 && (cmd == CmdJoin || cmd == CmdLeave) {
 		return 0
@@ -377,7 +378,7 @@ func (m *Machine[L]) push(out *Output[L], cmd uint16, rel reliable.Reliability, 
 		}
 	}
 	out.add(cmd, rel, payload, out.links[start:len(out.links):len(out.links)])
-	return len(out.links) - start
+	return (len(out.links) - start) * reliable.Datagrams(len(payload))
 }
 
 // add appends a push with a copy of payload.

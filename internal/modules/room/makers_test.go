@@ -52,6 +52,7 @@ func TestEmptyRoomsCountAgainstTheirMaker(t *testing.T) {
 		again := n.login("a")
 		again.wants(CmdCreate, alone(Settings{}), "status 4 code 2000 nobody is in 4 rooms")
 		n.login("b").create(Settings{})
+		pass(time.Second)        // a new sid has no creates of its own
 		again.create(Settings{}) // a room it is in is another matter
 		pass(10 * time.Minute)
 		if got := n.rooms.Count(); got != 2 {

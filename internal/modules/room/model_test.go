@@ -145,6 +145,11 @@ func (m *model) step(now time.Time, i in) (refused bool) {
 			return true
 		}
 		for _, u := range i.To {
+			if m.hasReserved(u) && m.reserved[u] != i.User && m.members[0] != i.User {
+				return true
+			}
+		}
+		for _, u := range i.To {
 			delete(m.reserved, u)
 		}
 	case OpHold:

@@ -95,9 +95,15 @@ func (m *Machine[L]) reserve(in Input[L]) error {
 	return nil
 }
 
+// cancel frees seats that the user reserved. The owner and the server free any.
 func (m *Machine[L]) cancel(in Input[L]) error {
 	if err := m.mayReserve(in.User, ErrCancelOwner); err != nil {
 		return err
+	}
+	for _, user := range in.To {
+		if by, reserved := m.reserved[user]; reserved && in.User != "" && in.User != m.owner && in.User != by {
+			return ErrCancelOwner // all or none
+		}
 	}
 	for _, user := range in.To {
 		delete(m.reserved, user)

@@ -61,6 +61,12 @@ func (b *Bucket) Force(now int64, r Rate, n int) {
 	}
 }
 
+// Spent is how long it takes until the bucket is full again.
+func (b Bucket) Spent(now int64) time.Duration { return time.Duration(max(0, int64(b)-now)) }
+
+// Spend makes the bucket one that is full again after d, unless it takes longer anyway.
+func (b *Bucket) Spend(now int64, d time.Duration) { *b = max(*b, Bucket(now+int64(d))) }
+
 // ways is how many entries of a table share a set, where the one quiet for
 // longest makes room.
 const ways = 4
