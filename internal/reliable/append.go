@@ -68,6 +68,9 @@ func (m *Machine) fill(now time.Time, at time.Duration, p *packet) {
 	}
 	if m.maySlow() {
 		m.noteSlow(at)
+		if m.loss.nextRef() != p.refs {
+			m.noteTry()
+		}
 	}
 }
 

@@ -49,6 +49,7 @@ type sent struct {
 	span        int   // bytes from the first fragment of the oldest message not wholly acknowledged on
 	lost        int32 // fragments that must be sent again, all channels
 	progress    bool  // a fragment was acknowledged, see noteSlow
+	tries       uint8 // packets with fragments since Machine.slowSince, up to slowTriesMin
 }
 
 // channel returns the channel, or nil when nothing was sent on it.

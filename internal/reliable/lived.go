@@ -48,18 +48,33 @@ func (m *Machine) noteSlow(at time.Duration) {
 	}
 	switch {
 	case !over:
-		m.slowSince = never
+		m.slowSince, m.sent.tries = never, 0
 	case m.sent.progress:
-		m.slowSince = at
+		m.slowSince, m.sent.tries = at, 0
 	default:
 		m.slowSince = min(m.slowSince, at)
 	}
 	m.sent.progress = false
 }
 
+// slowTriesMin is how many packets with fragments a peer must not have acknowledged to
+// count as slow. On a link that loses a quarter of them two seconds of probes, three or
+// four, are lost now and then; so many are lost together once in 10^5 times.
+const slowTriesMin = 8
+
+// noteTry counts a packet with fragments while too much waits.
+func (m *Machine) noteTry() {
+	if m.slowSince != never && m.sent.tries < slowTriesMin {
+		m.sent.tries++
+	}
+}
+
 // slowAt is when the peer counts as slow, if nothing changes until then: never when
-// it has to be heard first. Too much must wait.
+// it has to be heard first, or has to be sent more. Too much must wait.
 func (m *Machine) slowAt() time.Duration {
+	if !m.cfg.stream && m.sent.tries < slowTriesMin {
+		return never
+	}
 	if max(m.heard, m.slowSince)+slowSilence < m.slowSince+m.cfg.slowAfter {
 		return never
 	}

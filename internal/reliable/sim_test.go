@@ -61,6 +61,18 @@ func TestSim(t *testing.T) {
 	}
 }
 
+// TestSimSeedsThatFailed plays histories in which something was wrong once.
+func TestSimSeedsThatFailed(t *testing.T) {
+	for _, seed := range []uint64{
+		88,   // a burst of small messages found an honest peer slow
+		3003, // so did two seconds in which a link that loses a quarter lost all three probes
+	} {
+		if err := newWorld(seed).run(); err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+		}
+	}
+}
+
 // world is two machines, the link between them and the clock.
 type world struct {
 	rng    *rand.Rand
