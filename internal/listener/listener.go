@@ -83,7 +83,7 @@ func Wrap(l net.Listener, o Options) *Listener {
 	}
 	only := prometheus.Labels{"listener": o.Name}
 	log := o.Log.With().Str("listener", o.Name).Logger()
-	refused := register(o.Reg, prometheus.NewCounterVec(prometheus.CounterOpts{
+	refused := telemetry.Register(o.Reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "diarkis", Subsystem: "listener", Name: "not_accepted_total",
 		Help: "Connections that were closed for want of room, and failures to accept one.",
 	}, []string{"listener", "reason"})).MustCurryWith(only)
@@ -92,24 +92,12 @@ func Wrap(l net.Listener, o Options) *Listener {
 	}
 	return &Listener{
 		Listener: l, o: o, closed: make(chan struct{}), refused: refused,
-		open: register(o.Reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		open: telemetry.Register(o.Reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "diarkis", Subsystem: "listener", Name: "connections",
 			Help: "Connections that were accepted and are open.",
 		}, []string{"listener"})).With(only),
 		episode: telemetry.NewEpisode(log, episodeQuiet, "connections not accepted", "connections accepted again"),
 	}
-}
-
-// register registers c, or returns what another listener of the registry registered.
-func register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
-	err := reg.Register(c)
-	if old, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
-		return old.ExistingCollector.(C)
-	}
-	if err != nil {
-		panic("listener: two different metrics of one name: " + err.Error())
-	}
-	return c
 }
 
 // Accept waits for a connection, which is a [*Conn]. Its error wraps net.ErrClosed.

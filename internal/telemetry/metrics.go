@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"cmp"
+	"errors"
 	"runtime"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,4 +34,17 @@ func NewRegistry(build BuildInfo) *prometheus.Registry {
 	info.Set(1)
 	reg.MustRegister(info)
 	return reg
+}
+
+// Register registers c, or returns what was registered before under the same names: for
+// parts of which one node has several. It panics when that is another kind of metric.
+func Register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
+	err := reg.Register(c)
+	if old, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		return old.ExistingCollector.(C)
+	}
+	if err != nil {
+		panic("telemetry: two different metrics of one name: " + err.Error())
+	}
+	return c
 }

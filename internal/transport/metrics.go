@@ -1,12 +1,12 @@
 package transport
 
 import (
-	"errors"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/Diarkis/diarkis/internal/telemetry"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -75,10 +75,10 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 		v := prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "transport", Name: name, Help: help,
 		}, append([]string{"protocol"}, labels...))
-		return register(reg, v).MustCurryWith(only)
+		return telemetry.Register(reg, v).MustCurryWith(only)
 	}
 	gauge := func(name, help string) prometheus.Gauge {
-		return register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		return telemetry.Register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "diarkis", Subsystem: "transport", Name: name, Help: help,
 		}, []string{"protocol"})).With(only)
 	}
@@ -98,7 +98,7 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 		overflow:   counter("unreliable_dropped_total", "Unreliable messages that gave way to newer ones in a full queue.").With(nil),
 		held:       gauge("held_bytes", "Bytes kept of incomplete reliable messages and beyond holes."),
 		heldEnded:  counter("held_ended_total", "Users ended because the node held too much: those that held most.").With(nil),
-		rtt: register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		rtt: telemetry.Register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "diarkis", Subsystem: "transport", Name: "rtt_seconds",
 			Help:    "Smoothed round-trip time of connections, observed once a second while they are active.",
 			Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .2, .3, .5, 1, 2},
@@ -109,18 +109,6 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 		closed:     closed,
 		paths:      counter("path_changes_total", "Clients that sent from another address, by whether the connection followed.", "result"),
 	}
-}
-
-// register registers c, or returns what another server registered before.
-func register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
-	err := reg.Register(c)
-	if old, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
-		return old.ExistingCollector.(C)
-	}
-	if err != nil {
-		panic("transport: two different metrics of one name: " + err.Error())
-	}
-	return c
 }
 
 // drop counts a packet that nobody gets to see.
