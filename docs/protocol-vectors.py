@@ -356,8 +356,8 @@ def client(v, challenge, accept):
 
 def accept_body(i):
     flags = int(i["draining"]) | int(i["resumed"]) << 1
-    return unhex(i["scid"]) + struct.pack(">IQHHHB", i["idleTimeoutMs"], int(i["serverTimeUs"]), i["maxDatagram"],
-                                          i["packetsPerSecond"], i["kibPerSecond"], flags)
+    return unhex(i["scid"]) + struct.pack(">IQHHHBB", i["idleTimeoutMs"], int(i["serverTimeUs"]), i["maxDatagram"],
+                                          i["packetsPerSecond"], i["kibPerSecond"], flags, 0)  # no node token
 
 
 # The file --------------------------------------------------------------------------

@@ -3,6 +3,8 @@ package mars
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +28,14 @@ func SeatOf(n id.Node, i id.Incarnation) Seat { return Seat{Node: n, Incarnation
 func Run(i id.Incarnation) id.Incarnation {
 	clear(i[len(i)-4:])
 	return i
+}
+
+// Token names i's run of a process to players, who can't learn i from it: 32 hex digits,
+// the first 16 bytes of SHA-256("dx1 node" ‖ Run(i)).
+func Token(i id.Incarnation) string {
+	run := Run(i)
+	sum := sha256.Sum256(append([]byte("dx1 node"), run[:]...))
+	return hex.EncodeToString(sum[:16])
 }
 
 // Compare orders by node, then incarnation.

@@ -74,7 +74,7 @@ func NewClient(c Credentials, clientKey string, o ClientOptions, rand io.Reader)
 		h.hello.Share = shareOf(private)
 	}
 	h.raw = h.hello.AppendTo(make([]byte, 0, wire.HelloBytes))
-	sign(&h.base, h.raw)
+	h.base.sign(h.raw)
 	return h, nil
 }
 
@@ -137,6 +137,26 @@ func (c *Client) checkChallenge(b []byte) (wire.Challenge, error) {
 	return ch, nil
 }
 
+// Ended checks a packet that says the stay is over and returns the code it ended with.
+// The server answers a Hello so, and a client may believe it until it has the Accept.
+// Any packet but a valid one gets a [wire.Refusal].
+func (c *Client) Ended(b []byte) (wire.CloseCode, error) {
+	e, err := wire.ParseEnded(b)
+	switch {
+	case err != nil:
+		return 0, err
+	case c.accepted:
+		return 0, RefusedSpent
+	case e.CID0 != c.base.cid0:
+		return 0, RefusedCID
+	case e.Nc != c.hello.Nc:
+		return 0, RefusedNonce
+	case !c.base.checkMAC(b):
+		return 0, RefusedMac
+	}
+	return e.Code, nil
+}
+
 // Accept opens the packet that ends the handshake and returns what it says and the
 // keys of the connection. An Accept acknowledges the client's packet 0; the Sealer
 // knows, the caller tells whoever else counts. The packet b stays as it is. Any
@@ -170,10 +190,4 @@ func (c *Client) Accept(now time.Time, b []byte) (wire.Accept, *Sealer, *Opener,
 	o := newOpener(KeyOptions{Suite: c.suite, Secret: c.s2c, Stream: c.opts.Stream}, k)
 	c.c2s, c.s2c = [32]byte{}, [32]byte{}
 	return a, s, o, nil
-}
-
-// sign writes the mac over all but the last 16 bytes of p into those.
-func sign(b *Base, p []byte) {
-	m := b.mac(p[:len(p)-16])
-	copy(p[len(p)-16:], m[:])
 }

@@ -106,6 +106,26 @@ func (g *Gate) Challenge(dst []byte, now time.Time, src netip.AddrPort, raw []by
 	return appendChallenge(dst, base, &h, suite, gen, cookie, ns), nil
 }
 
+// Ended checks a Hello whose cid0 belongs to base, a stay that ended with code, and
+// appends what tells its client so to dst. An error is a [wire.Refusal] and gets no
+// answer. Without one, the mac was good: the caller may charge cid0 before it sends.
+func Ended(dst []byte, raw []byte, base *EndedBase, code wire.CloseCode) ([]byte, error) {
+	h, err := wire.ParseHello(raw)
+	switch {
+	case err != nil:
+		return dst, err
+	case h.CID0 != base.cid0:
+		return dst, RefusedCID
+	case !base.checkMAC(raw):
+		return dst, RefusedMac
+	}
+	start := len(dst)
+	e := wire.Ended{Code: code, CID0: h.CID0, Nc: h.Nc}
+	dst = e.AppendTo(dst)
+	base.sign(dst[start:])
+	return dst, nil
+}
+
 // Checked is a Confirm whose cookie is good, before its payload was opened. The
 // transport compares CookieTime and Hash with the last Confirm it accepted for
 // this sid: an equal one is a repeat, any other that is not newer is dropped.
@@ -355,6 +375,6 @@ func appendChallenge(dst []byte, base *Base, h *wire.Hello, s Suite, gen *genera
 	}
 	start := len(dst)
 	dst = c.AppendTo(dst)
-	sign(base, dst[start:])
+	base.sign(dst[start:])
 	return dst
 }

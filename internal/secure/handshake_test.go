@@ -171,8 +171,8 @@ func roundTrip(t *testing.T, h *hand, suite Suite, x25519, resume bool) {
 	}
 	packet, serverSeal, serverOpen := a.Accept(h.now, []byte("before"), testAccept, RekeyPolicy{})
 	packet, ok = bytes.CutPrefix(packet, []byte("before"))
-	if !ok || len(packet) != wire.AcceptBytes {
-		t.Fatalf("accept has %d bytes after the prefix, want %d", len(packet), wire.AcceptBytes)
+	if !ok || len(packet) != wire.AcceptBytes+1 {
+		t.Fatalf("accept has %d bytes after the prefix, want %d", len(packet), wire.AcceptBytes+1)
 	}
 	kept := bytes.Clone(packet)
 	got, clientSeal, clientOpen, err := h.client.Accept(h.now, packet)
@@ -219,7 +219,7 @@ func TestServerPrefersAES(t *testing.T) {
 func resigned(h *hand, b []byte, change func([]byte)) []byte {
 	b = bytes.Clone(b)
 	change(b)
-	sign(&h.base, b)
+	h.base.sign(b)
 	return b
 }
 

@@ -63,7 +63,13 @@ func (Credentials) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "crede
 // the handshake macs, the name cid0 and the root of the session keys. A server
 // keeps one for every reserved place, in 72 bytes. It never prints.
 type Base struct {
-	prk0   [32]byte
+	EndedBase
+	prk0 [32]byte
+}
+
+// EndedBase is what is left of a Base once its stay is over: enough to tell its client
+// so, not enough to open a connection. It takes 40 bytes and never prints.
+type EndedBase struct {
 	macKey [32]byte
 	cid0   wire.CID
 }
@@ -85,18 +91,24 @@ func Derive(c Credentials, clientKey string) Base {
 }
 
 // CID0 returns the name under which the handshake finds these credentials.
-func (b *Base) CID0() wire.CID { return b.cid0 }
+func (b *EndedBase) CID0() wire.CID { return b.cid0 }
 
 // Format keeps every verb from printing the keys.
-func (Base) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "base(redacted)") }
+func (EndedBase) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "base(redacted)") }
 
 // mac returns HMAC-SHA-256 of p under the mac key, cut to 16 bytes.
-func (b *Base) mac(p []byte) [16]byte { return shortMAC(b.macKey[:], p) }
+func (b *EndedBase) mac(p []byte) [16]byte { return shortMAC(b.macKey[:], p) }
 
 // checkMAC says in constant time whether p ends with the mac of all before it.
-func (b *Base) checkMAC(p []byte) bool {
+func (b *EndedBase) checkMAC(p []byte) bool {
 	want := b.mac(p[:len(p)-16])
 	return hmac.Equal(want[:], p[len(p)-16:])
+}
+
+// sign writes the mac over all but the last 16 bytes of p into those.
+func (b *EndedBase) sign(p []byte) {
+	m := b.mac(p[:len(p)-16])
+	copy(p[len(p)-16:], m[:])
 }
 
 // session returns the secrets of a connection. The header is bytes 0..99 of

@@ -145,7 +145,7 @@ func refusedOf(t *testing.T, v vector) (refused []vectorRefused) {
 		for _, c := range changesOf(v, s.step) {
 			b := c.spoil(bytes.Clone(s.packet))
 			if c.resign {
-				sign(&handOf(t, v).base, b)
+				handOf(t, v).base.sign(b)
 			}
 			r := vectorRefused{Name: c.name, Step: s.step, Packet: b}
 			r.Reason = wire.Reason(r.try(t, v))

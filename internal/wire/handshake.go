@@ -18,6 +18,7 @@ const (
 	PacketAccept     PacketType = 0x04
 	PacketProbe      PacketType = 0x05
 	PacketProbeReply PacketType = 0x06
+	PacketEnded      PacketType = 0x07
 	PacketData       PacketType = 0x40
 )
 
@@ -27,7 +28,7 @@ func TypeOf(b []byte) PacketType {
 		return 0
 	}
 	switch t := PacketType(b[0]); t {
-	case PacketHello, PacketChallenge, PacketConfirm, PacketAccept, PacketProbe, PacketProbeReply, PacketData:
+	case PacketHello, PacketChallenge, PacketConfirm, PacketAccept, PacketProbe, PacketProbeReply, PacketEnded, PacketData:
 		return t
 	case PacketData | 1:
 		return PacketData
@@ -41,8 +42,9 @@ const (
 	ChallengeBytes     = 104
 	ConfirmHeaderBytes = 100 // what comes before the sealed frames
 	AcceptHeaderBytes  = 10
-	AcceptBodyBytes    = 27 // as written by this version; later ones may append
+	AcceptBodyBytes    = 27 // at least: the node token follows, and later versions may append
 	AcceptBytes        = AcceptHeaderBytes + AcceptBodyBytes + TagBytes
+	EndedBytes         = 44
 	TagBytes           = 16 // what sealing adds
 	ClientHeaderBytes  = 13 // data packet, client to server
 	ServerHeaderBytes  = 5  // data packet, server to client
@@ -300,6 +302,8 @@ func (c *Confirm) AppendTo(dst []byte) []byte {
 //	22      2     packets per second, 0 unlimited
 //	24      2     KiB per second, 0 unlimited
 //	26      1     flags: bit 0 node is draining, bit 1 resumed
+//	27      1     size of the token
+//	28      …     node token
 type Accept struct {
 	SCID             CID
 	IdleTimeout      time.Duration // millisecond grain
@@ -309,15 +313,19 @@ type Accept struct {
 	KiBPerSecond     uint16
 	Draining         bool
 	Resumed          bool
+	// Token names this run of the node to the HTTP role; "" when the server told none. At
+	// most 255 bytes of ASCII.
+	Token string
 }
 
-// ParseAccept reads the opened body of an Accept. Unknown flags and bytes after
-// them are ignored, so that later servers can add fields.
+// ParseAccept reads the opened body of an Accept. Unknown flags and bytes after the
+// token are ignored, so that later servers can add fields. A server that ends after the
+// flags, or tells a size that does not fit, has no token.
 func ParseAccept(b []byte) (Accept, error) {
 	if len(b) < AcceptBodyBytes {
 		return Accept{}, RefusedLength
 	}
-	return Accept{
+	a := Accept{
 		SCID:             CID(b[0:8]),
 		IdleTimeout:      time.Duration(binary.BigEndian.Uint32(b[8:])) * time.Millisecond,
 		ServerTime:       time.UnixMicro(int64(binary.BigEndian.Uint64(b[12:]))),
@@ -326,10 +334,14 @@ func ParseAccept(b []byte) (Accept, error) {
 		KiBPerSecond:     binary.BigEndian.Uint16(b[24:]),
 		Draining:         b[26]&1 != 0,
 		Resumed:          b[26]&2 != 0,
-	}, nil
+	}
+	if rest := b[AcceptBodyBytes:]; len(rest) > 0 && int(rest[0]) < len(rest) {
+		a.Token = string(rest[1 : 1+int(rest[0])])
+	}
+	return a, nil
 }
 
-// AppendTo appends the 27 bytes of the body to dst.
+// AppendTo appends the body to dst: 28 bytes and the token.
 func (a *Accept) AppendTo(dst []byte) []byte {
 	dst = append(dst, a.SCID[:]...)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(a.IdleTimeout.Milliseconds()))
@@ -337,7 +349,8 @@ func (a *Accept) AppendTo(dst []byte) []byte {
 	dst = binary.BigEndian.AppendUint16(dst, a.MaxDatagram)
 	dst = binary.BigEndian.AppendUint16(dst, a.PacketsPerSecond)
 	dst = binary.BigEndian.AppendUint16(dst, a.KiBPerSecond)
-	return append(dst, flagIf(a.Draining, 1)|flagIf(a.Resumed, 2))
+	dst = append(dst, flagIf(a.Draining, 1)|flagIf(a.Resumed, 2), byte(len(a.Token)))
+	return append(dst, a.Token...)
 }
 
 // ParseAcceptHeader reads what an Accept packet says in clear: type 0x04,
@@ -352,6 +365,51 @@ func ParseAcceptHeader(b []byte) (cid0 CID, sealed []byte, err error) {
 // AppendAcceptHeader appends the 10 bytes that come before the sealed body.
 func AppendAcceptHeader(dst []byte, cid0 CID) []byte {
 	return append(append(dst, byte(PacketAccept), handshakeVersion), cid0[:]...)
+}
+
+// Ended answers a Hello for a stay that is over, so that its client does not go on
+// asking.
+//
+//	offset  size  field
+//	0       1     type 0x07
+//	1       1     version
+//	2       1     code of the CLOSE that the client may have missed
+//	3       1     zero
+//	4       8     cid0
+//	12      16    Nc of the Hello
+//	28      16    mac of bytes 0..27
+type Ended struct {
+	Code CloseCode // at most 255
+	CID0 CID
+	Nc   Nonce
+	Mac  [16]byte
+}
+
+// EndedMacOffset is where the mac of an Ended starts and what it covers ends.
+const EndedMacOffset = EndedBytes - 16
+
+// ParseEnded reads an Ended; its error is a [Refusal]. The mac is not checked.
+func ParseEnded(b []byte) (Ended, error) {
+	if err := checkHead(b, PacketEnded, EndedBytes, EndedBytes); err != nil {
+		return Ended{}, err
+	}
+	if b[3] != 0 {
+		return Ended{}, RefusedReserved
+	}
+	return Ended{
+		Code: CloseCode(b[2]),
+		CID0: CID(b[4:12]),
+		Nc:   Nonce(b[12:EndedMacOffset]),
+		Mac:  [16]byte(b[EndedMacOffset:]),
+	}, nil
+}
+
+// AppendTo appends the 44 bytes of e to dst.
+func (e *Ended) AppendTo(dst []byte) []byte {
+	dst = append(dst, byte(PacketEnded), handshakeVersion, byte(e.Code), 0)
+	dst = append(dst, e.CID0[:]...)
+	dst = append(dst, e.Nc[:]...)
+	return append(dst, e.Mac[:]...)
 }
 
 // checkHead checks the length, type and version that every handshake packet

@@ -96,7 +96,7 @@ func TestOffsets(t *testing.T) {
 	}
 	for name, n := range map[string][2]int{
 		"hello": {len(hello), 256}, "challenge": {len(challenge), 104}, "confirm": {len(confirm), 120},
-		"accept body": {len(body), 27}, "accept": {wire.AcceptBytes, 53},
+		"accept body": {len(body), 28}, "accept": {wire.AcceptBytes, 53},
 	} {
 		if n[0] != n[1] {
 			t.Errorf("%s has %d bytes, want %d", name, n[0], n[1])
@@ -274,6 +274,7 @@ func FuzzAccept(f *testing.F) {
 		}
 		want := bytes.Clone(b[:wire.AcceptBodyBytes])
 		want[26] &= 3
+		want = append(append(want, byte(len(p.Token))), p.Token...)
 		if got := p.AppendTo(nil); !bytes.Equal(got, want) {
 			t.Errorf("ParseAccept then AppendTo = %x, want %x", got, want)
 		}
