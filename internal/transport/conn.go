@@ -50,6 +50,8 @@ type Conn struct {
 	yielding   int // how many newer connections of the place wait for the reader
 	condemned  bool
 	frozen     bool // for a move
+	silent     bool // what was sent went unanswered; only the keeper changes it
+	silentTold bool // as the Handler knows it; guarded by Places.mu
 
 	links wheel.Links[Conn] // guarded by the wheel
 }
@@ -304,13 +306,17 @@ func (c *Conn) rearmLocked() {
 func (c *Conn) tick(now time.Time, b *Batch) {
 	c.mu.Lock()
 	c.armed = 0
+	silent := c.silent
 	code, tell, over := c.tickLocked(now, b)
+	turned := c.silent != silent
 	c.mu.Unlock()
 	switch {
 	case over:
 		c.shard.remove(c)
 	case tell:
 		c.core.places.connEnded(c, code, now)
+	case turned:
+		c.core.places.silenceTurned(c)
 	}
 }
 
@@ -331,10 +337,14 @@ func (c *Conn) tickLocked(now time.Time, b *Batch) (code wire.CloseCode, closed,
 		c.moveLocked(now, b)
 		return 0, false, false
 	}
+	if woke := c.shard.woke; !woke.IsZero() {
+		c.machine.Woke(woke)
+	}
 	if err := c.machine.Tick(now); err != nil {
 		body := closeOf(err)
 		return body.Code, c.closeLocked(now, b, body), false
 	}
+	c.silent = c.machine.Unanswered()
 	if c.sealer.WantsPing(now) {
 		c.machine.SendPing(now)
 	}
