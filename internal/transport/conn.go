@@ -17,11 +17,12 @@ import (
 // use and never call the [Handler].
 type Conn struct {
 	// Set by newConn, then constant.
-	core   *core
-	shard  *shard
-	place  *Place
-	stream *stream // nil on UDP
-	scid   wire.CID
+	core     *core
+	shard    *shard
+	place    *Place
+	stream   *stream // nil on UDP
+	scid     wire.CID
+	draining bool // what Accept said
 
 	over  atomic.Bool  // written under mu; set once nothing is received or sent any more
 	ended atomic.Bool  // written under mu; over, and nothing will go on from here
@@ -273,11 +274,11 @@ func (c *Conn) takeStateLocked() *reliable.State {
 	return st
 }
 
-// offline queues an OFFLINE frame.
+// offline queues an OFFLINE frame. A frozen client gets it if it goes on here.
 func (c *Conn) offline(b *Batch, reason uint8) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.over.Load() || c.frozen {
+	if c.over.Load() {
 		return
 	}
 	c.machine.SendOffline(reason)
