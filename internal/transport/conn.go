@@ -201,7 +201,7 @@ func (c *Conn) closeLocked(now time.Time, b *Batch, body wire.Close) bool {
 	pkt := body.AppendTo(c.sealer.Begin(c.room(nil)))
 	pkt = c.sealer.Finish(now, pkt, c.roomBytes())
 	c.ending = &ending{packet: pkt, until: c.core.nanos(now.Add(closeFor)), next: c.core.nanos(now.Add(closeGap))}
-	c.settleLocked(body.Code)
+	c.settleLocked(body.Code, body.Code.String())
 	c.armLocked(now.Add(closeFor))
 	if c.stream != nil {
 		c.stream.closing = true
@@ -210,8 +210,14 @@ func (c *Conn) closeLocked(now time.Time, b *Batch, body wire.Close) bool {
 	return true
 }
 
-// settleLocked is what every end of a connection has in common.
-func (c *Conn) settleLocked(code wire.CloseCode) {
+// What connections that ended without a CLOSE are counted as.
+const (
+	closedMoved = "moved" // another node has the user
+	closedLost  = "lost"  // the stream ended
+)
+
+// settleLocked is what every end of a connection has in common. It is counted as why.
+func (c *Conn) settleLocked(code wire.CloseCode, why string) {
 	if c.machine != nil {
 		c.countLocked()
 	}
@@ -221,12 +227,13 @@ func (c *Conn) settleLocked(code wire.CloseCode) {
 		c.machine = nil
 		c.ended.Store(true)
 	}
-	c.core.m.closed.WithLabelValues(code.String()).Inc()
+	c.core.m.closed.WithLabelValues(why).Inc()
 	c.releaseReaderLocked()
 }
 
-// gone ends the connection without a CLOSE: its peer sent one, or the link broke.
-func (c *Conn) gone(code wire.CloseCode) {
+// gone ends the connection without a CLOSE: its peer sent one, or the link broke. It is
+// counted as why.
+func (c *Conn) gone(code wire.CloseCode, why string) {
 	now := time.Now()
 	c.mu.Lock()
 	if c.over.Load() {
@@ -234,7 +241,7 @@ func (c *Conn) gone(code wire.CloseCode) {
 		return
 	}
 	c.over.Store(true)
-	c.settleLocked(code)
+	c.settleLocked(code, why)
 	c.mu.Unlock()
 	c.shard.remove(c)
 	if c.stream != nil {
@@ -247,7 +254,7 @@ func (c *Conn) gone(code wire.CloseCode) {
 func (c *Conn) vanish() {
 	c.mu.Lock()
 	if !c.over.Swap(true) {
-		c.settleLocked(wire.CloseNormal)
+		c.settleLocked(wire.CloseNormal, closedMoved)
 	}
 	c.mu.Unlock()
 	c.shard.remove(c)

@@ -271,15 +271,17 @@ func (k *core) machineConfig(rtt time.Duration) reliable.Config {
 		QueueBytesMax: k.cfg.Limits.QueueBytesMax, Random: k.random,
 	}
 	const overhead = wire.ServerHeaderBytes + wire.TagBytes
-	// One frame has to fit: its type and length take up to 5 bytes.
 	if k.stream {
-		c.UnreliableMax = k.packetMax() - overhead - 5
+		c.UnreliableMax = messageMax(k.packetMax() - overhead)
 		return c
 	}
 	c.FramesBase, c.FramesMax = wire.DatagramBytesMin-overhead, k.packetMax()-overhead
-	c.UnreliableMax = c.FramesBase - 5
+	c.UnreliableMax = messageMax(c.FramesBase)
 	return c
 }
+
+// messageMax is the longest message whose MESSAGE frame takes no more than so many bytes.
+func messageMax(frames int) int { return frames - (wire.MessageFrameLen(frames) - frames) }
 
 // packetMax is the longest packet we send, without the length prefix of TCP. Over
 // UDP the machine stays below until it has probed the path for more.

@@ -345,7 +345,7 @@ func TestFreezeThatFailsOverALoss(t *testing.T) {
 	for !isFrozen() {
 		<-time.After(time.Millisecond)
 	}
-	p.Conn().gone(wire.CloseIdle)
+	p.Conn().gone(wire.CloseIdle, closedLost)
 	h.waitLog(t, "opened u resumed=false", "lost u")
 	cancel()
 	if err := <-frozen; !errors.Is(err, context.Canceled) {

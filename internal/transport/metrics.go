@@ -84,7 +84,7 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 			Namespace: "diarkis", Subsystem: "transport", Name: name, Help: help,
 		}, []string{"protocol"})).With(only)
 	}
-	closed := counter("connections_closed_total", "Connections that ended, by CLOSE code.", "code")
+	closed := counter("connections_closed_total", "Connections that ended, by CLOSE code, moved, or lost.", "code")
 	closed.WithLabelValues(wire.CloseInternal.String()) // there from the start: an alert sees the first only beside a 0
 	handshakes := counter("handshakes_total", "Handshakes by result.", "result")
 	return &metrics{

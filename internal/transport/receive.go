@@ -123,7 +123,7 @@ func (c *Conn) deliver(b *Batch, rx *reliable.Received) {
 			c.core.log.Debug().Stringer("code", code).Str("reason", rx.Close.Reason).Msg("client closed")
 			code = wire.CloseNormal
 		}
-		c.gone(code)
+		c.gone(code, code.String())
 	}
 }
 

@@ -145,7 +145,7 @@ func TestSilenceIsToldInOrder(t *testing.T) {
 		c := d.connect("u")
 		d.told()
 		d.tick(c, d.ask(c).Add(late))
-		c.gone(wire.CloseIdle)
+		c.gone(wire.CloseIdle, closedLost)
 		requireTold(t, d.told(), "lost u")
 	})
 	t.Run("told, then lost", func(t *testing.T) {
@@ -154,7 +154,7 @@ func TestSilenceIsToldInOrder(t *testing.T) {
 		d.told()
 		d.tick(c, d.ask(c).Add(late))
 		requireTold(t, d.told(), "silent u")
-		c.gone(wire.CloseIdle)
+		c.gone(wire.CloseIdle, closedLost)
 		d.u.places.silenceTurned(c)
 		requireTold(t, d.told(), "lost u")
 	})
@@ -171,7 +171,7 @@ func TestSilenceIsToldInOrder(t *testing.T) {
 		c := d.connect("u")
 		d.told()
 		d.tick(c, d.ask(c).Add(late))
-		c.gone(wire.CloseKicked)
+		c.gone(wire.CloseKicked, "kicked")
 		requireTold(t, d.told(), "ended u kicked")
 	})
 	t.Run("heard before it was told", func(t *testing.T) {
