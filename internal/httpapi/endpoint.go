@@ -36,6 +36,7 @@ type answer struct {
 	ServerHost string `json:"serverHost"`
 	ServerPort uint16 `json:"serverPort"`
 	ExpiresIn  int    `json:"expiresIn"` // seconds until the place is given away
+	Node       string `json:"node"`      // token of the node's run, for /node/{token}
 }
 
 // answerV1 is the older shape, asked for with ResponseVersion: v1 or by /auth.
@@ -43,6 +44,9 @@ type answerV1 struct {
 	keys
 	UDP string `json:"UDP,omitempty"`
 	TCP string `json:"TCP,omitempty"`
+	// Node is the token of the node's run. It is left out when the places are on two of them,
+	// each of which tells its own when the client comes.
+	Node string `json:"node,omitempty"`
 }
 
 // httpError is an error with the status and the text that the client gets.
@@ -85,13 +89,13 @@ func (s *Server) endpoint(w http.ResponseWriter, r *http.Request) {
 func (s *Server) writePlace(w http.ResponseWriter, r *http.Request, m mars.Member, rep users.ReserveReply) {
 	if strings.EqualFold(r.Header.Get("ResponseVersion"), "v1") {
 		a := answerV1{keys: keysOf(rep)}
-		a.set(rep)
+		a.set(m, rep)
 		writeJSON(w, http.StatusOK, a)
 		return
 	}
 	writeJSON(w, http.StatusOK, answer{
 		keys: keysOf(rep), ServerType: m.Type, ServerHost: rep.Host, ServerPort: rep.Port,
-		ExpiresIn: int(rep.ExpiresIn.Seconds()),
+		ExpiresIn: int(rep.ExpiresIn.Seconds()), Node: mars.Token(m.Incarnation),
 	})
 }
 
@@ -107,14 +111,17 @@ func (s *Server) auth(w http.ResponseWriter, r *http.Request) {
 	var a answerV1
 	var firstErr error
 	for _, typ := range []string{"UDP", "TCP"} {
-		_, rep, err := s.place(r, typ, req)
+		m, rep, err := s.place(r, typ, req)
 		if err != nil {
 			firstErr = worse(firstErr, err)
 			continue
 		}
 		req.Credentials = &secure.Credentials{SID: rep.SID, Key: rep.Key, IV: rep.IV, Mac: rep.Mac}
 		a.keys = keysOf(rep)
-		a.set(rep)
+		a.set(m, rep)
+	}
+	if a.UDP != "" && a.TCP != "" {
+		a.Node = ""
 	}
 	if req.Credentials == nil {
 		s.fail(w, firstErr)
@@ -141,7 +148,8 @@ func worse(a, b error) error {
 	return a
 }
 
-func (a *answerV1) set(r users.ReserveReply) {
+func (a *answerV1) set(m mars.Member, r users.ReserveReply) {
+	a.Node = mars.Token(m.Incarnation)
 	endpoint := net.JoinHostPort(r.Host, strconv.Itoa(int(r.Port)))
 	if r.Role == "tcp" {
 		a.TCP = endpoint

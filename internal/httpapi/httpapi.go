@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -106,6 +107,9 @@ type Config struct {
 type Cluster interface {
 	// Directory returns the newest snapshot. It must not block.
 	Directory() *mars.Directory
+	// Current tells whether the directory is the whole truth right now, so that who is
+	// not in it is gone. It must not block.
+	Current() bool
 }
 
 // Mesh carries reservations to the nodes.
@@ -136,8 +140,11 @@ type Server struct {
 	buckets *limit.Table       // of requests for places
 	// requests are the buckets of requests of any kind.
 	requests *limit.Table
+	asked    *limit.Table // buckets of questions after nodes
 	pulse    pulse
 	bodies   bodies
+	tokens   atomic.Pointer[tokens]
+	indexing sync.Mutex // one index is made at a time
 
 	mu     sync.Mutex          // guards the fields below
 	seen   *mars.Directory     // the one learnt from last
@@ -158,11 +165,12 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 	auto := promauto.With(cfg.Registerer)
 	rate := limit.NewRate(cfg.Limits.RequestsPerAddress, cfg.Limits.RequestsPerAddressBurst)
 	anyRate := limit.NewRate(anyFactor*cfg.Limits.RequestsPerAddress, anyFactor*cfg.Limits.RequestsPerAddressBurst)
+	nodeRate := limit.NewRate(nodeFactor*cfg.Limits.RequestsPerAddress, nodeFactor*cfg.Limits.RequestsPerAddressBurst)
 	s := &Server{
 		cfg: cfg, cluster: c, mesh: m, serving: serving,
 		keyHash: sha256.Sum256([]byte(cfg.ClientKey)),
 		types:   map[string]typeSeen{}, handed: map[id.Node]handed{},
-		epoch: time.Now(), buckets: limit.NewTable(rate, tableSize), requests: limit.NewTable(anyRate, tableSize),
+		epoch: time.Now(), buckets: limit.NewTable(rate, tableSize), requests: limit.NewTable(anyRate, tableSize), asked: limit.NewTable(nodeRate, tableSize),
 		short: telemetry.NewEpisode(cfg.Log, episodeQuiet, "no node takes players", "nodes take players again, or nobody asks"),
 		proxy: telemetry.NewEpisode(cfg.Log, episodeQuiet, "proxy not trusted", "no requests through a proxy that is not trusted any more"),
 		answers: auto.NewCounterVec(prometheus.CounterOpts{
@@ -180,7 +188,7 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 		}, []string{"result"}),
 		refused: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "http", Name: "refused_total",
-			Help: "Requests that were refused because of who asked: requests, rate, client_key, ticket_….",
+			Help: "Requests that were refused because of who asked: requests, rate, node, client_key, ticket_….",
 		}, []string{"reason"}),
 		loaded: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "http", Name: "overloaded_total",
@@ -235,36 +243,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return err
 	}
 	return <-stopped
-}
-
-// routes builds the table of paths. Methods are checked by the handlers, so that a
-// wrong one gets the same JSON error as everything else.
-func (s *Server) routes() http.Handler {
-	mux := http.NewServeMux()
-	add := func(pattern, route string, methods []string, h http.HandlerFunc) {
-		mux.Handle(pattern, s.counted(route, allow(methods, h)))
-	}
-	get := []string{http.MethodGet, http.MethodHead}
-	both := []string{http.MethodGet, http.MethodPost}
-	add("/endpoint/type/{type}/user/{uid}", "endpoint", both, s.places(s.endpoint))
-	add("/auth/{uid}", "auth", both, s.places(s.auth))
-	add("/healthcheck", "healthcheck", get, s.healthcheck)
-	metrics := noMetrics
-	if s.cfg.ExposeMetrics {
-		metrics = Figures(s.cfg.Gatherer, s.cluster.Directory).ServeHTTP
-	}
-	add("/metrics", "metrics", get, metrics)
-	add("/metrics/prometheus/v/3", "metrics", get, metrics)
-	add("/metrics/json", "metrics_json", get, metrics)
-	add("/openapi.json", "openapi", get, openAPI)
-	if s.cfg.ExposeDebugAPI {
-		add("/debug/server/list/type/{type}", "debug_list", get, s.private(s.debugList))
-		add("/debug/endpoint/type/{type}/user/{uid}/address/{addr}", "debug_endpoint", both, s.places(s.debugEndpoint))
-	}
-	add("/", "unknown", nil, func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, http.StatusNotFound, "no such path: see /openapi.json")
-	})
-	return s.cors(s.bounded(s.preflight(mux)))
 }
 
 // counted limits the time and the body of a request and counts its answer.

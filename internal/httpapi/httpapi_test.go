@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,6 +34,7 @@ type fake struct {
 	refuse  map[id.Node]users.Refusal
 	dead    map[id.Node]bool
 	serving error
+	behind  bool          // the directory is not current
 	slow    time.Duration // that an answer takes
 	late    time.Duration // how late a dead node's silence is noticed
 
@@ -46,6 +48,8 @@ func (f *fake) Directory() *mars.Directory {
 	defer f.mu.Unlock()
 	return mars.NewDirectory(1, f.members...)
 }
+
+func (f *fake) Current() bool { return !f.behind }
 
 func (f *fake) Request(ctx context.Context, node id.Node, cmd uint16, payload []byte) ([]byte, error) {
 	if cmd != mesh.CmdReserve {
@@ -144,9 +148,9 @@ func TestEndpoint(t *testing.T) {
 	if w.Code != 200 || w.Header().Get("Cache-Control") != "no-store" || !strings.HasPrefix(w.Header().Get("Content-Type"), "application/json") {
 		t.Fatalf("answer %d %v %s", w.Code, w.Header(), w.Body)
 	}
-	const want = `{"sid":"01000000000000000000000000000000","encryptionKey":"02000000000000000000000000000000",` +
+	want := `{"sid":"01000000000000000000000000000000","encryptionKey":"02000000000000000000000000000000",` +
 		`"encryptionIV":"00000000000000000000000000000000","encryptionMacKey":"00000000000000000000000000000000",` +
-		`"serverType":"UDP","serverHost":"192.0.2.7","serverPort":7100,"expiresIn":60}`
+		`"serverType":"UDP","serverHost":"192.0.2.7","serverPort":7100,"expiresIn":60,"node":"` + mars.Token(id.Incarnation{}) + `"}`
 	if got := strings.TrimSpace(w.Body.String()); got != want {
 		t.Errorf("answer\n%s, want\n%s", got, want)
 	}
@@ -335,16 +339,25 @@ func TestMetricsAreNotForStrangers(t *testing.T) {
 
 func exposed(c *httpapi.Config) { c.ExposeMetrics = true }
 
+// TestOpenAPINamesEveryRoute: what is described is there, and nothing else is.
 func TestOpenAPINamesEveryRoute(t *testing.T) {
 	s, _ := newAPI(t, oneOfEach(), exposed)
-	var doc struct{ Paths map[string]any }
+	var doc struct{ Paths map[string]map[string]any }
 	if err := json.Unmarshal(do(s, "GET", "/openapi.json", "").Body.Bytes(), &doc); err != nil {
 		t.Fatal(err)
 	}
 	for path := range doc.Paths {
-		p := strings.NewReplacer("{type}", "UDP", "{uid}", "ann").Replace(path)
+		p := strings.NewReplacer("{type}", "UDP", "{uid}", "ann", "{token}", tokenOf(1)).Replace(path)
 		if w := do(s, "GET", p, ""); w.Code != 200 {
 			t.Errorf("GET %s = %d: described but not there", p, w.Code)
+		}
+	}
+	for path, methods := range s.Routes() {
+		described := doc.Paths[path]
+		for _, m := range []string{"GET", "HEAD", "POST", "PUT", "DELETE"} {
+			if _, ok := described[strings.ToLower(m)]; ok != slices.Contains(methods, m) {
+				t.Errorf("%s %s: described %v, there %v", m, path, ok, !ok)
+			}
 		}
 	}
 }
