@@ -114,9 +114,9 @@ type Cluster interface {
 
 // Mesh carries reservations to the nodes.
 type Mesh interface {
-	// Request sends payload to node and returns its answer, or an error by the
-	// time ctx ends.
-	Request(ctx context.Context, node id.Node, cmd uint16, payload []byte) ([]byte, error)
+	// RequestRun sends payload to node and returns its answer, or an error by the time ctx
+	// ends: [mesh.ErrOtherRun] when another process than that run answers there.
+	RequestRun(ctx context.Context, node id.Node, run id.Incarnation, cmd uint16, payload []byte) ([]byte, error)
 }
 
 // Server is the HTTP role's API. Its methods are safe for concurrent use.
@@ -134,7 +134,7 @@ type Server struct {
 	refused *prometheus.CounterVec
 	dropped *prometheus.CounterVec
 	loaded  *prometheus.CounterVec
-	short   *telemetry.Episode // no node takes players
+	short   *telemetry.Episode // nodes that are online refused, or were silent
 	proxy   *telemetry.Episode // a proxy is not trusted
 	epoch   time.Time          // of the two tables
 	buckets *limit.Table       // of requests for places
@@ -143,13 +143,19 @@ type Server struct {
 	asked    *limit.Table // buckets of questions after nodes
 	pulse    pulse
 	bodies   bodies
+	cancels  *cancels
+	watch    *watch
 	tokens   atomic.Pointer[tokens]
 	indexing sync.Mutex // one index is made at a time
+
+	// Owned by the goroutine of look.
+	censusOf   *mars.Directory
+	lastCensus map[string]census // of it
 
 	mu     sync.Mutex          // guards the fields below
 	seen   *mars.Directory     // the one learnt from last
 	types  map[string]typeSeen // types for players
-	handed map[id.Node]handed  // places handed out
+	handed map[id.Node]*handed // places handed out, of members
 }
 
 // New returns the API. serving returns nil while the node may be sent requests,
@@ -169,9 +175,9 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 	s := &Server{
 		cfg: cfg, cluster: c, mesh: m, serving: serving,
 		keyHash: sha256.Sum256([]byte(cfg.ClientKey)),
-		types:   map[string]typeSeen{}, handed: map[id.Node]handed{},
+		types:   map[string]typeSeen{}, handed: map[id.Node]*handed{},
 		epoch: time.Now(), buckets: limit.NewTable(rate, tableSize), requests: limit.NewTable(anyRate, tableSize), asked: limit.NewTable(nodeRate, tableSize),
-		short: telemetry.NewEpisode(cfg.Log, episodeQuiet, "no node takes players", "nodes take players again, or nobody asks"),
+		short: telemetry.NewEpisode(cfg.Log, episodeQuiet, "nodes gave no place", "nodes give places again, or nobody asks"),
 		proxy: telemetry.NewEpisode(cfg.Log, episodeQuiet, "proxy not trusted", "no requests through a proxy that is not trusted any more"),
 		answers: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "http", Name: "responses_total",
@@ -200,6 +206,11 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 		}, []string{"reason"}),
 	}
 	s.answers.WithLabelValues("endpoint", "503") // there from the start: an alert sees the first only beside a 0
+	s.cancels = newCancels(m, cfg.Log, auto.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "diarkis", Subsystem: "http", Name: "cancels_total",
+		Help: "Places that nobody was told of and that were taken back, by outcome.",
+	}, []string{"result"}))
+	s.watch = newWatch(cfg.Log)
 	s.handler = s.routes()
 	return s
 }
@@ -228,9 +239,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ConnState:         c.state,
 		ConnContext:       withConn,
 	}
+	s.cancels.start()
+	defer s.cancels.finish()
 	stopped := make(chan error, 1)
 	go func() {
-		s.pulse.run(ctx, func() { s.learn() })
+		s.pulse.run(ctx, s.look)
 		c, cancel := context.WithTimeout(context.Background(), drainTimeout)
 		defer cancel()
 		err := srv.Shutdown(c)
