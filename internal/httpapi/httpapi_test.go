@@ -407,12 +407,12 @@ func TestOpenAPINamesEveryRoute(t *testing.T) {
 
 func TestCORSAndDebug(t *testing.T) {
 	s, _ := newAPI(t, oneOfEach(), func(c *httpapi.Config) { c.AllowOrigin, c.ExposeDebugAPI = "https://game.example", true })
-	w := do(s, "OPTIONS", "/endpoint/type/UDP/user/a", "")
+	w := do(s, "OPTIONS", "/endpoint/type/UDP/user/a", "", "Origin", "https://game.example")
 	if w.Code != 204 || w.Header().Get("Access-Control-Allow-Origin") != "https://game.example" ||
 		!strings.Contains(w.Header().Get("Access-Control-Allow-Headers"), "Authorization") {
 		t.Errorf("preflight %d %v", w.Code, w.Header())
 	}
-	if w := do(s, "GET", "/endpoint/type/NOPE/user/a", ""); w.Code != 404 || w.Header().Get("Access-Control-Allow-Origin") != "https://game.example" {
+	if w := do(s, "GET", "/endpoint/type/NOPE/user/a", "", "Origin", "https://game.example"); w.Code != 404 || w.Header().Get("Access-Control-Allow-Origin") != "https://game.example" {
 		t.Errorf("an error without CORS headers: %d %v", w.Code, w.Header())
 	}
 	if w := do(s, "GET", "/debug/server/list/type/UDP", ""); w.Code != 200 || !strings.Contains(w.Body.String(), "10.0.0.1:8000") {
