@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -38,10 +39,22 @@ func writeError(w http.ResponseWriter, code int, message string) {
 }
 
 func writeJSON(w http.ResponseWriter, code int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
+	_ = sendJSON(w, code, v) // the peer is gone when this fails
+}
+
+// sendJSON is writeJSON for who wants to know whether the peer is gone.
+func sendJSON(w http.ResponseWriter, code int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err // never of our own types
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Length", strconv.Itoa(len(b)+1))
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(v) // the peer is gone when this fails
+	_, err = w.Write(append(b, '\n'))
+	return err
 }
 
 // allow refuses methods that are not listed; nil allows all.

@@ -95,7 +95,7 @@ func served(t *testing.T, f *fake, l httpapi.Limits, change func(*httpapi.Config
 		if change != nil {
 			change(&cfg)
 		}
-		s := httpapi.New(cfg, f, f, func() error { return nil })
+		s := httpapi.New(cfg, f, f, f.why)
 		st := newStreet()
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan error, 1)

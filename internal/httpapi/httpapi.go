@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -106,13 +107,16 @@ type Config struct {
 type Cluster interface {
 	// Directory returns the newest snapshot. It must not block.
 	Directory() *mars.Directory
+	// Current tells whether the directory is the whole truth right now, so that who is
+	// not in it is gone. It must not block.
+	Current() bool
 }
 
 // Mesh carries reservations to the nodes.
 type Mesh interface {
-	// Request sends payload to node and returns its answer, or an error by the
-	// time ctx ends.
-	Request(ctx context.Context, node id.Node, cmd uint16, payload []byte) ([]byte, error)
+	// RequestRun sends payload to node and returns its answer, or an error by the time ctx
+	// ends: [mesh.ErrOtherRun] when another process than that run answers there.
+	RequestRun(ctx context.Context, node id.Node, run id.Incarnation, cmd uint16, payload []byte) ([]byte, error)
 }
 
 // Server is the HTTP role's API. Its methods are safe for concurrent use.
@@ -130,19 +134,28 @@ type Server struct {
 	refused *prometheus.CounterVec
 	dropped *prometheus.CounterVec
 	loaded  *prometheus.CounterVec
-	short   *telemetry.Episode // no node takes players
+	short   *telemetry.Episode // nodes that are online refused, or were silent
 	proxy   *telemetry.Episode // a proxy is not trusted
 	epoch   time.Time          // of the two tables
 	buckets *limit.Table       // of requests for places
 	// requests are the buckets of requests of any kind.
 	requests *limit.Table
+	asked    *limit.Table // buckets of questions after nodes
 	pulse    pulse
 	bodies   bodies
+	cancels  *cancels
+	watch    *watch
+	tokens   atomic.Pointer[tokens]
+	indexing sync.Mutex // one index is made at a time
+
+	// Owned by the goroutine of look.
+	censusOf   *mars.Directory
+	lastCensus map[string]census // of it
 
 	mu     sync.Mutex          // guards the fields below
 	seen   *mars.Directory     // the one learnt from last
 	types  map[string]typeSeen // types for players
-	handed map[id.Node]handed  // places handed out
+	handed map[id.Node]*handed // places handed out, of members
 }
 
 // New returns the API. serving returns nil while the node may be sent requests,
@@ -158,12 +171,13 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 	auto := promauto.With(cfg.Registerer)
 	rate := limit.NewRate(cfg.Limits.RequestsPerAddress, cfg.Limits.RequestsPerAddressBurst)
 	anyRate := limit.NewRate(anyFactor*cfg.Limits.RequestsPerAddress, anyFactor*cfg.Limits.RequestsPerAddressBurst)
+	nodeRate := limit.NewRate(nodeFactor*cfg.Limits.RequestsPerAddress, nodeFactor*cfg.Limits.RequestsPerAddressBurst)
 	s := &Server{
 		cfg: cfg, cluster: c, mesh: m, serving: serving,
 		keyHash: sha256.Sum256([]byte(cfg.ClientKey)),
-		types:   map[string]typeSeen{}, handed: map[id.Node]handed{},
-		epoch: time.Now(), buckets: limit.NewTable(rate, tableSize), requests: limit.NewTable(anyRate, tableSize),
-		short: telemetry.NewEpisode(cfg.Log, episodeQuiet, "no node takes players", "nodes take players again, or nobody asks"),
+		types:   map[string]typeSeen{}, handed: map[id.Node]*handed{},
+		epoch: time.Now(), buckets: limit.NewTable(rate, tableSize), requests: limit.NewTable(anyRate, tableSize), asked: limit.NewTable(nodeRate, tableSize),
+		short: telemetry.NewEpisode(cfg.Log, episodeQuiet, "nodes gave no place", "nodes give places again, or nobody asks"),
 		proxy: telemetry.NewEpisode(cfg.Log, episodeQuiet, "proxy not trusted", "no requests through a proxy that is not trusted any more"),
 		answers: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "http", Name: "responses_total",
@@ -180,7 +194,7 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 		}, []string{"result"}),
 		refused: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "http", Name: "refused_total",
-			Help: "Requests that were refused because of who asked: requests, rate, client_key, ticket_….",
+			Help: "Requests that were refused because of who asked: requests, rate, node, client_key, ticket_….",
 		}, []string{"reason"}),
 		loaded: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "http", Name: "overloaded_total",
@@ -192,6 +206,11 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 		}, []string{"reason"}),
 	}
 	s.answers.WithLabelValues("endpoint", "503") // there from the start: an alert sees the first only beside a 0
+	s.cancels = newCancels(m, cfg.Log, auto.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "diarkis", Subsystem: "http", Name: "cancels_total",
+		Help: "Places that nobody was told of and that were taken back, by outcome.",
+	}, []string{"result"}))
+	s.watch = newWatch(cfg.Log)
 	s.handler = s.routes()
 	return s
 }
@@ -220,9 +239,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ConnState:         c.state,
 		ConnContext:       withConn,
 	}
+	s.cancels.start()
+	defer s.cancels.finish()
 	stopped := make(chan error, 1)
 	go func() {
-		s.pulse.run(ctx, func() { s.learn() })
+		s.pulse.run(ctx, s.look)
 		c, cancel := context.WithTimeout(context.Background(), drainTimeout)
 		defer cancel()
 		err := srv.Shutdown(c)
@@ -235,36 +256,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return err
 	}
 	return <-stopped
-}
-
-// routes builds the table of paths. Methods are checked by the handlers, so that a
-// wrong one gets the same JSON error as everything else.
-func (s *Server) routes() http.Handler {
-	mux := http.NewServeMux()
-	add := func(pattern, route string, methods []string, h http.HandlerFunc) {
-		mux.Handle(pattern, s.counted(route, allow(methods, h)))
-	}
-	get := []string{http.MethodGet, http.MethodHead}
-	both := []string{http.MethodGet, http.MethodPost}
-	add("/endpoint/type/{type}/user/{uid}", "endpoint", both, s.places(s.endpoint))
-	add("/auth/{uid}", "auth", both, s.places(s.auth))
-	add("/healthcheck", "healthcheck", get, s.healthcheck)
-	metrics := noMetrics
-	if s.cfg.ExposeMetrics {
-		metrics = Figures(s.cfg.Gatherer, s.cluster.Directory).ServeHTTP
-	}
-	add("/metrics", "metrics", get, metrics)
-	add("/metrics/prometheus/v/3", "metrics", get, metrics)
-	add("/metrics/json", "metrics_json", get, metrics)
-	add("/openapi.json", "openapi", get, openAPI)
-	if s.cfg.ExposeDebugAPI {
-		add("/debug/server/list/type/{type}", "debug_list", get, s.private(s.debugList))
-		add("/debug/endpoint/type/{type}/user/{uid}/address/{addr}", "debug_endpoint", both, s.places(s.debugEndpoint))
-	}
-	add("/", "unknown", nil, func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, http.StatusNotFound, "no such path: see /openapi.json")
-	})
-	return s.cors(s.bounded(s.preflight(mux)))
 }
 
 // counted limits the time and the body of a request and counts its answer.

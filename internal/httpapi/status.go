@@ -183,8 +183,8 @@ func (s *Server) debugEndpoint(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer atWork(r.Context())()
-	rep, err := s.reserve(r.Context(), all[i].Node, req)
-	if rep.Refused == users.BadRequest {
+	p, err := s.reserve(r.Context(), all[i], req)
+	if p.Refused == users.BadRequest {
 		s.fail(w, badRequest("the node does not take this request"))
 		return
 	}
@@ -196,5 +196,5 @@ func (s *Server) debugEndpoint(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusServiceUnavailable, "the node refused or did not answer")
 		return
 	}
-	s.writePlace(w, r, all[i], rep)
+	s.writePlace(w, r, p)
 }

@@ -33,6 +33,7 @@ type Mesh interface {
 type Places interface {
 	Reserve(r transport.Reservation) (*transport.Place, error)
 	Cancel(sid id.SID) bool
+	Replaced(sid id.SID) bool
 	End(sid id.SID, code wire.CloseCode, reason string) bool
 	Freeze(ctx context.Context, sid id.SID) (*reliable.State, error)
 	Thaw(sid id.SID) bool
@@ -209,6 +210,7 @@ func New(cfg Config, m Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Re
 	r.moves.init()
 	r.state.Store(uint32(mars.Offline))
 	m.Handle(mesh.CmdReserve, r.handleReserve)
+	m.Handle(mesh.CmdCancelReserve, r.handleCancelReserve)
 	m.Handle(mesh.CmdUserOpened, r.handleNotices)
 	m.Handle(mesh.CmdMoveOffer, r.handleOffer)
 	m.Handle(mesh.CmdMoveRelease, r.handleRelease)
@@ -249,9 +251,9 @@ func (r *Registry) OnMovedIn(f func(*User)) { r.hooks.movedIn = append(r.hooks.m
 // registry, without any lock, perhaps when the user is on the other node already.
 func (r *Registry) OnMovedOut(f func(*User)) { r.hooks.movedOut = append(r.hooks.movedOut, f) }
 
-// OnPresence adds a function that is called when a user's connection was lost, or came
-// back: [User.Connected] says which by now. It may be called while connections are
-// locked, so that it takes note and returns.
+// OnPresence adds a function that is called when a user's connection was lost, fell
+// silent, or came back: [User.Connected] and [User.Present] say which by now. It may be
+// called while connections are locked, so that it takes note and returns.
 func (r *Registry) OnPresence(f func(*User)) { r.hooks.presence = append(r.hooks.presence, f) }
 
 func (r *Registry) tellPresence(u *User) {
