@@ -205,6 +205,7 @@ func FuzzParseEndpoint(f *testing.F) {
 			ServerHost       string `json:"serverHost"`
 			ServerPort       uint16 `json:"serverPort"`
 			ExpiresIn        int    `json:"expiresIn"`
+			Node             string `json:"node"`
 		}(e))
 		if err != nil {
 			t.Fatal(err)

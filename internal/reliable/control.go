@@ -49,6 +49,7 @@ func (c *control) addPong(token uint64) {
 type pinger struct {
 	token   uint64 // of the last PING
 	sentAt  time.Duration
+	owedAt  time.Duration // when the first left that is unanswered, see left
 	waiting bool
 
 	offset    time.Duration // the server's clock less ours

@@ -64,6 +64,7 @@ type metrics struct {
 	handshakes *prometheus.CounterVec
 	refused    prometheus.Counter // child of handshakes
 	closed     *prometheus.CounterVec
+	endedTold  *prometheus.CounterVec
 	paths      *prometheus.CounterVec
 
 	drops sync.Map // children of dropped by wire.Refusal: a flood counts every packet
@@ -107,6 +108,7 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 		handshakes: handshakes,
 		refused:    handshakes.WithLabelValues(resultRefused),
 		closed:     closed,
+		endedTold:  counter("ended_told_total", "Clients that were told their stay is over, by the CLOSE code it ended with.", "code"),
 		paths:      counter("path_changes_total", "Clients that sent from another address, by whether the connection followed.", "result"),
 	}
 }

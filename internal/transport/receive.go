@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/Diarkis/diarkis/internal/path"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -134,8 +135,8 @@ func (c *Conn) answerLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Ba
 	if err != nil {
 		return err
 	}
-	if src != c.path.Peer() && len(c.ending.packet) > len(pkt) {
-		return dropClosed // never more to an address than it sent, unless it is known to be the client's
+	if src != c.path.Peer() && len(c.ending.packet) > path.Amplification*len(pkt) {
+		return dropClosed // that address is not known to be the client's
 	}
 	if !hasClose(frames) {
 		c.ending.next = n + int64(closeGap)
