@@ -193,7 +193,7 @@ func TestEndpoint(t *testing.T) {
 	}
 	want := `{"sid":"01000000000000000000000000000000","encryptionKey":"02000000000000000000000000000000",` +
 		`"encryptionIV":"00000000000000000000000000000000","encryptionMacKey":"00000000000000000000000000000000",` +
-		`"serverType":"UDP","serverHost":"192.0.2.7","serverPort":7100,"expiresIn":60,"node":"` + mars.Token(id.Incarnation{}) + `"}`
+		`"serverType":"UDP","serverHost":"192.0.2.7","serverPort":7100,"transport":"udp","expiresIn":60,"node":"` + mars.Token(id.Incarnation{}) + `"}`
 	if got := strings.TrimSpace(w.Body.String()); got != want {
 		t.Errorf("answer\n%s, want\n%s", got, want)
 	}
