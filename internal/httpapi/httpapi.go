@@ -154,6 +154,7 @@ type Server struct {
 	indexing sync.Mutex // one index is made at a time
 
 	// Owned by the goroutine of look.
+	lookedAt   time.Time
 	censusOf   *mars.Directory
 	lastCensus map[string]census // of it
 
