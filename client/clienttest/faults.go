@@ -53,7 +53,7 @@ func (n *Node) losesLocked() bool {
 func (n *Node) End(p *Place, code wire.CloseCode) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if p.Conn != nil {
+	if p.Conn != nil && p.Conn.node == n {
 		p.Conn.forget()
 	}
 	delete(n.places, p.base.CID0())
