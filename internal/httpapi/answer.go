@@ -3,14 +3,11 @@ package httpapi
 import (
 	_ "embed"
 	"encoding/json"
-	"log"
 	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/rs/zerolog"
 )
 
 //go:embed openapi.json
@@ -70,15 +67,3 @@ func allow(methods []string, h http.HandlerFunc) http.HandlerFunc {
 }
 
 func choose(n int) int { return rand.IntN(n) }
-
-// quietLog turns what net/http has to say about broken peers into Debug lines.
-func quietLog(l zerolog.Logger) *log.Logger {
-	return log.New(debugWriter{l}, "", 0)
-}
-
-type debugWriter struct{ log zerolog.Logger }
-
-func (d debugWriter) Write(p []byte) (int, error) {
-	d.log.Debug().Str("cause", strings.TrimSpace(string(p))).Msg("http connection failed")
-	return len(p), nil
-}

@@ -29,6 +29,7 @@ type answer struct {
 	ServerType string `json:"serverType"`
 	ServerHost string `json:"serverHost"`
 	ServerPort uint16 `json:"serverPort"`
+	Transport  string `json:"transport"` // udp or tcp: the type is a free label
 	ExpiresIn  int    `json:"expiresIn"` // seconds until the place is given away
 	Node       string `json:"node"`      // token of the node's run, for /node/{token}
 }
@@ -88,7 +89,7 @@ func (s *Server) writePlace(w http.ResponseWriter, r *http.Request, p place) {
 		return
 	}
 	s.hand(w, r, answer{
-		keys: keysOf(p.ReserveReply), ServerType: p.node.Type, ServerHost: p.host, ServerPort: p.port,
+		keys: keysOf(p.ReserveReply), ServerType: p.node.Type, ServerHost: p.host, ServerPort: p.port, Transport: p.node.Role,
 		ExpiresIn: int(p.ExpiresIn.Seconds()), Node: mars.Token(p.node.Incarnation),
 	}, p)
 }

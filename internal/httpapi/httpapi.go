@@ -77,7 +77,8 @@ type Config struct {
 	ClientKey string
 	// Tickets checks who asks for a place. Nil: whoever asks for a user's place gets it.
 	Tickets *ticket.Verifier
-	// AllowOrigin is answered as Access-Control-Allow-Origin. Empty: no CORS.
+	// AllowOrigin are the origins of web pages that may ask, separated by commas, or *.
+	// Empty: no CORS.
 	AllowOrigin string
 	// Timeout bounds the whole answer. Zero means 5 s.
 	Timeout time.Duration
@@ -127,6 +128,7 @@ type Server struct {
 	mesh    Mesh
 	serving func() error
 	keyHash [sha256.Size]byte
+	origins origins
 	handler http.Handler
 	answers *prometheus.CounterVec
 	latency prometheus.Histogram
@@ -174,8 +176,8 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 	nodeRate := limit.NewRate(nodeFactor*cfg.Limits.RequestsPerAddress, nodeFactor*cfg.Limits.RequestsPerAddressBurst)
 	s := &Server{
 		cfg: cfg, cluster: c, mesh: m, serving: serving,
-		keyHash: sha256.Sum256([]byte(cfg.ClientKey)),
-		types:   map[string]typeSeen{}, handed: map[id.Node]*handed{},
+		keyHash: sha256.Sum256([]byte(cfg.ClientKey)), origins: parseOrigins(cfg.AllowOrigin),
+		types: map[string]typeSeen{}, handed: map[id.Node]*handed{},
 		epoch: time.Now(), buckets: limit.NewTable(rate, tableSize), requests: limit.NewTable(anyRate, tableSize), asked: limit.NewTable(nodeRate, tableSize),
 		short: telemetry.NewEpisode(cfg.Log, episodeQuiet, "nodes gave no place", "nodes give places again, or nobody asks"),
 		proxy: telemetry.NewEpisode(cfg.Log, episodeQuiet, "proxy not trusted", "no requests through a proxy that is not trusted any more"),
@@ -225,6 +227,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer s.proxy.End()
 	free := func(a netip.Addr) bool { return s.spared(a) || within(s.cfg.TrustedProxies, a) }
 	c := newConns(s.cfg.Limits.ConnectionsPerAddress, free, s.dropped)
+	c.malformed = func(code int) { s.answers.WithLabelValues("malformed", strconv.Itoa(code)).Inc() }
 	l = gate{listener.Wrap(l, listener.Options{
 		Name: "http", Max: s.cfg.Limits.ConnectionsMax, MakeRoom: c.makeRoom, Log: s.cfg.Log, Reg: s.cfg.Registerer,
 	}), c}
@@ -235,9 +238,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		WriteTimeout:      2 * s.cfg.Timeout,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          quietLog(s.cfg.Log),
-		ConnState:         c.state,
-		ConnContext:       withConn,
+		ErrorLog:          telemetry.HTTPErrorLog(s.cfg.Log),
+		// OPTIONS * is answered like everything else that is no path.
+		DisableGeneralOptionsHandler: true,
+		ConnState:                    c.state,
+		ConnContext:                  withConn,
 	}
 	s.cancels.start()
 	defer s.cancels.finish()
@@ -302,33 +307,3 @@ func (r *recorder) WriteHeader(code int) {
 
 // Unwrap lets http.ResponseController reach the real writer.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
-
-// cors marks answers when an origin is allowed.
-func (s *Server) cors(h http.Handler) http.Handler {
-	if s.cfg.AllowOrigin == "" {
-		return h
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Access-Control-Allow-Origin", s.cfg.AllowOrigin)
-		w.Header().Set("Access-Control-Expose-Headers", "Retry-After")
-		w.Header().Set("Vary", "Origin")
-		h.ServeHTTP(w, r)
-	})
-}
-
-// preflight answers what browsers ask before they send a request, when an origin is allowed.
-func (s *Server) preflight(h http.Handler) http.Handler {
-	if s.cfg.AllowOrigin == "" {
-		return h
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodOptions {
-			h.ServeHTTP(w, r)
-			return
-		}
-		w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
-		w.Header().Set("Access-Control-Allow-Headers", "Authorization, ClientKey, Content-Type, ResponseVersion")
-		w.Header().Set("Access-Control-Max-Age", "600")
-		w.WriteHeader(http.StatusNoContent)
-	})
-}

@@ -193,7 +193,7 @@ func TestEndpoint(t *testing.T) {
 	}
 	want := `{"sid":"01000000000000000000000000000000","encryptionKey":"02000000000000000000000000000000",` +
 		`"encryptionIV":"00000000000000000000000000000000","encryptionMacKey":"00000000000000000000000000000000",` +
-		`"serverType":"UDP","serverHost":"192.0.2.7","serverPort":7100,"expiresIn":60,"node":"` + mars.Token(id.Incarnation{}) + `"}`
+		`"serverType":"UDP","serverHost":"192.0.2.7","serverPort":7100,"transport":"udp","expiresIn":60,"node":"` + mars.Token(id.Incarnation{}) + `"}`
 	if got := strings.TrimSpace(w.Body.String()); got != want {
 		t.Errorf("answer\n%s, want\n%s", got, want)
 	}
@@ -407,12 +407,12 @@ func TestOpenAPINamesEveryRoute(t *testing.T) {
 
 func TestCORSAndDebug(t *testing.T) {
 	s, _ := newAPI(t, oneOfEach(), func(c *httpapi.Config) { c.AllowOrigin, c.ExposeDebugAPI = "https://game.example", true })
-	w := do(s, "OPTIONS", "/endpoint/type/UDP/user/a", "")
+	w := do(s, "OPTIONS", "/endpoint/type/UDP/user/a", "", "Origin", "https://game.example")
 	if w.Code != 204 || w.Header().Get("Access-Control-Allow-Origin") != "https://game.example" ||
 		!strings.Contains(w.Header().Get("Access-Control-Allow-Headers"), "Authorization") {
 		t.Errorf("preflight %d %v", w.Code, w.Header())
 	}
-	if w := do(s, "GET", "/endpoint/type/NOPE/user/a", ""); w.Code != 404 || w.Header().Get("Access-Control-Allow-Origin") != "https://game.example" {
+	if w := do(s, "GET", "/endpoint/type/NOPE/user/a", "", "Origin", "https://game.example"); w.Code != 404 || w.Header().Get("Access-Control-Allow-Origin") != "https://game.example" {
 		t.Errorf("an error without CORS headers: %d %v", w.Code, w.Header())
 	}
 	if w := do(s, "GET", "/debug/server/list/type/UDP", ""); w.Code != 200 || !strings.Contains(w.Body.String(), "10.0.0.1:8000") {

@@ -49,7 +49,7 @@ func (s *Server) routes() http.Handler {
 	for _, r := range append(s.table(), route{"/", "unknown", nil, unknownPath}) {
 		mux.Handle(r.pattern, s.counted(r.name, allow(r.methods, r.handler)))
 	}
-	return s.cors(s.bounded(s.preflight(mux)))
+	return s.cors(s.bounded(s.preflight(s.exact(mux))))
 }
 
 func unknownPath(w http.ResponseWriter, _ *http.Request) {
