@@ -31,11 +31,11 @@ const (
 
 // judge is what a link's silence is judged by. Client.mu guards it.
 type judge struct {
-	from    time.Time     // no silence before counts: we did not listen
-	came    time.Time     // when the packet came whose callbacks run, zero when none do
-	curious bool          // messages came since the last probe
-	probed  time.Time     // when the last one left
-	chance  time.Duration // part of chanceMax; zero before it was rolled for this silence
+	from     time.Time     // no silence before counts: we did not listen
+	came     time.Time     // when the packet came whose callbacks run, zero when none do
+	curious  bool          // messages came since the last probe
+	probed   time.Time     // when the last one left
+	patience time.Duration // with this silence, part of chanceMax included; zero before it is known
 }
 
 // wakeUp notes that the client's goroutine runs, which it wanted to do at armed unless
@@ -44,14 +44,14 @@ func (j *judge) wakeUp(now, armed time.Time, poked bool) {
 	late := !poked && !armed.IsZero() && now.Sub(armed) > stoodStill
 	busy := !j.came.IsZero() && now.Sub(j.came) > stoodStill
 	if late || busy {
-		j.from, j.chance = now, 0
+		j.from, j.patience = now, 0
 	}
 	j.came = time.Time{}
 }
 
 // opened notes that a packet opened, with messages or without.
 func (j *judge) opened(now time.Time, messages bool) {
-	j.came, j.chance = now, 0
+	j.came, j.patience = now, 0
 	j.curious = j.curious || messages
 }
 
@@ -72,14 +72,14 @@ func (c *Client) verdictLocked(l *link, now time.Time) (at time.Time, resume boo
 		if since.Before(j.from) {
 			since = j.from
 		}
-		if j.chance == 0 {
-			j.chance = 1 + rand.N(chanceMax)
+		if j.patience == 0 { // once: trying another socket forgets the round trip
+			j.patience = max(silenceMax, 3*c.machine.ProbeTimeout())
+			if l.stream {
+				j.patience = streamSilenceMax
+			}
+			j.patience += rand.N(chanceMax)
 		}
-		patience := max(silenceMax, 3*c.machine.ProbeTimeout())
-		if l.stream {
-			patience = streamSilenceMax
-		}
-		return since.Add(patience + j.chance), true
+		return since.Add(j.patience), true
 	}
 	if !j.curious && !(l.stream && c.machine.Spoke()) {
 		return time.Time{}, false

@@ -10,10 +10,8 @@ import (
 // Over TCP nothing but a PING is sure to be answered soon.
 func (m *Machine) Owes() (since time.Time, ok bool) {
 	if m.cfg.stream {
-		if !m.ping.waiting || m.ping.owedAt < m.heard {
-			return time.Time{}, false
-		}
-		return m.start.Add(m.ping.owedAt), true
+		at := m.ping.owed - 1
+		return m.start.Add(at), at >= m.heard // also false without any, which is -1
 	}
 	// What left after the last packet came can't be acknowledged, so it is all here.
 	packets := &m.loss.packets
@@ -36,8 +34,8 @@ func (m *Machine) ProbeTimeout() time.Duration { return m.rtt.probeAfter() }
 // left notes that a PING leaves. It is owed an answer since the first of those that
 // left after the peer was heard last.
 func (p *pinger) left(at, heard time.Duration) {
-	if !p.waiting || p.owedAt < heard {
-		p.owedAt = at
+	if p.owed == 0 || p.owed-1 < heard {
+		p.owed = at + 1
 	}
-	p.sentAt, p.waiting = at, true
+	p.sentAt = at
 }

@@ -275,6 +275,9 @@ func (k *core) admit(now time.Time, a arrival, b *Batch, rx *reliable.Received) 
 	c.shard.add(c)
 	switch {
 	case !c.over.Load():
+		if away := k.offline.Load(); away != 0 && !c.draining {
+			c.machine.SendOffline(uint8(away)) // Accept was made before
+		}
 		c.rearmLocked()
 		b.addLocked(c)
 	case c.stream == nil: // closed meanwhile: its CLOSE overtook Accept
@@ -370,6 +373,7 @@ func (k *core) newConn(now time.Time, a arrival, scid wire.CID, st *reliable.Sta
 		Draining:         k.State() != StateOnline,
 		Token:            k.cfg.NodeToken,
 	}
+	c.draining = body.Draining
 	if a.stream != nil {
 		body.MaxDatagram = uint16(k.cfg.MaxRecord)
 	}

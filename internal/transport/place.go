@@ -140,7 +140,8 @@ type Places struct {
 // event is a call of the Handler to be made.
 type event struct {
 	place *Place
-	ended bool // else lost
+	conn  *Conn // whose silence turned; nil: lost, or ended
+	ended bool  // else lost
 	code  wire.CloseCode
 }
 
@@ -424,7 +425,7 @@ func (ps *Places) tellLocked(e *event) {
 	if p == nil {
 		return
 	}
-	if !e.ended {
+	if e.conn == nil && !e.ended {
 		if p.more == nil || !p.more.lost {
 			return // taken back after this batch was taken out
 		}
@@ -433,11 +434,20 @@ func (ps *Places) tellLocked(e *event) {
 	for p.opening {
 		ps.told.Wait()
 	}
+	silent, turned := false, false
+	if e.conn != nil {
+		if silent, turned = ps.turnedLocked(p, e.conn); !turned {
+			return
+		}
+	}
 	ps.telling = p
 	ps.mu.Unlock()
-	if e.ended {
+	switch {
+	case turned:
+		ps.core.handler.Silent(p, silent)
+	case e.ended:
 		ps.core.handler.Ended(p, e.code)
-	} else {
+	default:
 		ps.core.handler.Lost(p)
 	}
 	ps.mu.Lock()

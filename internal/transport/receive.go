@@ -59,6 +59,9 @@ func (c *Conn) openLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Batc
 	if err := c.machine.Receive(now, pn, frames, rx); err != nil {
 		return c.failLocked(now, b, closeOf(err)), nil
 	}
+	if c.silent {
+		c.armLocked(now) // the keeper tells that it is not any more
+	}
 	c.noteHeldLocked()
 	if acked, ok := c.machine.LargestAcked(); ok {
 		c.sealer.Acked(acked)
@@ -120,7 +123,7 @@ func (c *Conn) deliver(b *Batch, rx *reliable.Received) {
 			c.core.log.Debug().Stringer("code", code).Str("reason", rx.Close.Reason).Msg("client closed")
 			code = wire.CloseNormal
 		}
-		c.gone(code)
+		c.gone(code, code.String())
 	}
 }
 

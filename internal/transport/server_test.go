@@ -433,6 +433,22 @@ func TestClientCloses(t *testing.T) {
 	}
 }
 
+// A connection that ended without a CLOSE is not counted as one that ended with it.
+func TestEndsWithoutCloseAreCountedAsWhatTheyAre(t *testing.T) {
+	for _, proto := range protocols {
+		r := start(t, proto, nil, nil)
+		r.srv.Places().Released(r.join("u").creds.SID)
+		r.requireFigure("connections_closed_total", "moved", 1)
+		if proto == "TCP" {
+			_ = r.join("v").socket.Close()
+			r.requireFigure("connections_closed_total", "lost", 1)
+		}
+		if n := r.figure("connections_closed_total", "normal") + r.figure("connections_closed_total", "idle"); n != 0 {
+			t.Errorf("%s: %v counted as closed with normal or idle", proto, n)
+		}
+	}
+}
+
 func TestHandlerCloses(t *testing.T) {
 	for _, proto := range protocols {
 		t.Run(proto, func(t *testing.T) {

@@ -150,7 +150,7 @@ func (t *TCP) read(ctx context.Context, s *listener.Conn, peer netip.AddrPort, m
 
 // lostLink tells that the socket of c is of no more use.
 func (k *core) lostLink(c *Conn) {
-	c.gone(wire.CloseIdle)
+	c.gone(wire.CloseIdle, closedLost)
 }
 
 // tcpReader is what the goroutine that reads a connection works with.
