@@ -244,7 +244,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		WriteTimeout:      2 * s.cfg.Timeout,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          telemetry.HTTPErrorLog(s.cfg.Log),
+		ErrorLog:          telemetry.HTTPErrorLog(s.cfg.Log.With().Str("listener", "http").Logger()),
 		// OPTIONS * is answered like everything else that is no path.
 		DisableGeneralOptionsHandler: true,
 		ConnState:                    c.state,
