@@ -564,7 +564,7 @@ func TestTextKinds(t *testing.T) {
 	}{
 		{"host", []string{"", "1.2.3.4", "::1", "[::1]", "mars", "mars-0.mars.ns.svc.cluster.local.", "a_b"}, []string{"1.2.3", "999.1.1.1", "a b", "a:1", "-a", "a..b", "http://a"}},
 		{"hostport", []string{"mars", "mars:6779", "[::1]:6779", "::1", "1.2.3.4:1"}, []string{"", "mars:", "mars:0", "mars:65536", ":6779", "a b:1"}},
-		{"origin", []string{"", "*", "https://a.example", "https://a.example, http://localhost:3000"}, []string{"a.example", "https://a/b", "ftp://a", "https://u@a", "https://a\nx"}},
+		{"origin", []string{"", "*", "https://a.example", "https://a.example, http://localhost:3000"}, []string{"a.example", "https://a/b", "ftp://a", "https://u@a", "https://a\nx", "https://a.example/", "https://*.example", "https://a.example,", "*, https://a.example", "https://a.example#x"}},
 	} {
 		for _, s := range tt.good {
 			if err := (field{is: tt.kind}).checkText(s); err != nil {

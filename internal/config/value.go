@@ -227,9 +227,21 @@ func checkOrigin(s string) error {
 	}
 	for o := range strings.SplitSeq(s, ",") {
 		u, err := url.Parse(strings.TrimSpace(o))
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
-			return fmt.Errorf("expected *, or origins such as https://game.example separated by commas, got %s", shorten(s))
+		hint := ""
+		switch {
+		case strings.TrimSpace(o) == "":
+			hint = ": one is empty"
+		case strings.TrimSpace(o) == "*":
+			hint = ": * stands alone, for all"
+		case err == nil && u.Path == "/" && u.Host != "":
+			hint = ": an origin has no slash at its end"
+		case err == nil && strings.Contains(u.Host, "*"):
+			hint = ": a part of a host can't be *, name each"
+		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil:
+		default:
+			continue
 		}
+		return fmt.Errorf("expected *, or origins such as https://game.example separated by commas, got %s%s", shorten(s), hint)
 	}
 	return nil
 }

@@ -129,11 +129,11 @@ func (d *dev) play(ctx context.Context) error {
 		Status: func(line string) { fmt.Fprintln(out, d.prefix()+line) },
 	})
 	if err != nil {
-		return err
+		return &Error{ExitFailed, err}
 	}
 	fmt.Fprintln(out, sum)
-	if sum.Faulty() {
-		return &Error{ExitFailed, fmt.Errorf("%d reliable messages lost, %d duplicated, %d reordered", sum.Lost, sum.Duplicated, sum.Reordered)}
+	if why := sum.Failure(); why != "" {
+		return &Error{ExitFailed, errors.New(why)}
 	}
 	return nil
 }

@@ -80,7 +80,7 @@ func (o *Observer) accepted(now time.Time, a Ack, out *ObserverOutput) {
 		o.everJoined = true
 		out.event(Event{Kind: kind, Node: a.From, Incarnation: o.self.Incarnation, Epoch: a.Epoch})
 	}
-	o.registered = a.Epoch
+	o.registered, o.vouched = a.Epoch, o.sentAt
 	o.revive(now, a, out)
 	switch o.dir.apply(now, a) {
 	case more:

@@ -131,7 +131,7 @@ func (m *Mesh) handleDatagram(ctx context.Context, from Peer, b []byte) {
 		return
 	}
 	cmd := binary.BigEndian.Uint16(b)
-	handler, code := m.admit(cmd)
+	handler, code := m.admit(from, cmd)
 	if code != CodeOK {
 		m.metrics.handled(cmd, handler != nil, code)
 		reason := "overloaded"
@@ -140,6 +140,8 @@ func (m *Mesh) handleDatagram(ctx context.Context, from Peer, b []byte) {
 			reason = "unknown_command"
 		case CodeDraining:
 			reason = "draining"
+		case CodeForbidden:
+			reason = "forbidden"
 		}
 		m.metrics.datagramsDropped.WithLabelValues(reason).Inc()
 		return

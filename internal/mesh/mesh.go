@@ -185,6 +185,9 @@ type Peer struct {
 	Node        id.Node // the mesh address the peer listens on
 	Incarnation id.Incarnation
 	Role        string
+	// Via is the node that passed the message on in a SendMany, on whose word alone
+	// Node is its sender. It is empty when Node sent it itself, which the mesh has proved.
+	Via id.Node
 }
 
 // Handler answers a command. It runs on a goroutine of its own and may block

@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 )
 
 const (
@@ -61,6 +62,7 @@ type Mesh struct {
 	workers    workers
 	relays     relayLog
 	refusals   limiter
+	complaints telemetry.Throttle // about commands of nodes that may not send them
 	lookup     atomic.Pointer[map[uint16]Handler]
 
 	tick       atomic.Int64  // counts the janitor's rounds, from 1
@@ -138,7 +140,7 @@ func (m *Mesh) Listen() (id.Node, error) {
 	if m.cfg.Advertise.IsValid() {
 		announced = m.cfg.Advertise
 	}
-	m.self = Peer{id.NodeOf(netip.AddrPortFrom(announced, local.Port())), m.cfg.Incarnation, m.cfg.Role}
+	m.self = Peer{Node: id.NodeOf(netip.AddrPortFrom(announced, local.Port())), Incarnation: m.cfg.Incarnation, Role: m.cfg.Role}
 	key, err := m.identity.resetKey(m.self.Node)
 	if err != nil {
 		_ = socket.Close()
@@ -411,7 +413,7 @@ func (m *Mesh) checkHello(qc *quic.Conn, h hello) (Peer, error) {
 	if h.node == m.self.Node {
 		return Peer{}, errors.New("the peer announces this node's own address")
 	}
-	return Peer{h.node, h.incarnation, h.role}, nil
+	return Peer{Node: h.node, Incarnation: h.incarnation, Role: h.role}, nil
 }
 
 // peer returns what is known of the node at a mesh address.

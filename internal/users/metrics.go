@@ -6,14 +6,15 @@ import (
 )
 
 type metrics struct {
-	reservations   *prometheus.CounterVec
-	cancelled      *prometheus.CounterVec
-	moves          *prometheus.CounterVec
-	replaced       prometheus.Counter
-	noticesDropped prometheus.Counter
-	noticesFailed  prometheus.Counter
-	unsent         prometheus.Counter
-	panics         prometheus.Counter
+	reservations     *prometheus.CounterVec
+	cancelled        *prometheus.CounterVec
+	cancelsForgotten prometheus.Counter
+	moves            *prometheus.CounterVec
+	replaced         prometheus.Counter
+	noticesDropped   prometheus.Counter
+	noticesFailed    prometheus.Counter
+	unsent           prometheus.Counter
+	panics           prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
@@ -45,6 +46,8 @@ func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
 		moves: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "users", Name: "moves_total", Help: "Users handed to or taken from another node, by outcome.",
 		}, []string{"direction", "result"}),
+		cancelsForgotten: counter("cancels_forgotten_total",
+			"Cancelled requests for a place that were forgotten early, because their asker cancelled too many."),
 		replaced:       counter("replaced_total", "Users ended because a newer sid of the same user id opened."),
 		noticesDropped: counter("notices_dropped_total", "Notices of opened users dropped because the queue was full."),
 		noticesFailed:  counter("notices_failed_total", "Messages with notices of opened users that could not be sent to a node."),

@@ -210,6 +210,7 @@ func New(cfg Config, m Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Re
 	r.moves.init()
 	r.state.Store(uint32(mars.Offline))
 	m.Handle(mesh.CmdReserve, r.handleReserve)
+	m.Handle(mesh.CmdCancelReserve, r.handleCancelReserve)
 	m.Handle(mesh.CmdUserOpened, r.handleNotices)
 	m.Handle(mesh.CmdMoveOffer, r.handleOffer)
 	m.Handle(mesh.CmdMoveRelease, r.handleRelease)

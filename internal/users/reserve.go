@@ -17,12 +17,12 @@ import (
 )
 
 // handleReserve answers mesh.CmdReserve.
-func (r *Registry) handleReserve(_ context.Context, _ mesh.Peer, payload []byte) ([]byte, error) {
+func (r *Registry) handleReserve(_ context.Context, from mesh.Peer, payload []byte) ([]byte, error) {
 	q, err := ParseReserveRequest(payload)
 	if err != nil {
 		return r.refuse(BadRequest).Marshal(), nil
 	}
-	reply, err := r.Reserve(q)
+	reply, err := r.reserve(from.Node, q)
 	if err != nil {
 		return nil, err
 	}
@@ -32,6 +32,10 @@ func (r *Registry) handleReserve(_ context.Context, _ mesh.Peer, payload []byte)
 // Reserve makes a place for a user, or says in the reply why there is none. An
 // error is this node's own fault.
 func (r *Registry) Reserve(q ReserveRequest) (ReserveReply, error) {
+	return r.reserve(r.cfg.Self.Node, q)
+}
+
+func (r *Registry) reserve(asker id.Node, q ReserveRequest) (ReserveReply, error) {
 	if q.Type != "" && q.Type != r.cfg.Self.Type {
 		return r.refuse(WrongType), nil
 	}
@@ -45,7 +49,7 @@ func (r *Registry) Reserve(q ReserveRequest) (ReserveReply, error) {
 	}
 	u := &User{ID: q.UID, SID: c.SID, registry: r, order: order{at, digestOf(c.SID)}}
 	u.props.encoded = bytes.Clone(q.Props) // the request they came in may be far larger
-	refusal, ttl, err := r.admit(u, c)
+	refusal, ttl, err := r.admit(u, c, asker, q.Nonce)
 	if err != nil {
 		return ReserveReply{}, fmt.Errorf("reserve: %w", err)
 	}
@@ -77,7 +81,7 @@ func (r *Registry) mayTake() Refusal {
 
 // admit makes a place for a user whom nobody has seen yet, and says how long it waits
 // for them. Others who were not seen either go, when they have to.
-func (r *Registry) admit(u *User, c secure.Credentials) (Refusal, time.Duration, error) {
+func (r *Registry) admit(u *User, c secure.Credentials, asker id.Node, n nonce) (Refusal, time.Duration, error) {
 	if why := r.mayTake(); why != Accepted {
 		return why, 0, nil
 	}
@@ -87,14 +91,21 @@ func (r *Registry) admit(u *User, c secure.Credentials) (Refusal, time.Duration,
 	w := &r.unopened
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if r.users.bySID(u.SID) != nil {
+	var key uint64
+	if n != (nonce{}) {
+		key = w.cancels.key(asker, n)
+		if w.cancels.has(time.Now(), asker, n) {
+			return Cancelled, 0, nil
+		}
+	}
+	if r.users.bySID(u.SID) != nil || key != 0 && w.byNonce[key] != nil {
 		return InUse, 0, nil // before anybody has gone for it
 	}
 	r.makeWayLocked(u)
 	ttl := r.cfg.reserveTTL(w.all.n + 1)
 	refusal, err := r.enterLocked(u, transport.Reservation{Credentials: c, UID: u.ID, Owner: u, TTL: ttl})
 	if refusal == Accepted && err == nil {
-		w.addLocked(u)
+		w.addLocked(u, key)
 	}
 	return refusal, ttl, err
 }

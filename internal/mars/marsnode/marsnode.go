@@ -135,6 +135,7 @@ type Node struct {
 	standing  atomic.Pointer[standing]
 	shared    atomic.Pointer[[]mars.Shared]
 	leaseEnd  atomic.Int64 // Unix nanoseconds by cfg.now; 0 without a lease
+	current   atomic.Int64 // until when the directory is, like leaseEnd; 0 when it is not
 
 	mu       sync.Mutex // guards the fields below
 	notes    notes
@@ -218,6 +219,12 @@ func New(cfg Config, mesh Mesh) (*Node, error) {
 
 // Directory returns the newest picture of the namespace, never nil.
 func (n *Node) Directory() *mars.Directory { return n.directory.Load() }
+
+// Current tells whether the directory is the whole truth at this moment: see
+// [mars.Observer.CurrentUntil]. Ask it before Directory, whose picture is then at least as
+// new as the one that it speaks of. A process that stood still is not taken in by what it
+// knew before.
+func (n *Node) Current() bool { return n.cfg.now().UnixNano() < n.current.Load() }
 
 // Joined tells whether this node ever registered, and in one line how it stands.
 // A node stays joined while the authority is away.

@@ -52,6 +52,7 @@ type loop struct {
 func (n *Node) Run(ctx context.Context) error {
 	defer close(n.done)
 	defer n.leaseEnd.Store(0)
+	defer n.current.Store(0)
 	sendCtx, cancelSends := context.WithCancel(context.WithoutCancel(ctx))
 	ctx, cancel := context.WithCancel(ctx)
 	l := &loop{
@@ -183,8 +184,16 @@ func (l *loop) step(in mars.Input) mars.Message {
 	for _, e := range out.Events {
 		l.event(e)
 	}
+	// What is current no more must not be taken for it, nor what is not published yet.
+	until := n.machine.CurrentUntil()
+	if until.IsZero() {
+		n.current.Store(0)
+	}
 	if out.Directory != nil {
 		l.publish(out.Directory)
+	}
+	if !until.IsZero() {
+		n.current.Store(until.UnixNano())
 	}
 	n.publishShared()
 	if out.Reply != nil {
