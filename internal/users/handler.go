@@ -1,8 +1,6 @@
 package users
 
 import (
-	"time"
-
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/transport"
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -45,9 +43,6 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 	first := before != open
 	if first {
 		u.setPhaseLocked(open)
-		if !u.movedIn { // who was moved counts as open for long: any newer sid replaces them
-			u.openedAt = time.Now()
-		}
 		r.opened.Add(1)
 	} else if !resumed {
 		u.dropParkedLocked() // the client starts over, and knows that it lost something
@@ -69,10 +64,11 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 	case revoked:
 		r.end(u, wire.CloseReplaced, "a newer sid of this user is open")
 	case first && u.movedIn:
+		// Of a newer sid the old node may have heard too late, and this one too early.
+		r.replaceOlder(u)
 		r.finishMoveIn(b, u, link)
 	case first:
 		r.replaceOlder(u)
-		r.notify(notice{uid: u.ID, order: u.order})
 		for _, f := range r.hooks.opened {
 			_ = r.guard.Do("opened hook", func() { f(u) })
 		}

@@ -37,6 +37,9 @@ func (r *Registry) handleOffer(_ context.Context, from mesh.Peer, payload []byte
 	if err != nil {
 		return nil, err
 	}
+	if !r.raise(o.issued) {
+		return nil, errClock
+	}
 	var state *reliable.State
 	if len(o.state) > 0 {
 		if state, err = reliable.ParseState(o.state); err != nil {
@@ -49,7 +52,7 @@ func (r *Registry) handleOffer(_ context.Context, from mesh.Peer, payload []byte
 	}
 	u := &User{
 		ID: o.uid, SID: o.creds.SID, registry: r, movedIn: true, phase: incoming,
-		order: order{o.issued, digestOf(o.creds.SID)},
+		order: order{Issued: o.issued, Digest: digestOf(o.creds.SID)},
 	}
 	u.spendMoved()
 	u.moveIn = &moveIn{id: o.id, user: u, from: from.Node, bytes: len(o.state)}

@@ -178,7 +178,7 @@ func (r *Registry) offer(ctx context.Context, m *moveOut, state []byte) (moveRep
 		return moveReply{}, time.Time{}, fmt.Errorf("state of %d bytes is too large", len(state))
 	}
 	ttl := r.cfg.MoveDeadline + moveSlack
-	o := moveOffer{id: m.id, uid: u.ID, creds: creds, issued: u.order.issued, ttl: ttl, state: state}
+	o := moveOffer{id: m.id, uid: u.ID, creds: creds, issued: u.order.Issued, ttl: ttl, state: state}
 	r.moves.addOut(m)
 	ctx, cancel := context.WithTimeout(ctx, offerTimeout)
 	defer cancel()

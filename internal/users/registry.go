@@ -18,7 +18,9 @@ import (
 	"github.com/Diarkis/diarkis/internal/mesh"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/users/exchange"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -163,10 +165,12 @@ type Registry struct {
 	state   atomic.Uint32 // a mars.State
 	count   atomic.Int64  // users with a place
 	opened  atomic.Int64  // of them, those who were connected
-	notices noticeQueue
+	notices noticeInbox
 
-	randMu sync.Mutex // guards cfg.Rand and issued
-	issued int64      // newest order.issued
+	randMu sync.Mutex // guards cfg.Rand and clock
+	clock  exchange.Clock
+
+	farAhead telemetry.Throttle // log lines on nodes with such clocks
 
 	moves moves
 
@@ -200,7 +204,8 @@ func New(cfg Config, m Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Re
 	r.metrics = newMetrics(reg, r)
 	r.guard = guard.New(log, r.metrics.panics)
 	r.unopened.init()
-	r.notices.init()
+	r.notices.wake = make(chan struct{}, 1)
+	r.clock = exchange.NewClock(time.Now())
 	r.enders.max, r.enders.spawn = endersMax, r.spawn
 	r.hookers.max, r.hookers.spawn = hookersMax, r.spawn
 	r.budgets = newBudgets(cfg.Budget, reg)
@@ -342,7 +347,7 @@ func (r *Registry) Run(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-time.After(r.cfg.CloseMax):
-		r.log.Warn().Dur("waited_ms", r.cfg.CloseMax).Msg("handlers still ran at the end")
+		r.log.Warn().Str("waited", telemetry.Span(r.cfg.CloseMax)).Msg("handlers still ran at the end")
 		return nil
 	}
 }

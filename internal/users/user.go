@@ -1,8 +1,6 @@
 package users
 
 import (
-	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -14,6 +12,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/users/exchange"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -45,22 +44,12 @@ const (
 )
 
 // order tells which of two sids of one user id was issued later.
-type order struct {
-	issued int64 // µs since the Unix epoch on the node that issued it
-	digest digest
-}
+type order = exchange.Order
 
-// digest names a sid to other nodes without being of use to anyone.
-type digest [16]byte
-
-func digestOf(sid id.SID) (d digest) {
+func digestOf(sid id.SID) (d exchange.Digest) {
 	sum := sha256.Sum256(append([]byte("diarkis user "), sid[:]...))
 	copy(d[:], sum[:])
 	return d
-}
-
-func (o order) compare(p order) int {
-	return cmp.Or(cmp.Compare(o.issued, p.issued), bytes.Compare(o.digest[:], p.digest[:]))
 }
 
 // User is a player with a place on this node. Its methods are safe for concurrent use.
@@ -84,8 +73,7 @@ type User struct {
 
 	mu          sync.Mutex // guards the fields below; taken after a room's lock, before a Conn's
 	phase       phase
-	revoked     bool // a newer sid won while this one could not be cancelled
-	openedAt    time.Time
+	revoked     bool                           // a newer sid won while this one could not be cancelled
 	linkSpent   struct{ packets, bytes int64 } // as in spent, by connections that are lost
 	props       properties
 	parked      []parked
