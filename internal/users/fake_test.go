@@ -86,7 +86,7 @@ func (m *fakeMesh) Request(ctx context.Context, to id.Node, cmd uint16, payload 
 		<-ctx.Done()
 		return nil, mesh.ErrTimeout
 	}
-	b, err := h(ctx, mesh.Peer{Node: m.self}, payload)
+	b, err := h(ctx, peer(m.self), payload)
 	if what == replyLost {
 		return nil, mesh.ErrTimeout
 	}
@@ -264,6 +264,9 @@ func (p *fakePlaces) Credentials(sid id.SID) (secure.Credentials, bool) {
 	return secure.Credentials{}, false
 }
 
+// releaseTimeout is the transport's.
+const releaseTimeout = 5 * time.Second
+
 // connect is a client's valid Confirm. It returns nil when that was not accepted.
 func (p *fakePlaces) connect(sid id.SID, resumed bool) *fakeLink {
 	p.mu.Lock()
@@ -275,7 +278,9 @@ func (p *fakePlaces) connect(sid id.SID, resumed bool) *fakeLink {
 	if !place.opened && place.res.Release != nil {
 		place.releasing = true
 		p.mu.Unlock()
-		err := place.res.Release(context.Background())
+		ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
+		err := place.res.Release(ctx)
+		cancel()
 		p.mu.Lock()
 		place.releasing = false
 		if err != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
-func peer(n id.Node) mesh.Peer { return mesh.Peer{Node: n} }
+func peer(n id.Node) mesh.Peer { return mesh.Peer{Node: n, Role: "udp"} }
 
 func TestNewerSIDReplaces(t *testing.T) {
 	replaced := []wire.CloseCode{wire.CloseReplaced}

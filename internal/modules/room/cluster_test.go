@@ -125,7 +125,7 @@ func (n *node) Request(ctx context.Context, to id.Node, cmd uint16, payload []by
 	if h == nil || down {
 		return nil, mesh.ErrUnreachable
 	}
-	return h(ctx, mesh.Peer{Node: n.name}, bytes.Clone(payload))
+	return h(ctx, mesh.Peer{Node: n.name, Role: n.users.Self().Role}, bytes.Clone(payload))
 }
 
 func (n *node) Send(ctx context.Context, to id.Node, cmd uint16, payload []byte) error {
@@ -192,7 +192,9 @@ func (n *node) connect(sid id.SID, resumed bool) {
 		return
 	}
 	if p.res.Release != nil {
-		if err := p.res.Release(context.Background()); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // the transport's
+		defer cancel()
+		if err := p.res.Release(ctx); err != nil {
 			return
 		}
 	}
