@@ -49,6 +49,7 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 	}
 	u.silent.Store(false)
 	u.link.Store(&link)
+	u.countLocked()
 	u.unparkLocked(b, link)
 	revoked := u.revoked
 	u.mu.Unlock()
@@ -77,9 +78,13 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 
 // UserSilent is [Registry.Silent]: u is connected and does not answer, or answers again.
 func (r *Registry) UserSilent(u *User, silent bool) {
-	if u.silent.Swap(silent) != silent {
-		r.tellPresence(u)
+	if u.silent.Swap(silent) == silent {
+		return
 	}
+	u.mu.Lock()
+	u.countLocked()
+	u.mu.Unlock()
+	r.tellPresence(u)
 }
 
 // UserLost is [Registry.Lost]: u may come back.
@@ -89,6 +94,7 @@ func (r *Registry) UserLost(u *User) {
 		s := u.spentLocked(r.budgets.now(nil), l)
 		u.linkSpent.packets, u.linkSpent.bytes = s.packets, s.bytes
 	}
+	u.countLocked()
 	u.mu.Unlock()
 	r.tellPresence(u)
 }
@@ -129,7 +135,7 @@ func (r *Registry) forget(u *User, code wire.CloseCode) {
 		for _, f := range r.hooks.ended {
 			_ = r.guard.Do("ended hook", func() { f(u, code) })
 		}
-		r.leftOpen() // after the hooks: who waits for empty waits for them too
+		r.leftOpen(u) // after the hooks: who waits for empty waits for them too
 	})
 }
 

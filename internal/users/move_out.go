@@ -50,7 +50,7 @@ type moveOut struct {
 	mu       sync.Mutex // guards the fields below; taken before the user's mutex
 	decision decision
 	told     time.Time // when the client was about to be sent away; zero before
-	data     []byte // what was released, to answer again
+	data     []byte    // what was released, to answer again
 }
 
 // MoveOut hands u to the node at to, with the command pending, which that node
@@ -317,7 +317,7 @@ func (r *Registry) handleRelease(_ context.Context, from mesh.Peer, payload []by
 		for _, f := range r.hooks.movedOut {
 			_ = r.guard.Do("moved out hook", func() { f(u) })
 		}
-		r.leftOpen()
+		r.leftOpen(u)
 	})
 	return answer, nil
 }

@@ -74,6 +74,7 @@ type User struct {
 	mu          sync.Mutex // guards the fields below; taken after a room's lock, before a Conn's
 	phase       phase
 	revoked     bool                           // a newer sid won while this one could not be cancelled
+	living      bool                           // counted in registry.living
 	linkSpent   struct{ packets, bytes int64 } // as in spent, by connections that are lost
 	props       properties
 	parked      []parked
@@ -81,6 +82,15 @@ type User struct {
 	box         mailbox
 	move        *moveOut // while another node may take over
 	moveIn      *moveIn  // incoming and arrived
+}
+
+// countLocked keeps the number of users who are present. Who is gone is counted until the
+// hooks have run, see [Registry.leftOpen].
+func (u *User) countLocked() {
+	if living := u.Present(); u.phase == open && living != u.living {
+		u.living = living
+		u.registry.countLiving(living)
+	}
 }
 
 func (u *User) setPhaseLocked(p phase) {
@@ -98,6 +108,14 @@ func (u *User) Connected() bool { return u.link.Load() != nil }
 // what is sent to a client is answered within seconds, or nothing was sent. Who is not
 // present may come back, on the same connection or another.
 func (u *User) Present() bool { return u.Connected() && !u.silent.Load() }
+
+// Leaving reports whether the user is gone or about to be, because a newer sid of the
+// user id is open or somebody ended them: whatever they held is free for who comes.
+func (u *User) Leaving() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.revoked || u.phase == ended || u.ending.Load()
+}
 
 // Gone reports whether the user has left this node.
 func (u *User) Gone() bool {
