@@ -56,6 +56,7 @@ const (
 	requestLost
 	replyLost
 	silent // no answer until the caller gives up
+	late   // the same, and then it is handled: the other process stood still
 )
 
 type fakeMesh struct {
@@ -82,8 +83,11 @@ func (m *fakeMesh) Request(ctx context.Context, to id.Node, cmd uint16, payload 
 	if h == nil || what == requestLost {
 		return nil, mesh.ErrUnreachable
 	}
-	if what == silent {
+	if what == silent || what == late {
 		<-ctx.Done()
+		if what == late {
+			_, _ = h(context.WithoutCancel(ctx), peer(m.self), payload)
+		}
 		return nil, mesh.ErrTimeout
 	}
 	b, err := h(ctx, peer(m.self), payload)
