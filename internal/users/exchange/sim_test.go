@@ -492,7 +492,10 @@ func (s *sim) history() string { return strings.Join(s.log[max(0, len(s.log)-80)
 func seeds(t *testing.T) uint64 {
 	v := os.Getenv("DIARKIS_SIM_SEEDS")
 	if v == "" {
-		return 500
+		if testing.Short() {
+			return 50
+		}
+		return 300
 	}
 	n, err := strconv.ParseUint(v, 10, 64)
 	if err != nil {
