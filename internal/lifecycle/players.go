@@ -174,6 +174,7 @@ func (n *Node) transportConfig() (transport.Config, error) {
 	l := n.limits()
 	c := transport.Config{
 		ClientKey: n.cfg.Env.ClientKey.Reveal(), ProbeKey: n.probeKey,
+		NodeToken:  mars.Token(n.marsNode.Self().Incarnation),
 		ReserveTTL: l.ReservationTTL, PlacesMax: l.MaxUsers,
 		Limits: transport.Limits{
 			UnauthenticatedPerSec: unlimited(l.UnauthenticatedPackets),

@@ -160,6 +160,8 @@ type fakePlaces struct {
 	places map[id.SID]*fakePlace
 	err    error // of Reserve
 	moved  []wire.Move
+
+	replaced []id.SID // what Replaced dropped
 }
 
 type fakePlace struct {
@@ -202,6 +204,16 @@ func (p *fakePlaces) Cancel(sid id.SID) bool {
 		return false
 	}
 	delete(p.places, sid)
+	return true
+}
+
+func (p *fakePlaces) Replaced(sid id.SID) bool {
+	if !p.Cancel(sid) {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.replaced = append(p.replaced, sid)
 	return true
 }
 
