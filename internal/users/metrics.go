@@ -13,6 +13,8 @@ type metrics struct {
 	replaced         prometheus.Counter
 	noticesDropped   prometheus.Counter
 	noticesFailed    prometheus.Counter
+	noticesWaiting   prometheus.Gauge
+	exchanges        prometheus.Counter
 	unsent           prometheus.Counter
 	panics           prometheus.Counter
 }
@@ -49,9 +51,13 @@ func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
 		cancelsForgotten: counter("cancels_forgotten_total",
 			"Cancelled requests for a place that were forgotten early, because their asker cancelled too many."),
 		replaced:       counter("replaced_total", "Users ended because a newer sid of the same user id opened."),
-		noticesDropped: counter("notices_dropped_total", "Notices of opened users dropped because the queue was full."),
-		noticesFailed:  counter("notices_failed_total", "Messages with notices of opened users that could not be sent to a node."),
-		unsent:         counter("unreliable_unsent_total", "Unreliable messages dropped because their user had no connection."),
-		panics:         counter("handler_panics_total", "Functions on executors and hooks that panicked."),
+		noticesDropped: counter("notices_dropped_total", "Notices of opened users that a node was not told, because it left the directory first."),
+		noticesFailed:  counter("notices_failed_total", "Messages with notices of opened users that a node did not answer; they are repeated."),
+		exchanges:      counter("exchanges_total", "Times that another node was told everybody who is open here."),
+		noticesWaiting: auto.NewGauge(prometheus.GaugeOpts{
+			Namespace: "diarkis", Subsystem: "users", Name: "notices_waiting", Help: "Notices of opened users that some node has not answered yet.",
+		}),
+		unsent: counter("unreliable_unsent_total", "Unreliable messages dropped because their user had no connection."),
+		panics: counter("handler_panics_total", "Functions on executors and hooks that panicked."),
 	}
 }

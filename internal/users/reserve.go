@@ -47,7 +47,7 @@ func (r *Registry) reserve(asker id.Node, q ReserveRequest) (ReserveReply, error
 	if err != nil {
 		return ReserveReply{}, fmt.Errorf("reserve: %w", err)
 	}
-	u := &User{ID: q.UID, SID: c.SID, registry: r, order: order{at, digestOf(c.SID)}}
+	u := &User{ID: q.UID, SID: c.SID, registry: r, order: order{Issued: at, Digest: digestOf(c.SID)}}
 	u.props.encoded = bytes.Clone(q.Props) // the request they came in may be far larger
 	refusal, ttl, err := r.admit(u, c, asker, q.Nonce)
 	if err != nil {
@@ -170,8 +170,7 @@ func (r *Registry) drop(u *User) bool {
 	return true
 }
 
-// issue makes credentials, unless they are given, and says when, in µs: later than
-// every time before, even when the clock steps back.
+// issue makes credentials, unless they are given, and says when.
 func (r *Registry) issue(given *secure.Credentials) (c secure.Credentials, at int64, err error) {
 	r.randMu.Lock()
 	defer r.randMu.Unlock()
@@ -180,8 +179,7 @@ func (r *Registry) issue(given *secure.Credentials) (c secure.Credentials, at in
 	} else if c, err = secure.NewCredentials(r.cfg.Rand); err != nil {
 		return c, 0, err
 	}
-	r.issued = max(r.issued+1, time.Now().UnixMicro())
-	return c, r.issued, nil
+	return c, r.clock.Issue(time.Now()), nil
 }
 
 // endpoint is where clients reach this node.
