@@ -119,6 +119,7 @@ func (p *peer) dial(d *dial) {
 	}
 	p.m.metrics.dials.WithLabelValues(dialResult(err)).Inc()
 	p.m.reportRefusal(string(p.node), "outgoing", err)
+	p.m.reportOwnAddress(p.node, err)
 	p.mu.Lock()
 	p.settleDialLocked(d, fmt.Errorf("%w: %w", ErrUnreachable, err))
 	p.mu.Unlock()
@@ -184,6 +185,11 @@ func (p *peer) greet(ctx context.Context, qc *quic.Conn) (*conn, error) {
 	remote, err := p.m.checkHello(qc, theirs)
 	if err != nil {
 		return nil, err
+	}
+	if theirs.node != p.node {
+		if err := p.m.confirm(ctx, remote); err != nil {
+			return nil, p.m.refuseAddress(p.node, remote, err)
+		}
 	}
 	c := newConn(p.m, p, qc, stream, in, remote)
 	c.tag, c.dialed = mine.tag, true

@@ -52,7 +52,7 @@ func probableCause(err error) string {
 	if e, ok := errors.AsType[*quic.TransportError](err); ok && e.ErrorCode == noApplicationProtocol {
 		return "the two nodes speak different versions of the mesh protocol, this one " + alpn
 	}
-	return "different cluster secret (or TLS certificate authority) on the two nodes, or clocks more than an hour apart"
+	return "different cluster secret (or TLS certificate authority) on the two nodes, or clocks more than 8 hours apart"
 }
 
 const (
