@@ -151,18 +151,24 @@ func (c *conn) end(cause error) {
 	c.ended = true
 	waiting := c.calls
 	c.calls = nil
-	lost := uint64(0)
+	var lost [classes]uint64
 	for i := range c.oneWay {
-		lost += c.oneWay[i].endLocked()
+		lost[i] = c.oneWay[i].endLocked()
 	}
 	c.mu.Unlock()
 	for _, w := range waiting {
 		w.ch <- result{err: err}
 	}
-	if lost > 0 {
-		c.m.metrics.oneWayLost.Add(float64(lost))
-		c.m.log.Warn().Stringer("peer", c.remote.Node).Uint64("messages", lost).AnErr("cause", cause).
-			Msg("mesh link ended with unconfirmed one-way messages")
+	for i, n := range lost {
+		if n == 0 {
+			continue
+		}
+		c.m.metrics.oneWayLost.Add(float64(n))
+		ev := c.m.log.Debug() // ours are repeated until they are answered
+		if class(i) == classApp {
+			ev = c.m.log.Warn()
+		}
+		ev.Stringer("peer", c.remote.Node).Uint64("messages", n).AnErr("cause", cause).Msg("mesh link ended with unconfirmed one-way messages")
 	}
 }
 

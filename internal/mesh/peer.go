@@ -247,7 +247,7 @@ func (p *peer) install(c *conn, theirLost uint64) {
 	case keepOld:
 		c.retire()
 	case restarted:
-		p.m.log.Info().Stringer("peer", p.node).Msg("mesh peer restarted")
+		p.m.log.Debug().Stringer("peer", p.node).Msg("mesh peer restarted")
 		old.cancel(errRestarted)
 	case old != nil:
 		old.retire()

@@ -341,3 +341,26 @@ func TestNothingListens(t *testing.T) {
 		})
 	}
 }
+
+// A stranger who knocks from many ports is one line a minute.
+func TestStrangersDoNotFloodTheLog(t *testing.T) {
+	var log syncBuffer
+	cfg := testConfig(t)
+	cfg.Log = zerolog.New(&log)
+	m := start(t, cfg, nil)
+	for range 5 {
+		stranger := testConfig(t)
+		stranger.Identity.Secret = nextSecret
+		s := start(t, stranger, nil) // a port of its own
+		if _, err := s.Request(t.Context(), m.Self().Node, cmdEcho, nil); !errors.Is(err, ErrUnreachable) {
+			t.Errorf("a stranger was let in: %v", err)
+		}
+	}
+	_ = m.Close() // it has logged what it will
+	if n := strings.Count(log.String(), "mesh peer refused"); n != 1 {
+		t.Errorf("%d lines, want one:\n%s", n, log.String())
+	}
+	if n := testutil.ToFloat64(m.metrics.refusals.WithLabelValues("incoming")); n != 5 {
+		t.Errorf("%v refusals counted, want 5", n)
+	}
+}
