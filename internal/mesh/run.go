@@ -63,8 +63,8 @@ type Mesh struct {
 	local      local
 	workers    workers
 	relays     relayLog
-	refusedIn  limiter // of refusals of nodes that dial this one, and
-	refusedOut limiter // of those it dials, so that strangers do not hide them
+	refusedIn  limiter            // of refusals of nodes that dial this one, and
+	refusedOut limiter            // of those it dials, so that strangers do not hide them
 	complaints telemetry.Throttle // about nodes that do what they may not, or are not where they say
 	dialBacks  dialBacks
 	lookup     atomic.Pointer[map[uint16]Handler]

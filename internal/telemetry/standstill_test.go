@@ -13,10 +13,10 @@ func TestStandstill(t *testing.T) {
 	}{
 		{0, 0, 0},
 		{500 * time.Millisecond, 0, 0},
-		{2 * time.Second, 0, 0},                            // slow, but running
+		{2 * time.Second, 0, 0}, // slow, but running
 		{11 * time.Second, 9 * time.Second, 9 * time.Second}, // stood still
-		{11 * time.Second, 0, 9 * time.Second},             // said once
-		{10 * time.Second, 0, 9 * time.Second},             // two goroutines read the clock in either order
+		{11 * time.Second, 0, 9 * time.Second},               // said once
+		{10 * time.Second, 0, 9 * time.Second},               // two goroutines read the clock in either order
 		{12 * time.Second, 0, 9 * time.Second},
 		{13500 * time.Millisecond, 0, 9 * time.Second},
 		{15 * time.Second, 0, 9 * time.Second},
