@@ -88,7 +88,7 @@ func (m *Mesh) checkHello(qc *quic.Conn, h hello) (Peer, error) {
 		return Peer{}, errors.New("the address is this node's own")
 	}
 	if h.node == m.self.Node {
-		return Peer{}, fmt.Errorf("%w: it announces this node's own address", errAddress)
+		return Peer{}, fmt.Errorf("%w: it is this node's own", errAddress)
 	}
 	return Peer{Node: h.node, Incarnation: h.incarnation, Role: h.role}, nil
 }

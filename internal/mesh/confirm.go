@@ -35,7 +35,7 @@ const (
 
 var (
 	// errAddress is why a node is refused that is not where it says.
-	errAddress = errors.New("the address is not this node's")
+	errAddress = errors.New("announced address not confirmed")
 	errBusy    = errors.New("too many addresses are being asked")
 )
 

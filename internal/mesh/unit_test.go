@@ -317,6 +317,9 @@ func TestProtocolViolations(t *testing.T) {
 	lie := me
 	lie.role = "mars"
 	lied := lie.appendTo(nil)
+	lie = me
+	lie.incarnation[0]++
+	run := lie.appendTo(nil)
 	tests := []struct {
 		name string
 		main []byte
@@ -324,6 +327,7 @@ func TestProtocolViolations(t *testing.T) {
 	}{
 		{"no hello", header{kind: kindPing}.appendTo(nil), nil},
 		{"hello lies about the role", append(header{size: uint32(len(lied)), kind: kindHello}.appendTo(nil), lied...), nil},
+		{"hello lies about the run", append(header{size: uint32(len(run)), kind: kindHello}.appendTo(nil), run...), nil},
 		{"huge frame", append(bytes.Clone(greeting), header{size: 1 << 30, kind: kindRequest}.appendTo(nil)...), nil},
 		{"one-way on the main stream", append(bytes.Clone(greeting), header{kind: kindOneWay}.appendTo(nil)...), nil},
 		{"ack of nothing sent", append(bytes.Clone(greeting), header{kind: kindAck, id: 7}.appendTo(nil)...), nil},

@@ -108,7 +108,11 @@ func (n *Node) logRegistry(e mars.Event) {
 	case mars.MemberLeft:
 		n.info().member(e).Msg("member left")
 	case mars.MemberExpired:
-		n.warn().member(e).span("silent", e.Silence).str("reason", e.Text).Msg("member expired")
+		if e.Text != "" { // not for its silence: it is known to have ended before this reign
+			n.info().member(e).str("reason", e.Text).Msg("member expired")
+			break
+		}
+		n.warn().member(e).span("silent", e.Silence).Msg("member expired")
 	case mars.MemberReplaced:
 		n.warn().member(e).span("silent", e.Silence).Msg("member replaced by a newer process")
 	case mars.MemberSilent:
