@@ -388,7 +388,7 @@ func (n *Node) Leave(ctx context.Context) error {
 		if joined, _ := n.Joined(); !joined { // a heartbeat may be under way, to nobody most likely
 			return nil
 		}
-		return fmt.Errorf("leave cluster: %w", context.Cause(ctx))
+		return fmt.Errorf("leave cluster: no authority answered, so this node expires instead: %w", context.Cause(ctx))
 	}
 }
 
