@@ -131,7 +131,7 @@ func (l *loader) env() Env {
 	}
 	e.ClientKey = Secret{key}
 	e.ClusterSecretFile = os.Getenv(envClusterSecretFile)
-	e.ClusterSecret = l.secret(envClusterSecret, envClusterSecretFile, "cluster secret", SecretLines)
+	e.ClusterSecret = l.secret(envClusterSecret, envClusterSecretFile, "cluster secret", ClusterSecretLines)
 	if r := l.options.Role; r == RoleHTTP || r == "" { // only http nodes check tickets, and may be the only ones with the file
 		e.TicketKeyFile = os.Getenv(envTicketKeyFile)
 		e.TicketKey = l.secret(envTicketKey, envTicketKeyFile, "ticket key", TicketKeyLines)
@@ -185,9 +185,8 @@ func (l *loader) secret(variable, fileVariable, what string, split func([]byte) 
 	return Secret{string(bytes.Join(lines, []byte("\n")))}
 }
 
-// SecretLines splits the content of a cluster secret into its lines, of which
-// the first signs and all verify. Blank lines and line ends don't count; every
-// other line has at least [SecretBytesMin] bytes.
+// SecretLines splits the content of a secret into its lines. Blank lines and line ends
+// don't count; every other line has at least [SecretBytesMin] bytes.
 func SecretLines(content []byte) ([][]byte, error) {
 	var lines [][]byte
 	for line := range bytes.Lines(content) {

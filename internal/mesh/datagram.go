@@ -59,8 +59,8 @@ func (m *Mesh) SendDatagram(to id.Node, cmd uint16, payload []byte) error {
 	if len(payload) > DatagramMax {
 		return fmt.Errorf("send datagram %d to %v: %w: %d bytes, a datagram carries %d", cmd, to, ErrTooLarge, len(payload), DatagramMax)
 	}
-	if m.stopping.Load() {
-		return fmt.Errorf("send datagram %d to %v: %w", cmd, to, ErrDraining)
+	if err := m.check(cmd, payload); err != nil {
+		return fmt.Errorf("send datagram %d to %v: %w", cmd, to, err)
 	}
 	b := append(binary.BigEndian.AppendUint16(make([]byte, 0, datagramHeaderLen+len(payload)), cmd), payload...)
 	m.metrics.sent(kindNameDatagram)

@@ -117,7 +117,7 @@ func TestLinkFailed(t *testing.T) {
 
 	orderly := start(t, testConfig(t), handlers)
 	strange := testConfig(t)
-	strange.Identity.Secret = "another-secret-another-secret-another"
+	strange.Identity.Secret = nextSecret
 	foreign := start(t, strange, handlers)
 	if err := ask(orderly); err != nil {
 		t.Fatal(err)

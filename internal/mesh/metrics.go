@@ -34,6 +34,9 @@ type metrics struct {
 	dials            *prometheus.CounterVec
 	refusals         *prometheus.CounterVec
 	commandsRefused  *prometheus.CounterVec
+	addressesRefused prometheus.Counter
+	dialBacks        *prometheus.CounterVec
+	expelled         prometheus.Counter
 	socketErrors     *prometheus.CounterVec
 	sentBy           map[string]prometheus.Counter
 	// One for each command of ours, made on first use, and one for the application's.
@@ -65,6 +68,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		dials:            counters("dials_total", "Attempts to connect to another node.", "result"),
 		refusals:         counters("handshakes_refused_total", "Handshakes that ended because one side is of another cluster.", "direction"),
 		commandsRefused:  counters("commands_refused_total", "Commands of other nodes that may not send them, by command and reason: role, relay, name.", "command", "reason"),
+		addressesRefused: counter("addresses_refused_total", "Connections of nodes that are not at the address they announce."),
+		dialBacks:        counters("dial_backs_total", "Questions to an address whether it is the node there that connects from elsewhere: answered, failed, busy.", "result"),
+		expelled:         counter("links_expelled_total", "Connections ended because the identity changed and their peer is not of this cluster any more."),
 		socketErrors:     counters("socket_errors_total", "Times the system refused to send or receive on the mesh's socket.", "direction"),
 		connections: auto.NewGauge(prometheus.GaugeOpts{
 			Namespace: "diarkis", Subsystem: "mesh", Name: "connections", Help: "Open connections to other nodes.",
