@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -64,6 +65,7 @@ type Node struct {
 
 	// Set while starting, then constant.
 	dir       *rundir.Dir
+	claim     *rundir.Claim
 	files     *rundir.Addresses
 	record    rundir.Node
 	mesh      *mesh.Mesh
@@ -78,8 +80,11 @@ type Node struct {
 	// member is marsNode for goroutines that may ask before there is one.
 	member   atomic.Pointer[marsnode.Node]
 	beat     telemetry.Heartbeat
-	memory   *memory // set by New
+	memory   *memory     // set by New
+	started  atomic.Bool // it listens: tasks may be run
 	draining atomic.Bool
+	// stating is held while the state changes: the drain's is the last.
+	stating sync.Mutex
 	// hard ends when waiting for clients makes no sense any more.
 	hard context.Context
 }
@@ -102,6 +107,7 @@ func (n *Node) Run(ctx, hard context.Context) error {
 	s := newStack(n.log)
 	err := n.start(ctx, s)
 	if err == nil {
+		n.started.Store(true)
 		n.log.Info().Stringer("mesh", n.MeshAddr()).Str("public", n.record.Public).Str("admin", n.record.Admin).Msg("node started")
 		if n.onUp != nil {
 			n.onUp(n)
@@ -133,6 +139,9 @@ func (n *Node) Run(ctx, hard context.Context) error {
 func (n *Node) start(ctx context.Context, s *stack) error {
 	var err error
 	if n.dir, err = rundir.Open(n.cfg.Env.RunDir); err != nil {
+		return err
+	}
+	if err := n.claimFiles(); err != nil {
 		return err
 	}
 	if err := n.startAdmin(s); err != nil {
@@ -278,8 +287,10 @@ func (n *Node) PublicAddr() string { return n.record.Public }
 // SetState takes the node out of (or back into) the hand-out of places. It fails
 // once the process has begun to terminate.
 func (n *Node) SetState(s mars.State) error {
+	n.stating.Lock()
+	defer n.stating.Unlock()
 	if n.draining.Load() {
-		return errors.New("set state: the process is terminating")
+		return errTerminating
 	}
 	n.setState(s)
 	n.log.Info().Stringer("state", s).Msg("state changed")
@@ -328,6 +339,7 @@ func (n *Node) status() telemetry.Status {
 	st.Joined, st.Reason = m.Joined()
 	st.State = m.Self().State.String()
 	if n.draining.Load() {
+		st.Draining = true
 		st.State, st.Reason = mars.Offline.String(), "draining: the process is terminating"
 	}
 	switch d := m.Directory(); {
@@ -365,10 +377,7 @@ func (n *Node) removeFiles() {
 			n.log.Warn().Err(err).Msg("address files not removed")
 		}
 	}
-	if n.record.Role != "" {
-		n.dir.RemoveNode(n.record.Role, n.record.PID)
-		n.dir.RemoveProbeKey(n.record.Role, n.record.PID)
-	}
+	n.releaseFiles()
 }
 
 func joinHostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }

@@ -128,7 +128,7 @@ func (n *Node) listenPlayers(ctx context.Context) error {
 	if tc.Port != 0 && int(bound.Port()) != tc.Port {
 		n.log.Warn().Int("configured_port", tc.Port).Int("port", int(bound.Port())).Msg("port taken, next free one bound")
 	}
-	n.record.Transport, n.record.Bind = string(n.cfg.Role), localAddress(bound).String()
+	n.record.Transport, n.record.Bind, n.record.Bound = string(n.cfg.Role), localAddress(bound).String(), bound.String()
 	return n.announce(ctx, bound)
 }
 
