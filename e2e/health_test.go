@@ -276,6 +276,38 @@ func TestFilesOfTheDead(t *testing.T) {
 	}
 }
 
+// TestNodesOfAnotherUser are not there for health-check and task, which say so.
+func TestNodesOfAnotherUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be two users")
+	}
+	c := newCluster(t)
+	dir := c.http.runDir
+	copied := filepath.Join(dir, "diarkisd") // TestMain's directory is closed to others
+	b, err := os.ReadFile(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{os.WriteFile(copied, b, 0o755), os.Chmod(dir, 0o1777), os.Chmod(filepath.Dir(dir), 0o755)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{{"health-check", "in"}, {"task", "Offline"}, {"mars", "status"}, {"task", "Offline", "--pid", strconv.Itoa(c.http.cmd.Process.Pid)}} {
+		cmd := exec.Command(copied, args...)
+		cmd.Dir, cmd.Env = dir, append(cmd.Environ(), "DIARKIS_RUN_DIR="+dir)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 4711, Gid: 4711}}
+		out, _ := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != 3 || !strings.Contains(string(out), "files of the user with id 0") {
+			t.Errorf("%v as another user = %d %s, want 3", args, code, out)
+		}
+	}
+	if left := filesWith(t, dir, taskFiles+`|4711`); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	c.http.want(0, "", "health-check", "ready")
+}
+
 // TestALogNobodyReads: the node plays on.
 func TestALogNobodyReads(t *testing.T) {
 	c := newCluster(t)

@@ -137,8 +137,22 @@ func TestSweep(t *testing.T) {
 	long := time.Now().Add(-2 * halfMax)
 	must(t, os.Chtimes(half, long, long))
 
+	foreign := []string{MeshAddr + ".mars." + strconv.Itoa(nobody+2), "DIARKIS_SIGUSR1." + strconv.Itoa(nobody+2)}
+	for _, name := range foreign {
+		if os.Geteuid() == 0 { // only root can make another user's file
+			put(name)
+			must(t, os.Chown(filepath.Join(d.Path(), name), 4711, 4711))
+		}
+	}
+
 	swept := d.Sweep()
 	slices.Sort(swept)
+	for _, name := range foreign {
+		if os.Geteuid() == 0 && !exists(filepath.Join(d.Path(), name)) {
+			t.Errorf("%s of another user was swept", name)
+		}
+		_ = os.Remove(filepath.Join(d.Path(), name))
+	}
 	want := []string{"DIARKIS_SIGUSR2." + strconv.Itoa(nobody+1), "http " + strconv.Itoa(reused), "tcp " + strconv.Itoa(nobody+1)}
 	if !slices.Equal(swept, want) {
 		t.Errorf("swept %q, want %q", swept, want)
