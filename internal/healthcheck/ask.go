@@ -34,6 +34,9 @@ func Find(runDir, role string, pid int) (*rundir.Dir, []rundir.Node, error) {
 // Ask reads a page of a node's admin listener, such as /mars, into v, after making
 // sure that the listener is that node's.
 func Ask(ctx context.Context, n rundir.Node, path string, v any) error {
+	if n.Admin == "" {
+		return errors.New("is starting")
+	}
 	c := checker{log: zerolog.Nop(), node: n}
 	if _, err := c.status(ctx); err != nil {
 		return err

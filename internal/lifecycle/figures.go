@@ -44,11 +44,7 @@ func (n *Node) tickFigures(ctx context.Context) error {
 		}
 		n.memory.watch()
 		n.announceFigures(cpu.share())
-		if n.files != nil {
-			if err := n.files.Refresh(); err != nil {
-				n.log.Debug().Err(err).Msg("address files not refreshed")
-			}
-		}
+		n.keepFiles()
 	}
 }
 

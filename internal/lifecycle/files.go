@@ -30,3 +30,30 @@ func (n *Node) releaseFiles() {
 		n.log.Warn().Err(err).Msg("run directory not left in order")
 	}
 }
+
+// writeRecord says where the node is, and stores the key of its probe.
+func (n *Node) writeRecord() error {
+	if n.probeKey != nil {
+		f, err := n.dir.WriteProbeKey(n.record.Role, n.record.PID, n.probeKey)
+		if err != nil {
+			return err
+		}
+		n.record.ProbeKeyFile = f
+	}
+	return n.dir.WriteNode(n.record)
+}
+
+// keepFiles keeps the node's files there while it runs, whoever cleans up, and takes
+// the plain address names that have become free.
+func (n *Node) keepFiles() {
+	if n.files == nil {
+		return
+	}
+	err := n.claim.Keep(n.writeRecord)
+	if err == nil {
+		err = n.files.Refresh()
+	}
+	if err != nil {
+		n.log.Debug().Err(err).Msg("files not kept")
+	}
+}

@@ -356,14 +356,7 @@ func (n *Node) writeFiles() error {
 	role, pid := string(n.cfg.Role), os.Getpid()
 	n.record.Role, n.record.PID = role, pid
 	n.record.Mesh, n.record.Admin = string(n.MeshAddr()), n.adminAddr.String()
-	if n.probeKey != nil {
-		f, err := n.dir.WriteProbeKey(role, pid, n.probeKey)
-		if err != nil {
-			return err
-		}
-		n.record.ProbeKeyFile = f
-	}
-	if err := n.dir.WriteNode(n.record); err != nil {
+	if err := n.writeRecord(); err != nil {
 		return err
 	}
 	var err error

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 )
 
 // Names of the address files.
@@ -15,6 +16,10 @@ const (
 	MeshAddr   = "DIARKIS_MESH_ADDR"
 	PublicAddr = "DIARKIS_PUBLIC_ADDR"
 )
+
+// fresh is how old a file of a node that runs may get before it is written anew:
+// cleaners of temporary directories remove what nobody has touched for days.
+const fresh = time.Hour
 
 // anyRole is the one rank of a plain name that goes to whoever comes first.
 const anyRole = ""
@@ -92,10 +97,15 @@ func (a *Addresses) write(name, content string) error {
 
 // Refresh takes the plain names that have become this node's, because the process
 // that had them ended, and gives back the one that another has a better right to: the plain
-// [PublicAddr] names a udp node as long as there is one. It writes a file of its own anew that somebody
-// removed or overwrote. Call it every second or so.
+// [PublicAddr] names a udp node as long as there is one. It writes files of its own anew
+// that somebody removed or overwrote. Call it every second or so.
 func (a *Addresses) Refresh() error {
 	for _, n := range a.names {
+		if own := perProcess(n.name, a.role, a.pid); !a.intact(own) && !a.isRemoved() {
+			if err := a.write(own, n.content); err != nil {
+				return err
+			}
+		}
 		if err := a.refresh(n); err != nil {
 			return err
 		}
@@ -117,11 +127,7 @@ func (a *Addresses) refresh(n addressName) error {
 			return nil // the one that holds it writes the file
 		}
 	}
-	path := filepath.Join(a.dir.path, n.name)
-	a.mu.Lock()
-	mine := a.written[path]
-	a.mu.Unlock()
-	if now, err := os.Lstat(path); err == nil && mine != nil && same(now, mine) {
+	if a.intact(n.name) {
 		return nil
 	}
 	err = a.write(n.name, n.content)
@@ -129,6 +135,22 @@ func (a *Addresses) refresh(n addressName) error {
 		return nil // in a shared directory the name may be another user's; the other files say the same
 	}
 	return err
+}
+
+// intact tells whether a file is there as this node wrote it, and not too long ago.
+func (a *Addresses) intact(name string) bool {
+	path := filepath.Join(a.dir.path, name)
+	now, err := os.Lstat(path)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	mine := a.written[path]
+	return err == nil && mine != nil && same(now, mine) && time.Since(mine.ModTime()) < fresh
+}
+
+func (a *Addresses) isRemoved() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.removed
 }
 
 // lock returns the lock of this node's rank, nil when another node has it.

@@ -53,6 +53,36 @@ func (d *Dir) Claim(role string, pid int) (*Claim, error) {
 	}
 }
 
+// Keep has write write the node's record, and what else the node keeps in the private
+// directory, anew when the record is gone or so old that a cleaner of temporary
+// directories might take it. It takes the lock again if its file is gone. Call it
+// every second or so.
+func (c *Claim) Keep(write func() error) error {
+	if there, err := os.Lstat(c.lock.Name()); err != nil || !sameFile(c.lock, there) {
+		lock, err := tryLock(c.lock.Name())
+		if err != nil {
+			return cantCreate("claim %s: %w", filepath.Base(c.lock.Name()), err)
+		}
+		if lock != nil {
+			_ = c.lock.Close()
+			c.lock = lock
+		}
+	} else if time.Since(there.ModTime()) > fresh {
+		now := time.Now()
+		_ = os.Chtimes(c.lock.Name(), now, now)
+	}
+	record, err := os.Lstat(filepath.Join(c.dir.private, perProcess(nodePrefix, c.role, c.pid)+".json"))
+	if err == nil && time.Since(record.ModTime()) < fresh {
+		return nil
+	}
+	return write()
+}
+
+func sameFile(f *os.File, there fs.FileInfo) bool {
+	info, err := f.Stat()
+	return err == nil && os.SameFile(info, there)
+}
+
 // Release removes the node's files, but for outcomes that still are to be read, and
 // gives up the names. Call it last.
 func (c *Claim) Release() error {

@@ -321,3 +321,69 @@ func TestAsk(t *testing.T) {
 		}
 	}
 }
+
+// TestFilesAreKept: a cleaner of temporary directories must not make a node that runs
+// unknown to its health checks.
+func TestFilesAreKept(t *testing.T) {
+	d := open(t)
+	n := Node{Role: "udp", PID: nobody, Mesh: "10.0.0.1:1"}
+	c := claim(t, d, n.Role, n.PID)
+	writes := 0
+	write := func() error { writes++; return d.WriteNode(n) }
+	must(t, write())
+	a, err := d.WriteAddresses(n.Role, n.PID, n.Mesh, "10.0.0.1:2")
+	must(t, err)
+	keep := func() {
+		t.Helper()
+		must(t, c.Keep(write))
+		must(t, a.Refresh())
+	}
+	keep()
+	if writes != 1 {
+		t.Errorf("a record that is there was written anew")
+	}
+	files := []string{filepath.Join(d.Private(), "node.udp."+strconv.Itoa(nobody)+".json"), c.lock.Name(),
+		filepath.Join(d.Path(), MeshAddr), filepath.Join(d.Path(), perProcess(MeshAddr, "udp", nobody)), filepath.Join(d.Path(), PublicAddr)}
+	for _, f := range files {
+		must(t, os.Remove(f))
+	}
+	keep()
+	for _, f := range files {
+		if !exists(f) {
+			t.Errorf("%s is gone", f)
+		}
+	}
+	if nodes, err := d.Nodes(); err != nil || len(nodes) != 1 {
+		t.Errorf("Nodes = %v, %v", nodes, err)
+	}
+	if held, err := lockHeld(c.lock.Name()); err != nil || !held {
+		t.Errorf("the lock is not held anew: %v, %v", held, err)
+	}
+	long := time.Now().Add(-2 * fresh)
+	for _, f := range files {
+		must(t, os.Chtimes(f, long, long))
+	}
+	keep()
+	for _, f := range files {
+		if info, err := os.Stat(f); err != nil || time.Since(info.ModTime()) > fresh {
+			t.Errorf("%s is left to cleaners: %v", f, err)
+		}
+	}
+	must(t, a.Remove())
+	must(t, a.Refresh())
+	must(t, c.Release())
+	for _, f := range files {
+		if exists(f) {
+			t.Errorf("%s is left behind", f)
+		}
+	}
+}
+
+func TestAskOnAFullDisk(t *testing.T) {
+	d := open(t)
+	must(t, os.RemoveAll(d.Private())) // nothing can be written there
+	_, err := d.Ask(Node{Role: "udp", PID: 1}, Task{Name: "Online"})
+	if e, ok := errors.AsType[*Error](err); !ok || e.ExitCode() != ExitCantCreate {
+		t.Errorf("Ask = %v, want exit code 73", err)
+	}
+}

@@ -121,14 +121,6 @@ func ReadProbeKey(path string) ([]byte, error) {
 	return key, err
 }
 
-// ReadAddress returns the address under a plain name ([MeshAddr], [PublicAddr]) when
-// a process of this user wrote it. A missing file is an error.
-func (d *Dir) ReadAddress(name string) (string, error) {
-	const addressBytesMax = 1 << 10
-	b, err := readSmall(filepath.Join(d.path, name), addressBytesMax, byOperator)
-	return string(b), err
-}
-
 // ours accepts files of this user that nobody else can write.
 func ours(info fs.FileInfo) error {
 	if !ownedBy(info, os.Geteuid()) {
