@@ -65,7 +65,7 @@ func (d *dev) build() error {
 		return fmt.Errorf("make a cluster secret: %w", err)
 	}
 	var mars *Node
-	for _, role := range config.Roles {
+	for i, role := range config.Roles {
 		cfg, err := config.Load(config.Options{Role: role, Dir: d.opts.ConfigDir, Flags: map[string]string{
 			"mars.address": "127.0.0.1", "mesh.address": "127.0.0.1", "mesh.marsAddress": "127.0.0.1",
 			string(role) + ".address": "127.0.0.1",
@@ -78,6 +78,8 @@ func (d *dev) build() error {
 			return &Error{ExitConfig, err}
 		}
 		cfg.Env.ServerType = role.Type()
+		// Bots come over loopback, whatever this machine's players are told.
+		cfg.Env.Cloud, cfg.Env.PublicAddress, cfg.UDP.Public, cfg.TCP.Public = "", "", config.Public{}, config.Public{}
 		cfg.Env.ClusterSecretFile, cfg.Env.ClusterSecret = "", config.NewSecret(hex.EncodeToString(secret))
 		cfg.Env.RunDir = filepath.Join(d.dir, string(role))
 		if err := os.Mkdir(cfg.Env.RunDir, 0o700); err != nil {
@@ -86,6 +88,8 @@ func (d *dev) build() error {
 		if role == config.RoleMARS {
 			cfg.MARS.Port = 0
 		}
+		// They don't get into each other's way: a port that is taken is somebody else's.
+		cfg.Metrics.Port, cfg.Mesh.Port = above(cfg.Metrics.Port, i), above(cfg.Mesh.Port, i)
 		n := New(Options{Config: cfg, Log: d.log, Level: level, Build: buildInfo(d.opts.Commit), ColdBoot: -1})
 		if role == config.RoleMARS {
 			mars = n
@@ -102,6 +106,14 @@ func (d *dev) build() error {
 		}
 	}
 	return nil
+}
+
+// above is the port i above one that was set; 0 stays any.
+func above(port, i int) int {
+	if port == 0 || port+i > 65535 {
+		return port
+	}
+	return port + i
 }
 
 // url is where the http node serves.

@@ -48,6 +48,9 @@ func RunProcess(ctx context.Context, o ProcessOptions) error {
 	for _, w := range cfg.Warnings {
 		log.Warn().Str("setting", w).Msg("setting ignored")
 	}
+	if err := Check(ctx, cfg); err != nil {
+		return err
+	}
 	boundMemory(ctx, log)
 	n := New(Options{Config: cfg, Log: log, Level: level, Build: buildInfo(o.Commit)})
 	return serve(ctx, signals, log, cfg.Env.StopOnSIGHUP, []*Node{n}, untilDone)
