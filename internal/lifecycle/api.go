@@ -55,6 +55,7 @@ func (n *Node) startAPI(ctx context.Context, s *stack) error {
 	// Games reach this port through a load balancer or an ingress, so unlike a
 	// player's node it needs no address of its own that is known outside.
 	n.record.Transport, n.record.Bind = "http", localAddress(bound).String()
+	n.listens = netip.AddrPortFrom(address, bound.Port()).String()
 	host := bound.Addr().Unmap()
 	if host.IsUnspecified() {
 		if host, err = hostAddress(n.cfg); err != nil {

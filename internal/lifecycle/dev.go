@@ -89,8 +89,8 @@ func (d *dev) build() error {
 			cfg.MARS.Port = 0
 		}
 		// They don't get into each other's way: a port that is taken is somebody else's.
-		cfg.Metrics.Port, cfg.Mesh.Port = above(cfg.Metrics.Port, i), above(cfg.Mesh.Port, i)
-		n := New(Options{Config: cfg, Log: d.log, Level: level, Build: buildInfo(d.opts.Commit), ColdBoot: -1})
+		cfg.Metrics.Port, cfg.Mesh.Port = above(cfg.Metrics.Port, i), above(cfg.Mesh.Port, max(0, i-1)) // mars has none of these
+		n := New(Options{Config: cfg, Log: d.log, Level: level, Build: buildInfo(d.opts.Commit), ColdBoot: -1, Trial: true})
 		if role == config.RoleMARS {
 			mars = n
 		}
@@ -126,7 +126,7 @@ func (d *dev) play(ctx context.Context) error {
 		return nil // stopped before there was anything to play on
 	}
 	if d.opts.Bots <= 0 {
-		fmt.Fprintf(out, "cluster ready: curl %s/endpoint/type/UDP/user/me\n", d.url())
+		fmt.Fprintf(out, "cluster ready: curl %s%s/endpoint/type/UDP/user/me\n", headers(d.nodes[1].cfg), d.url())
 		<-ctx.Done()
 		return nil
 	}
@@ -148,6 +148,18 @@ func (d *dev) play(ctx context.Context) error {
 		return &Error{ExitFailed, fmt.Errorf("%d reliable messages lost, %d duplicated, %d reordered", sum.Lost, sum.Duplicated, sum.Reordered)}
 	}
 	return nil
+}
+
+// headers are what a place has to be asked for with, as arguments of curl.
+func headers(cfg *config.Config) string {
+	h := ""
+	if cfg.Env.ClientKey.IsSet() {
+		h += `-H "ClientKey: $DIARKIS_CLIENT_KEY" `
+	}
+	if cfg.HTTP.Auth == "ticket" {
+		h += `-H "Authorization: Bearer $TICKET" `
+	}
+	return h
 }
 
 // BotTickets returns what makes the tickets of bots, as a game's backend does for its

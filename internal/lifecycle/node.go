@@ -47,6 +47,9 @@ type Options struct {
 	// ColdBoot is how long a mars node that starts looks for a cluster before it
 	// founds one. Zero means 3 s, negative not at all: there is none to be found.
 	ColdBoot time.Duration
+	// Trial says that no players depend on the node: `diarkisd dev` does not advise on how
+	// to set up a machine for them.
+	Trial bool
 	// OnStarted is called by Run once the node listens, from Run's goroutine.
 	// It must not block.
 	OnStarted func(*Node)
@@ -61,6 +64,7 @@ type Node struct {
 	level *telemetry.Level
 	reg   *prometheus.Registry
 	cold  time.Duration
+	trial bool
 	onUp  func(*Node)
 
 	// Set while starting, then constant.
@@ -74,6 +78,7 @@ type Node struct {
 	commands  *router.Router[*users.User]
 	server    transport.Server
 	probeKey  []byte
+	listens   string // host:port where clients arrive, "" on mars
 	adminAddr net.Addr
 	announced bool // membership runs, so there is something to leave
 
@@ -90,7 +95,7 @@ type Node struct {
 func New(o Options) *Node {
 	n := &Node{
 		cfg: o.Config, log: o.Log.With().Str("role", string(o.Config.Role)).Logger(), level: o.Level,
-		reg: telemetry.NewRegistry(o.Build), cold: o.ColdBoot, onUp: o.OnStarted,
+		reg: telemetry.NewRegistry(o.Build), cold: o.ColdBoot, trial: o.Trial, onUp: o.OnStarted,
 	}
 	n.memory = newMemory(n.log, n.reg, refusedWhenShort(n.cfg.Role))
 	return n
@@ -104,7 +109,7 @@ func (n *Node) Run(ctx, hard context.Context) error {
 	s := newStack(n.log)
 	err := n.start(ctx, s)
 	if err == nil {
-		n.log.Info().Stringer("mesh", n.MeshAddr()).Str("public", n.record.Public).Str("admin", n.record.Admin).Msg("node started")
+		n.logStart()
 		if n.onUp != nil {
 			n.onUp(n)
 		}
@@ -129,6 +134,19 @@ func (n *Node) Run(ctx, hard context.Context) error {
 		n.log.Info().Msg("node stopped")
 	}
 	return err
+}
+
+// logStart says where the node is: to players, for the roles that they have to do with,
+// and what it listens on where that is something else.
+func (n *Node) logStart() {
+	e := n.log.Info().Stringer("mesh", n.MeshAddr())
+	if n.record.Public != "" {
+		e = e.Str("public", n.record.Public)
+	}
+	if n.listens != n.record.Public {
+		e = e.Str("listens", n.listens)
+	}
+	e.Str("admin", n.record.Admin).Msg("node started")
 }
 
 // start builds and starts the parts in floor order.

@@ -131,6 +131,7 @@ func (n *Node) listenPlayers(ctx context.Context) error {
 		return listenError(n.cfg, string(n.cfg.Role), address, tc.Port, tc.PortSearch, err)
 	}
 	n.portMoved(zerolog.WarnLevel, string(n.cfg.Role), tc.Port, int(bound.Port()))
+	n.listens = joinHostPort(address.String(), int(bound.Port()))
 	n.record.Transport, n.record.Bind = string(n.cfg.Role), localAddress(bound).String()
 	return n.announce(ctx, address, bound.Port())
 }
@@ -169,7 +170,7 @@ func (n *Node) usersMax(d *listener.Descriptors) int {
 // checkDescriptors warns when there are fewer descriptors than the connections that a
 // setting allows. The node is full at fewer.
 func (n *Node) checkDescriptors(d *listener.Descriptors, setting string, connections, fullAt int) {
-	if d.Limit() == 0 || d.Connections() >= connections {
+	if n.trial || d.Limit() == 0 || d.Connections() >= connections {
 		return
 	}
 	n.log.Warn().Str("setting", setting).Int("descriptors", d.Limit()).Int("for_connections", d.Connections()).
