@@ -138,7 +138,7 @@ func TestSecondClusterOnAMachine(t *testing.T) {
 	if code := second.waitExit(); code != 69 || !strings.Contains(second.log(), want) {
 		t.Errorf("exit %d\n%s\nwant %s", code, second.log(), want)
 	}
-	env := []string{"DIARKIS_MESH_MARS_PORT=" + strconv.Itoa(freePort(t)), "DIARKIS_CLUSTER_SECRET=" + strings.Repeat("another secret ", 3)}
+	env := []string{"DIARKIS_MESH_MARS_PORT=" + strconv.Itoa(freePort(t)), "DIARKIS_CLUSTER_SECRET=9ab0c1d2e3f405162738495a6b7c8d9eafb0c1d2e3f40516273849506172839f"}
 	for _, role := range []string{"mars", "http", "udp"} {
 		start(t, role, nodeOptions{args: []string{"--role=" + role}, env: append(env, "DIARKIS_HTTP_PORT=0", "DIARKIS_UDP_PORT=0")}).waitStarted().waitReady()
 	}

@@ -299,7 +299,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 		`DIARKIS_SHUTDOWN_TIMEOUT: expected a whole number of seconds from 1 to 86400, got "soon"`,
 		`DIARKIS_JSON_LOG: expected TRUE or FALSE, got "maybe"`,
 		`DIARKIS_APP_NAME: expected at most 64 bytes`,
-		`DIARKIS_CLUSTER_SECRET: cluster secret: line 1 has 16 bytes, at least 32 are needed`,
+		`DIARKIS_CLUSTER_SECRET: cluster secret: line 1, of 16 characters, is not 32 random bytes in hexadecimal or base64: make one with "openssl rand -hex 32"`,
 	} {
 		if !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, want) }) {
 			t.Errorf("no problem says %s", want)
@@ -502,7 +502,7 @@ func TestRoles(t *testing.T) {
 
 func TestSecretsStaySecret(t *testing.T) {
 	clean(t)
-	const clientKey, one, two = "the client key", "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
+	const clientKey, one, two = "the client key", "4d1f0c5be2a98736c1d2e3f4051627384950a1b2c3d4e5f60718293a4b5c6d7e", "9ab0c1d2e3f405162738495a6b7c8d9eafb0c1d2e3f40516273849506172839f"
 	file := filepath.Join(write(t, map[string]string{"secret": "\n" + one + "\r\n\n" + two + "\n"}), "secret")
 	t.Setenv(envClientKey, clientKey)
 	t.Setenv(envClusterSecret, strings.Repeat("x", 40))

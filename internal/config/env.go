@@ -135,7 +135,7 @@ func (l *loader) env() Env {
 	}
 	e.ClientKey = Secret{key}
 	e.ClusterSecretFile = getenv(envClusterSecretFile)
-	e.ClusterSecret = l.secret(envClusterSecret, envClusterSecretFile, "cluster secret", SecretLines)
+	e.ClusterSecret = l.secret(envClusterSecret, envClusterSecretFile, "cluster secret", ClusterSecretLines)
 	if r := l.options.Role; r == RoleHTTP || r == "" { // only http nodes check tickets, and may be the only ones with the file
 		e.TicketKeyFile = getenv(envTicketKeyFile)
 		e.TicketKey = l.secret(envTicketKey, envTicketKeyFile, "ticket key", TicketKeyLines)
@@ -220,6 +220,10 @@ func (l *loader) secret(variable, fileVariable, what string, split func([]byte) 
 	if text == "" && file == "" {
 		return Secret{}
 	}
+	if strings.HasPrefix(text, "\xff\xfe") || strings.HasPrefix(text, "\xfe\xff") {
+		l.report(from, "", "%s: it is UTF-16: write it as ASCII or UTF-8", what)
+		return Secret{}
+	}
 	lines, err := split([]byte(text))
 	if err != nil {
 		l.report(from, "", "%s: %v", what, err)
@@ -228,21 +232,12 @@ func (l *loader) secret(variable, fileVariable, what string, split func([]byte) 
 	return Secret{string(bytes.Join(lines, []byte("\n")))}
 }
 
-// SecretLines splits the content of a cluster secret into its lines, of which
-// the first signs and all verify. Blank lines, space around a line and a byte order
-// mark don't count; every other line has at least [SecretBytesMin] bytes.
+// SecretLines splits the content of a secret into its lines. Blank lines and line ends
+// don't count; every other line has at least [SecretBytesMin] bytes.
 func SecretLines(content []byte) ([][]byte, error) {
-	return secretLines(bytes.TrimPrefix(content, []byte(byteOrderMark)), bytes.TrimSpace)
-}
-
-// secretLines splits content into lines, of which only counts what trim leaves.
-func secretLines(content []byte, trim func([]byte) []byte) ([][]byte, error) {
-	if bytes.HasPrefix(content, []byte("\xff\xfe")) || bytes.HasPrefix(content, []byte("\xfe\xff")) {
-		return nil, errors.New("it is UTF-16: write it as ASCII or UTF-8")
-	}
 	var lines [][]byte
 	for line := range bytes.Lines(content) {
-		if line = trim(line); len(bytes.TrimSpace(line)) > 0 {
+		if line = bytes.TrimRight(line, "\r\n"); len(bytes.TrimSpace(line)) > 0 {
 			lines = append(lines, slices.Clone(line))
 		}
 	}
@@ -275,7 +270,7 @@ const (
 // key is guessed offline by whoever has one ticket, a line that can't hold 32 random
 // bytes is refused.
 func TicketKeyLines(content []byte) ([][]byte, error) {
-	lines, err := secretLines(content, func(line []byte) []byte { return bytes.TrimRight(line, "\r\n") })
+	lines, err := SecretLines(content)
 	if err != nil {
 		return nil, err
 	}

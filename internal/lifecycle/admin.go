@@ -5,11 +5,9 @@ import (
 	"container/list"
 	"context"
 	"errors"
-	"log"
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -54,7 +52,7 @@ func (n *Node) startAdmin(ctx context.Context, s *stack) error {
 			MARS: func(ctx context.Context) (any, error) { return n.marsStatus(ctx) },
 		}),
 		ReadTimeout: adminReadTimeout, WriteTimeout: adminWriteTimeout, IdleTimeout: time.Minute, ConnState: open.note,
-		ErrorLog: log.New(&httpFaults{log: n.log}, "", 0),
+		ErrorLog: telemetry.HTTPErrorLog(n.log.With().Str("listener", "admin").Logger()),
 	}
 	s.start("admin listener", func(ctx context.Context) error {
 		stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
@@ -70,30 +68,6 @@ func (n *Node) startAdmin(ctx context.Context, s *stack) error {
 // adminAddress is where the admin listener listens.
 func (n *Node) adminAddress(ctx context.Context) (netip.Addr, error) {
 	return hostAddr(ctx, n.cfg, "metrics.address", cmp.Or(n.cfg.Metrics.Address, netip.IPv4Unspecified().String()))
-}
-
-// httpFaults writes what net/http has to say to the node's log. It is about peers that
-// break off or talk nonsense, and about panics: one line in a while, with a count.
-type httpFaults struct {
-	log   zerolog.Logger
-	lines telemetry.Throttle
-}
-
-// Write is called by net/http with one message.
-func (f *httpFaults) Write(p []byte) (int, error) {
-	text, stack, _ := strings.Cut(strings.TrimSpace(string(p)), "\n")
-	panicked := strings.Contains(text, "panic serving")
-	kind, e := "peer", f.log.Debug()
-	if panicked {
-		kind, e = "panic", f.log.Error().Str("stack", stack)
-	}
-	if more, ok := f.lines.Line(kind); ok {
-		if more > 0 {
-			e = e.Int("more", more)
-		}
-		e.Str("listener", "admin").Str("cause", text).Msg("http request failed")
-	}
-	return len(p), nil
 }
 
 // guests are the connections of an http.Server, of which one goes when there are too many:

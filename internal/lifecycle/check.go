@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -121,11 +122,11 @@ func (n *Node) checkPlayers(ctx context.Context) error {
 }
 
 func (n *Node) checkMesh(ctx context.Context) error {
-	inc := id.Incarnation{}
-	if _, err := rand.Read(inc[:]); err != nil {
-		return fmt.Errorf("make an incarnation: %w", err)
+	var secret [32]byte
+	if _, err := rand.Read(secret[:]); err != nil {
+		return fmt.Errorf("make a secret: %w", err)
 	}
-	mc, err := n.meshConfig(ctx, inc)
+	mc, err := n.meshConfig(ctx, id.Incarnation(secret[:16]))
 	if err != nil {
 		return err
 	}
@@ -137,7 +138,7 @@ func (n *Node) checkMesh(ctx context.Context) error {
 	local := func(a netip.Addr) bool { return a.Unmap().IsLoopback() }
 	if i := &mc.Identity; i.CertFile == "" && i.KeyFile == "" && i.CAFile == "" && i.SecretFile == "" && i.Secret == "" &&
 		local(a) && !slices.ContainsFunc(mc.Remotes, func(a netip.Addr) bool { return !local(a) }) {
-		i.Secret = strings.Repeat("check", config.SecretBytesMin)
+		i.Secret = hex.EncodeToString(secret[:])
 	}
 	mc.Log, mc.Reg = zerolog.Nop(), nil
 	if _, err := mesh.New(mc); err != nil {

@@ -185,7 +185,7 @@ func (i *identity) resetKey(node id.Node) ([32]byte, error) {
 // parseSecrets splits a secret file into its lines.
 func parseSecrets(text, setting string) ([]string, error) {
 	var out []string
-	for line := range strings.Lines(strings.TrimPrefix(text, "\ufeff")) { // some editors write that mark
+	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if line == "" {
 			continue
