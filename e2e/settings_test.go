@@ -163,7 +163,7 @@ func TestConfigCheckSaysWhatTheStartSays(t *testing.T) {
 		{"udp", []string{"DIARKIS_UDP_ADDRESS=::"}, 69, []string{`udp.address (DIARKIS_UDP_ADDRESS) is ::, which is every`}},
 		{"mars", []string{"DIARKIS_MESH_TLS_CERT=" + missing, "DIARKIS_MESH_TLS_KEY=" + missing, "DIARKIS_MESH_TLS_CA=" + missing}, 78, []string{"tls.cert", missing}},
 		{"mars", []string{"DIARKIS_METRICS_ADDRESS=10.250.251.252"}, 69, []string{`metrics.address (DIARKIS_METRICS_ADDRESS): 10.250.251.252 is not an address of this machine`}},
-		{"mars", []string{"DIARKIS_RUN_DIR=" + missing}, 73, []string{"run directory (DIARKIS_RUN_DIR)", missing}},
+		{"mars", []string{"DIARKIS_RUN_DIR=" + missing}, 73, []string{"run directory: ", missing}},
 		{"udp", []string{"DIARKIS_CLOUD_ENV=GPC"}, 78, []string{`DIARKIS_CLOUD_ENV: expected a cloud`, `did you mean "GCP"?`}},
 		{"udp", []string{"DIARKIS_MARS_PORT=6780", "DIARKIS_MESH_MARS_PORT=6781"}, 78, []string{"DIARKIS_MESH_MARS_PORT: mesh.marsPort: nodes look for mars at port 6781, but mars listens on 6780 (mars.port from DIARKIS_MARS_PORT)"}},
 		{"udp", []string{"DIARKIS_UDP_NIC=eth99", "DIARKIS_METRICS_ADDRESS=10.250.251.252", "DIARKIS_MESH_ADDRESS=8.8.8.8"}, 78,

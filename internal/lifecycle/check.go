@@ -17,6 +17,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/config"
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/mesh"
+	"github.com/Diarkis/diarkis/internal/rundir"
 	"github.com/Diarkis/diarkis/internal/telemetry"
 )
 
@@ -90,7 +91,7 @@ func (n *Node) check(ctx context.Context) []error {
 	if a, err := n.adminAddress(ctx); err != nil {
 		fail(err)
 	} else {
-		fail(n.checkBind("metrics", a))
+		fail(n.checkBind("metrics", a, n.cfg.Metrics.Port))
 	}
 	fail(n.checkMesh(ctx))
 	switch n.cfg.Role {
@@ -98,7 +99,7 @@ func (n *Node) check(ctx context.Context) []error {
 		if a, err := bindAddress(ctx, n.cfg, "http", n.cfg.HTTP.Address, ""); err != nil {
 			fail(err)
 		} else {
-			fail(n.checkBind("http", a))
+			fail(n.checkBind("http", a, n.cfg.HTTP.Port))
 		}
 		_, err := ticketsOf(n.cfg, n.log)
 		fail(err)
@@ -114,7 +115,7 @@ func (n *Node) checkPlayers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.checkBind(string(n.cfg.Role), a); err != nil || n.cfg.Env.Cloud != "" {
+	if err := n.checkBind(string(n.cfg.Role), a, n.playersPort()); err != nil || n.cfg.Env.Cloud != "" {
 		return err
 	}
 	_, err = publicHost(ctx, n.cfg, n.public(), a)
@@ -148,28 +149,43 @@ func (n *Node) checkMesh(ctx context.Context) error {
 	if n.cfg.Role == config.RoleMARS {
 		section = "mars"
 	}
-	return n.checkBind(section, a)
+	return n.checkBind(section, a, mc.Port)
 }
 
-// checkBind tries whether this machine has the address. The port may be in use by the
-// node that runs already.
-func (n *Node) checkBind(section string, a netip.Addr) error {
-	c, err := net.ListenPacket("udp", netip.AddrPortFrom(a, 0).String())
-	if err != nil {
-		return listenError(n.cfg, section, a, 0, 0, err)
+// privilegedPort is the first port that needs no permission.
+const privilegedPort = 1024
+
+// checkBind tries whether this machine has the address, and this process a permission for
+// the port, which may be in use by the node that runs already.
+func (n *Node) checkBind(section string, a netip.Addr, port int) error {
+	for _, p := range []int{0, port} {
+		if p >= privilegedPort {
+			continue
+		}
+		c, err := net.ListenPacket("udp", netip.AddrPortFrom(a, uint16(p)).String())
+		if err != nil && !inUse(err) {
+			return listenError(n.cfg, section, a, port, 0, err)
+		}
+		if err == nil {
+			_ = c.Close()
+		}
 	}
-	_ = c.Close()
 	return nil
 }
 
-// checkRunDir looks at the run directory without making anything in it.
+// checkRunDir tries whether files can be made in the run directory, and leaves none.
 func checkRunDir(dir string) error {
-	info, err := os.Stat(dir)
-	switch {
-	case err != nil:
-		return &Error{ExitCreate, fmt.Errorf("run directory (DIARKIS_RUN_DIR): %w", err)}
-	case !info.IsDir():
-		return &Error{ExitCreate, errors.New("run directory (DIARKIS_RUN_DIR): " + dir + " is not a directory")}
+	d, err := rundir.Look(dir)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(d.Path(), ".check-*")
+	if err == nil {
+		_, err = f.WriteString("check")
+		err = errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	if err != nil {
+		return &Error{ExitCreate, fmt.Errorf("run directory: %w", err)}
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -69,6 +70,7 @@ type Node struct {
 
 	// Set while starting, then constant.
 	dir       *rundir.Dir
+	claim     *rundir.Claim
 	files     *rundir.Addresses
 	record    rundir.Node
 	mesh      *mesh.Mesh
@@ -85,8 +87,11 @@ type Node struct {
 	// member is marsNode for goroutines that may ask before there is one.
 	member   atomic.Pointer[marsnode.Node]
 	beat     telemetry.Heartbeat
-	memory   *memory // set by New
+	memory   *memory     // set by New
+	started  atomic.Bool // it listens: tasks may be run
 	draining atomic.Bool
+	// stating is held while the state changes: the drain's is the last.
+	stating sync.Mutex
 	// hard ends when waiting for clients makes no sense any more.
 	hard context.Context
 }
@@ -109,6 +114,7 @@ func (n *Node) Run(ctx, hard context.Context) error {
 	s := newStack(n.log)
 	err := n.start(ctx, s)
 	if err == nil {
+		n.started.Store(true)
 		n.logStart()
 		if n.onUp != nil {
 			n.onUp(n)
@@ -153,6 +159,9 @@ func (n *Node) logStart() {
 func (n *Node) start(ctx context.Context, s *stack) error {
 	var err error
 	if n.dir, err = rundir.Open(n.cfg.Env.RunDir); err != nil {
+		return err
+	}
+	if err := n.claimFiles(); err != nil {
 		return err
 	}
 	if err := n.startAdmin(ctx, s); err != nil {
@@ -299,8 +308,10 @@ func (n *Node) PublicAddr() string { return n.record.Public }
 // SetState takes the node out of (or back into) the hand-out of places. It fails
 // once the process has begun to terminate.
 func (n *Node) SetState(s mars.State) error {
+	n.stating.Lock()
+	defer n.stating.Unlock()
 	if n.draining.Load() {
-		return errors.New("set state: the process is terminating")
+		return errTerminating
 	}
 	n.setState(s)
 	n.log.Info().Stringer("state", s).Msg("state changed")
@@ -349,6 +360,7 @@ func (n *Node) status() telemetry.Status {
 	st.Joined, st.Reason = m.Joined()
 	st.State = m.Self().State.String()
 	if n.draining.Load() {
+		st.Draining = true
 		st.State, st.Reason = mars.Offline.String(), "draining: the process is terminating"
 	}
 	switch d := m.Directory(); {
@@ -386,10 +398,7 @@ func (n *Node) removeFiles() {
 			n.log.Warn().Err(err).Msg("address files not removed")
 		}
 	}
-	if n.record.Role != "" {
-		n.dir.RemoveNode(n.record.Role, n.record.PID)
-		n.dir.RemoveProbeKey(n.record.Role, n.record.PID)
-	}
+	n.releaseFiles()
 }
 
 func joinHostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }

@@ -132,7 +132,7 @@ func (n *Node) listenPlayers(ctx context.Context) error {
 	}
 	n.portMoved(zerolog.WarnLevel, string(n.cfg.Role), tc.Port, int(bound.Port()))
 	n.listens = joinHostPort(address.String(), int(bound.Port()))
-	n.record.Transport, n.record.Bind = string(n.cfg.Role), localAddress(bound).String()
+	n.record.Transport, n.record.Bind, n.record.Bound = string(n.cfg.Role), localAddress(bound).String(), bound.String()
 	return n.announce(ctx, address, bound.Port())
 }
 
@@ -142,6 +142,14 @@ func (n *Node) public() config.Public {
 		return n.cfg.TCP.Public
 	}
 	return n.cfg.UDP.Public
+}
+
+// playersPort is the port that was set for them.
+func (n *Node) playersPort() int {
+	if n.cfg.Role == config.RoleTCP {
+		return n.cfg.TCP.Port
+	}
+	return n.cfg.UDP.Port
 }
 
 // playersAddress is where players' packets arrive.

@@ -63,6 +63,13 @@ func (r *recorder) Opened(_ *Batch, c *Conn, resumed bool) {
 	r.add("opened %s resumed=%v", c.Place().UID(), resumed)
 }
 
+func (r *recorder) Silent(p *Place, silent bool) {
+	if silent {
+		r.add("silent %s", p.UID())
+	} else {
+		r.add("heard %s", p.UID())
+	}
+}
 func (r *recorder) Lost(p *Place) { r.add("lost %s", p.UID()) }
 
 func (r *recorder) Ended(p *Place, code wire.CloseCode) { r.add("ended %s %v", p.UID(), code) }

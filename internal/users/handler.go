@@ -20,6 +20,11 @@ func (r *Registry) Handle(b *transport.Batch, c *transport.Conn, m wire.Message,
 	r.commands.Serve(b, c.Place().Owner().(*User), m, rel)
 }
 
+// Silent implements [transport.Handler].
+func (r *Registry) Silent(p *transport.Place, silent bool) {
+	r.UserSilent(p.Owner().(*User), silent)
+}
+
 // Lost implements [transport.Handler].
 func (r *Registry) Lost(p *transport.Place) { r.UserLost(p.Owner().(*User)) }
 
@@ -47,6 +52,7 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 	} else if !resumed {
 		u.dropParkedLocked() // the client starts over, and knows that it lost something
 	}
+	u.silent.Store(false)
 	u.link.Store(&link)
 	u.unparkLocked(b, link)
 	revoked := u.revoked
@@ -70,6 +76,13 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 		for _, f := range r.hooks.opened {
 			_ = r.guard.Do("opened hook", func() { f(u) })
 		}
+	}
+}
+
+// UserSilent is [Registry.Silent]: u is connected and does not answer, or answers again.
+func (r *Registry) UserSilent(u *User, silent bool) {
+	if u.silent.Swap(silent) != silent {
+		r.tellPresence(u)
 	}
 }
 

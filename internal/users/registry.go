@@ -249,9 +249,9 @@ func (r *Registry) OnMovedIn(f func(*User)) { r.hooks.movedIn = append(r.hooks.m
 // registry, without any lock, perhaps when the user is on the other node already.
 func (r *Registry) OnMovedOut(f func(*User)) { r.hooks.movedOut = append(r.hooks.movedOut, f) }
 
-// OnPresence adds a function that is called when a user's connection was lost, or came
-// back: [User.Connected] says which by now. It may be called while connections are
-// locked, so that it takes note and returns.
+// OnPresence adds a function that is called when a user's connection was lost, fell
+// silent, or came back: [User.Connected] and [User.Present] say which by now. It may be
+// called while connections are locked, so that it takes note and returns.
 func (r *Registry) OnPresence(f func(*User)) { r.hooks.presence = append(r.hooks.presence, f) }
 
 func (r *Registry) tellPresence(u *User) {

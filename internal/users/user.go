@@ -78,6 +78,7 @@ type User struct {
 	link    atomic.Pointer[Link] // nil while not connected
 	parking atomic.Bool          // Send must go through park: see there
 	isOpen  atomic.Bool          // phase is open; written with it
+	silent  atomic.Bool          // the connection there is, or was last, does not answer
 	ending  atomic.Bool          // end was called
 	budget  budget
 
@@ -104,6 +105,11 @@ func (u *User) Format(f fmt.State, _ rune) { _, _ = fmt.Fprint(f, string(u.ID)) 
 
 // Connected reports whether the user has a connection right now.
 func (u *User) Connected() bool { return u.link.Load() != nil }
+
+// Present reports whether the user is connected and, as far as one can tell, there:
+// what is sent to a client is answered within seconds, or nothing was sent. Who is not
+// present may come back, on the same connection or another.
+func (u *User) Present() bool { return u.Connected() && !u.silent.Load() }
 
 // Gone reports whether the user has left this node.
 func (u *User) Gone() bool {
