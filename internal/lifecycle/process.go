@@ -48,7 +48,10 @@ func RunProcess(ctx context.Context, o ProcessOptions) error {
 		return &Error{ExitConfig, err}
 	}
 	for _, w := range cfg.Warnings {
-		log.Warn().Str("setting", w).Msg("setting ignored")
+		log.Warn().Str("warning", w).Msg("settings have a warning")
+	}
+	if err := Check(ctx, cfg); err != nil {
+		return err
 	}
 	boundMemory(ctx, log)
 	n := New(Options{Config: cfg, Log: log, Level: level, Build: buildInfo(o.Commit)})

@@ -3,7 +3,12 @@ package users
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/Diarkis/diarkis/internal/telemetry"
 )
+
+// Pushes is how many pushes to a single user there were.
+func (r *Registry) Pushes() uint64 { return telemetry.Count(r.metrics.pushes) }
 
 type metrics struct {
 	reservations   *prometheus.CounterVec
@@ -13,6 +18,7 @@ type metrics struct {
 	noticesDropped prometheus.Counter
 	noticesFailed  prometheus.Counter
 	unsent         prometheus.Counter
+	pushes         prometheus.Counter
 	panics         prometheus.Counter
 }
 
@@ -49,6 +55,7 @@ func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
 		noticesDropped: counter("notices_dropped_total", "Notices of opened users dropped because the queue was full."),
 		noticesFailed:  counter("notices_failed_total", "Messages with notices of opened users that could not be sent to a node."),
 		unsent:         counter("unreliable_unsent_total", "Unreliable messages dropped because their user had no connection."),
+		pushes:         counter("pushes_total", "Pushes to a single user, sent or waiting for them to come back."),
 		panics:         counter("handler_panics_total", "Functions on executors and hooks that panicked."),
 	}
 }
