@@ -24,6 +24,23 @@ type network struct {
 	mu    sync.Mutex
 	nodes map[id.Node]map[uint16]mesh.Handler
 	cut   func(from, to id.Node, cmd uint16) loss
+	views map[id.Node]*mars.Directory // what nodes see of the cluster, if not all of it
+}
+
+// see has a node see these others, or everybody when there are none.
+func (net *network) see(n id.Node, others ...mars.Member) {
+	net.mu.Lock()
+	defer net.mu.Unlock()
+	delete(net.views, n)
+	if len(others) > 0 {
+		net.views[n] = mars.NewDirectory(1, others...)
+	}
+}
+
+func (net *network) view(n id.Node) *mars.Directory {
+	net.mu.Lock()
+	defer net.mu.Unlock()
+	return net.views[n]
 }
 
 func (net *network) setCut(cut func(from, to id.Node, cmd uint16) loss) {
@@ -69,7 +86,7 @@ func (m *fakeMesh) Request(ctx context.Context, to id.Node, cmd uint16, payload 
 		<-ctx.Done()
 		return nil, mesh.ErrTimeout
 	}
-	b, err := h(ctx, mesh.Peer{Node: m.self}, payload)
+	b, err := h(ctx, peer(m.self), payload)
 	if what == replyLost {
 		return nil, mesh.ErrTimeout
 	}
@@ -247,6 +264,9 @@ func (p *fakePlaces) Credentials(sid id.SID) (secure.Credentials, bool) {
 	return secure.Credentials{}, false
 }
 
+// releaseTimeout is the transport's.
+const releaseTimeout = 5 * time.Second
+
 // connect is a client's valid Confirm. It returns nil when that was not accepted.
 func (p *fakePlaces) connect(sid id.SID, resumed bool) *fakeLink {
 	p.mu.Lock()
@@ -258,7 +278,9 @@ func (p *fakePlaces) connect(sid id.SID, resumed bool) *fakeLink {
 	if !place.opened && place.res.Release != nil {
 		place.releasing = true
 		p.mu.Unlock()
-		err := place.res.Release(context.Background())
+		ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
+		err := place.res.Release(ctx)
+		cancel()
 		p.mu.Lock()
 		place.releasing = false
 		if err != nil {
@@ -331,7 +353,9 @@ type node struct {
 	mu       sync.Mutex
 }
 
-func newNetwork() *network { return &network{nodes: make(map[id.Node]map[uint16]mesh.Handler)} }
+func newNetwork() *network {
+	return &network{nodes: make(map[id.Node]map[uint16]mesh.Handler), views: make(map[id.Node]*mars.Directory)}
+}
 
 // start makes nodes "a:1", "b:1", … of role udp and runs them until the returned
 // function is called.
@@ -345,7 +369,12 @@ func start(t *testing.T, net *network, cfg Config, names ...string) (nodes []*no
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for _, m := range members {
-		cfg.Self, cfg.Directory = m.Instance, func() *mars.Directory { return directory }
+		cfg.Self, cfg.Directory = m.Instance, func() *mars.Directory {
+			if d := net.view(m.Node); d != nil {
+				return d
+			}
+			return directory
+		}
 		cfg.Endpoint = func() string { return "192.0.2.7:7100" }
 		r, err := New(cfg, &fakeMesh{net, m.Node}, zerolog.Nop(), prometheus.NewRegistry())
 		if err != nil {

@@ -158,7 +158,7 @@ func TestMoveThatFails(t *testing.T) {
 	}
 }
 
-// A release whose answer was lost is answered again.
+// A release whose answer was lost for longer than the client waits is answered again.
 func TestReleaseIsAnsweredAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newNetwork()

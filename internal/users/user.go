@@ -1,8 +1,6 @@
 package users
 
 import (
-	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -14,6 +12,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/users/exchange"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -45,22 +44,12 @@ const (
 )
 
 // order tells which of two sids of one user id was issued later.
-type order struct {
-	issued int64 // µs since the Unix epoch on the node that issued it
-	digest digest
-}
+type order = exchange.Order
 
-// digest names a sid to other nodes without being of use to anyone.
-type digest [16]byte
-
-func digestOf(sid id.SID) (d digest) {
+func digestOf(sid id.SID) (d exchange.Digest) {
 	sum := sha256.Sum256(append([]byte("diarkis user "), sid[:]...))
 	copy(d[:], sum[:])
 	return d
-}
-
-func (o order) compare(p order) int {
-	return cmp.Or(cmp.Compare(o.issued, p.issued), bytes.Compare(o.digest[:], p.digest[:]))
 }
 
 // User is a player with a place on this node. Its methods are safe for concurrent use.
@@ -84,8 +73,8 @@ type User struct {
 
 	mu          sync.Mutex // guards the fields below; taken after a room's lock, before a Conn's
 	phase       phase
-	revoked     bool // a newer sid won while this one could not be cancelled
-	openedAt    time.Time
+	revoked     bool                           // a newer sid won while this one could not be cancelled
+	living      bool                           // counted in registry.living
 	linkSpent   struct{ packets, bytes int64 } // as in spent, by connections that are lost
 	props       properties
 	parked      []parked
@@ -93,6 +82,15 @@ type User struct {
 	box         mailbox
 	move        *moveOut // while another node may take over
 	moveIn      *moveIn  // incoming and arrived
+}
+
+// countLocked keeps the number of users who are present. Who is gone is counted until the
+// hooks have run, see [Registry.leftOpen].
+func (u *User) countLocked() {
+	if living := u.Present(); u.phase == open && living != u.living {
+		u.living = living
+		u.registry.countLiving(living)
+	}
 }
 
 func (u *User) setPhaseLocked(p phase) {
@@ -110,6 +108,14 @@ func (u *User) Connected() bool { return u.link.Load() != nil }
 // what is sent to a client is answered within seconds, or nothing was sent. Who is not
 // present may come back, on the same connection or another.
 func (u *User) Present() bool { return u.Connected() && !u.silent.Load() }
+
+// Leaving reports whether the user is gone or about to be, because a newer sid of the
+// user id is open or somebody ended them: whatever they held is free for who comes.
+func (u *User) Leaving() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.revoked || u.phase == ended || u.ending.Load()
+}
 
 // Gone reports whether the user has left this node.
 func (u *User) Gone() bool {

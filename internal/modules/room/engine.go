@@ -99,10 +99,10 @@ type room struct {
 	facts facts
 
 	// The index's own, guarded by Engine.mu.
-	connected int           // members who are connected
-	rank      int           // its appeal, as it is listed
-	at        int           // where it is listed; -1 when it is not
-	emptied   *list.Element // in index.empty, nil when it does not count there
+	present int           // members who are
+	rank    int           // its appeal, as it is listed
+	at      int           // where it is listed; -1 when it is not
+	emptied *list.Element // in index.empty, nil when it does not count there
 }
 
 // scratch is the memory of one step. It is pooled, because rooms are many and most
@@ -272,6 +272,7 @@ func (e *Engine) enter(r *room, u *users.User, message []byte, answer func(b *tr
 	}
 	err := e.joinAllowed(r.id, u)
 	if err == nil {
+		e.replaceMember(r, u)
 		_, err = e.step(nil, r, input{Op: OpJoin, By: u, User: u.ID, Link: u, Message: message}, answer)
 	}
 	if err != nil {
@@ -284,10 +285,25 @@ func (e *Engine) enter(r *room, u *users.User, message []byte, answer func(b *tr
 	return nil
 }
 
+// replaceMember takes an older connection of u's user id, which is ending, out of r, because
+// its hooks may run behind the join of the newer. u has its seat.
+func (e *Engine) replaceMember(r *room, u *users.User) {
+	r.mu.Lock()
+	old, ok := r.m.Member(u.ID)
+	r.mu.Unlock()
+	if !ok || old == u || !old.Leaving() {
+		return
+	}
+	_, err := e.step(nil, r, input{Op: OpHold, User: u.ID, Until: time.Now().Add(pickedSeat)}, nil)
+	if err == nil {
+		_, _ = e.step(nil, r, input{Op: OpLeave, User: u.ID, Link: old, Lost: true}, nil) // has left meanwhile: as well
+	}
+}
+
 // vanish takes a user who ended or was moved away out of their room.
 func (e *Engine) vanish(u *users.User) {
 	if r := e.roomOf(u); r != nil {
-		_, _ = e.step(nil, r, input{Op: OpLeave, User: u.ID, Lost: true}, nil) // not in it any more: nothing to do
+		_, _ = e.step(nil, r, input{Op: OpLeave, User: u.ID, Link: u, Lost: true}, nil) // not in it any more: nothing to do
 	}
 }
 
@@ -368,7 +384,7 @@ func (e *Engine) tellIndex(r *room, in *input, out *output) {
 		x.leave(u, r)
 	}
 	for _, user := range out.Unheld {
-		if x.held[user] == r && !r.m.Holds(user) {
+		if x.held[user].room == r && !r.m.Holds(user) {
 			delete(x.held, user)
 		}
 	}
@@ -423,7 +439,7 @@ func (e *Engine) Kick(u *users.User, message []byte) error {
 	if r == nil {
 		return ErrNotIn
 	}
-	_, err := e.step(nil, r, input{Op: OpKick, User: u.ID, Message: message}, nil)
+	_, err := e.step(nil, r, input{Op: OpKick, User: u.ID, Link: u, Message: message}, nil)
 	return err
 }
 
