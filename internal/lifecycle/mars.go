@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,9 +90,8 @@ func (n *Node) marsRecover(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("there is nothing to recover, %s is the authority", d.Authority)
 	}
 	began := time.Now()
-	n.marsNode.Recover()
-	if !waitFor(ctx, func() bool { return n.marsNode.Directory().Live }) {
-		return "", fmt.Errorf("no authority %s, this node goes on trying; it waits %s", after(began), n.waitsFor())
+	if err := await(ctx, n.marsNode.Recover()); err != nil {
+		return "", err
 	}
 	if n.marsNode.Reigns() {
 		return "cluster founded anew " + after(began) + ", this node is the authority", nil
@@ -101,15 +99,14 @@ func (n *Node) marsRecover(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%s is the authority %s; this node founded nothing", n.marsNode.Directory().Authority, after(began)), nil
 }
 
-// waitsFor says what the membership waits for, "for nothing" when it does not.
-func (n *Node) waitsFor() string {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	st, err := n.marsNode.Status(ctx)
-	if err != nil {
-		return "and does not say for what: " + err.Error()
+// await returns what comes of what the membership was asked for.
+func await(ctx context.Context, done <-chan error) error {
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("what comes of it is not known yet: %w", context.Cause(ctx))
 	}
-	return cmp.Or(st.Waiting, "for nothing")
 }
 
 // marsTransfer is the task with which an operator moves the office of the authority.
@@ -140,13 +137,12 @@ func (n *Node) marsTransfer(ctx context.Context, params []string) (string, error
 		return "", fmt.Errorf("%s is no member; members are %s", to, strings.Join(names, ", "))
 	}
 	began := time.Now()
-	n.marsNode.Transfer(to)
-	now := d
-	if !waitFor(ctx, func() bool { now = n.marsNode.Directory(); return now.Live && now.Authority == to }) {
-		if now.Live {
-			return "", fmt.Errorf("%s is still the authority %s: see its log", now.Authority, after(began))
-		}
-		return "", fmt.Errorf("no authority is heard %s: this node waits %s", after(began), n.waitsFor())
+	if err := await(ctx, n.marsNode.Transfer(to)); err != nil {
+		return "", err
+	}
+	// The directory follows: what is asked next must not find the old authority in it.
+	if !waitFor(ctx, func() bool { d := n.marsNode.Directory(); return d.Live && d.Authority == to }) {
+		return "", fmt.Errorf("the office was handed over %s, and is in other hands since: %s", after(began), n.marsNode.Directory().Authority)
 	}
 	return fmt.Sprintf("%s is the authority %s, was %s", to, after(began), d.Authority), nil
 }

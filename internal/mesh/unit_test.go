@@ -310,15 +310,8 @@ func TestNoCertificateNoEntry(t *testing.T) {
 func TestProtocolViolations(t *testing.T) {
 	m := start(t, testConfig(t), map[uint16]Handler{cmdEcho: echo})
 	good := start(t, testConfig(t), nil)
-	me := hello{1, 0, m.cfg.Incarnation, "udp", "127.0.0.1:1"}
-	me.incarnation[0]++
-	other := testConfig(t)
-	other.Incarnation = me.incarnation
-	who, err := openIdentity(other.withDefaults())
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, mine := who.tlsConfigs()
+	by := newHand(t)
+	me := by.hello
 	hi := me.appendTo(nil)
 	greeting := append(header{size: uint32(len(hi)), kind: kindHello}.appendTo(nil), hi...)
 	lie := me
@@ -341,10 +334,7 @@ func TestProtocolViolations(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			qc, err := rawDial(t, m, func(c *tls.Config) { *c = *mine.Clone() })
-			if err != nil {
-				t.Fatal(err)
-			}
+			qc := by.dial(t, m)
 			s, err := qc.OpenStream()
 			if err != nil {
 				t.Fatal(err)
