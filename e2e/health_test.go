@@ -5,6 +5,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -109,6 +110,17 @@ func TestHealthCheckMeansOneNode(t *testing.T) {
 	udp.signal(syscall.SIGCONT)
 	udp.waitReady()
 	udp.want(0, "", "health-check", udp.Mesh, "in")
+
+	// Behind NAT or a name, and bound to every address.
+	away := c.start("udp", "DIARKIS_UDP_ADDRESS=0.0.0.0", "DIARKIS_UDP_PUBLIC_ADDRESS=game.example.com").waitReady()
+	_, port, err := net.SplitHostPort(away.Public)
+	if err != nil || away.Public != "game.example.com:"+port {
+		t.Fatalf("players are told %s, %v", away.Public, err)
+	}
+	for _, address := range []string{away.Public, "127.0.0.1:" + port, "0.0.0.0:" + port, "localhost:" + port} {
+		away.want(0, "answers, state online", "health-check", address, "in", "out", "mars", "ready")
+	}
+	away.want(3, "", "health-check", "192.0.2.1:"+port, "out")
 
 	alone := start(t, "udp", nodeOptions{args: []string{"--role=udp", "--port=0", "--mars-port", strconv.Itoa(freePort(t))}}).waitStarted()
 	alone.want(0, "", "health-check", "in")

@@ -54,7 +54,7 @@ func (n *Node) startAPI(ctx context.Context, s *stack) error {
 	bound := l.Addr().(*net.TCPAddr).AddrPort()
 	// Games reach this port through a load balancer or an ingress, so unlike a
 	// player's node it needs no address of its own that is known outside.
-	n.record.Transport, n.record.Bind, n.record.Bound = "http", localAddress(bound).String(), bound.String()
+	n.record.Transport, n.record.Bind = "http", localAddress(bound).String()
 	n.listens = netip.AddrPortFrom(address, bound.Port()).String()
 	host := bound.Addr().Unmap()
 	if host.IsUnspecified() {

@@ -40,6 +40,7 @@ func (n *Node) writeRecord() error {
 		}
 		n.record.ProbeKeyFile = f
 	}
+	n.record.Bound = n.listens
 	return n.dir.WriteNode(n.record)
 }
 

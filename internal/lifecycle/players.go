@@ -132,7 +132,7 @@ func (n *Node) listenPlayers(ctx context.Context) error {
 	}
 	n.portMoved(zerolog.WarnLevel, string(n.cfg.Role), tc.Port, int(bound.Port()))
 	n.listens = joinHostPort(address.String(), int(bound.Port()))
-	n.record.Transport, n.record.Bind, n.record.Bound = string(n.cfg.Role), localAddress(bound).String(), bound.String()
+	n.record.Transport, n.record.Bind = string(n.cfg.Role), localAddress(bound).String()
 	return n.announce(ctx, address, bound.Port())
 }
 
