@@ -149,6 +149,28 @@ func TestHealthCheckReadyOfADrainingNode(t *testing.T) {
 	}
 }
 
+// TestDrainDoesNotWaitForTheDead: a player whose machine is gone may resume for minutes,
+// and the node does not wait for that.
+func TestDrainDoesNotWaitForTheDead(t *testing.T) {
+	c := newCluster(t)
+	n := c.start("udp", "DIARKIS_SHUTDOWN_TIMEOUT=3600", "DIARKIS_UDP_RESUME_TTL=600").waitReady()
+	c.waitHandsOut("UDP")
+	dies := exec.Command(binary, "bot", "--http", c.url(), "--count", "2", "--duration", "0")
+	dies.Env = append(dies.Environ(), c.env...)
+	if err := dies.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the bots play", func() bool { return n.metric("diarkis_users") == 2 })
+	_ = dies.Process.Kill()
+	_ = dies.Wait()
+	n.signal(syscall.SIGTERM)
+	n.waitLog(`"draining started"`)
+	n.waitLog(`"draining ended, nobody is left to wait for"`, `"users":0`, `"not_waited_for":2`)
+	if code := n.waitExit(); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+}
+
 func TestTaskSignalsNodesOnly(t *testing.T) {
 	c := newCluster(t)
 	n := c.http
