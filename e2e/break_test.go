@@ -260,7 +260,7 @@ func TestTasksOfMARS(t *testing.T) {
 		{[]string{"mars", "transfer", "10.9.9.9:8000"}, "10.9.9.9:8000 is no member"},
 		{[]string{"task", "MarsTransfer", c.mars.Mesh}, "is the authority already"},
 	} {
-		if code, _, problem := run(t, env, tt.args...); code != 0 {
+		if code, _, problem := run(t, env, tt.args...); code != 1 || !strings.Contains(problem, tt.line) {
 			t.Errorf("%v = %d %s", tt.args, code, problem)
 		}
 		c.http.waitLog(`"task failed"`, tt.line)
@@ -270,7 +270,7 @@ func TestTasksOfMARS(t *testing.T) {
 			t.Errorf("%v = %d, want 64", args, code)
 		}
 	}
-	if code, _, problem := run(t, nil, "mars", "status"); code != 69 || !strings.Contains(problem, "no running node") {
+	if code, _, problem := run(t, nil, "mars", "status"); code != 3 || !strings.Contains(problem, "no running node") {
 		t.Errorf("mars status without a node = %d %s", code, problem)
 	}
 }

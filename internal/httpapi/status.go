@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"sort"
 
@@ -167,8 +167,8 @@ func (s *Server) debugList(w http.ResponseWriter, r *http.Request) {
 // whatever its load.
 func (s *Server) debugEndpoint(w http.ResponseWriter, r *http.Request) {
 	addr := r.PathValue("addr")
-	if _, err := netip.ParseAddrPort(addr); err != nil {
-		writeError(w, http.StatusBadRequest, "the address is not ip:port")
+	if _, _, err := net.SplitHostPort(addr); err != nil { // a name or an address, as players are told
+		writeError(w, http.StatusBadRequest, "the address is not host:port")
 		return
 	}
 	all := s.cluster.Directory().ByType(r.PathValue("type"))

@@ -115,6 +115,8 @@ func (c Config) validate() error {
 		bad("address %q is not an IP address", c.Address)
 	case bind.IsUnspecified() && (!c.Advertise.IsValid() || c.Advertise.IsUnspecified()):
 		bad("address %v listens everywhere, so the address to announce must be given", bind)
+	case !c.AllowPublic && bind.IsUnspecified() && anyPublic(bind, c.Advertise):
+		bad("address %v is every address of this machine, and one of them is public: bind a private address or set allowPublic in shared/mesh.json", bind)
 	case !c.AllowPublic && anyPublic(bind, c.Advertise):
 		bad("address %v is public: bind a private address or set allowPublic in shared/mesh.json", bind)
 	}

@@ -72,6 +72,8 @@ type Server interface {
 	NewBatch() *Batch
 	// Protocol is "UDP" or "TCP".
 	Protocol() string
+	// Figures counts what the server did since it was made.
+	Figures() Figures
 }
 
 // Errors of this package.

@@ -3,7 +3,12 @@ package users
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/Diarkis/diarkis/internal/telemetry"
 )
+
+// Pushes is how many pushes to a single user there were.
+func (r *Registry) Pushes() uint64 { return telemetry.Count(r.metrics.pushes) }
 
 type metrics struct {
 	reservations     *prometheus.CounterVec
@@ -16,6 +21,7 @@ type metrics struct {
 	noticesWaiting   prometheus.Gauge
 	exchanges        prometheus.Counter
 	unsent           prometheus.Counter
+	pushes           prometheus.Counter
 	panics           prometheus.Counter
 }
 
@@ -58,6 +64,7 @@ func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
 			Namespace: "diarkis", Subsystem: "users", Name: "notices_waiting", Help: "Notices of opened users that some node has not answered yet.",
 		}),
 		unsent: counter("unreliable_unsent_total", "Unreliable messages dropped because their user had no connection."),
+		pushes: counter("pushes_total", "Pushes to a single user, sent or waiting for them to come back."),
 		panics: counter("handler_panics_total", "Functions on executors and hooks that panicked."),
 	}
 }

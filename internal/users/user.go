@@ -158,5 +158,9 @@ func (u *User) Disconnect(code wire.CloseCode, reason string) {
 // The payload is copied.
 func (u *User) Push(b *transport.Batch, ver uint8, cmd uint16, payload []byte, rel reliable.Reliability) error {
 	m := wire.Message{Kind: wire.Push, Ver: ver, Cmd: cmd, Payload: payload}
-	return u.Send(b, m.AppendTo(make([]byte, 0, len(payload)+16)), rel)
+	err := u.Send(b, m.AppendTo(make([]byte, 0, len(payload)+16)), rel)
+	if err == nil {
+		u.registry.metrics.pushes.Inc()
+	}
+	return err
 }
