@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -21,6 +22,10 @@ import (
 
 // portSearch is how many ports above the configured one are tried when it is taken.
 const portSearch = 1000
+
+// lookupTimeout is how long a name of an address to listen on may take: without it a node
+// would neither start nor say why, while no name server answers.
+const lookupTimeout = 5 * time.Second
 
 var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
@@ -64,6 +69,8 @@ func hostAddr(ctx context.Context, cfg *config.Config, key, host string) (netip.
 	if a, err := netip.ParseAddr(host); err == nil {
 		return a, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
 	all, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
 		return netip.Addr{}, settingError(cfg, key, fmt.Errorf("there is no address of the name %q: %w", host, err))
