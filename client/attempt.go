@@ -115,12 +115,16 @@ type attempt struct {
 	done   chan struct{} // closed with over
 
 	// Guarded by Client.mu.
-	confirmed bool  // a Confirm left: the node may have replaced the old connection
-	failed    bool  // one handshake brought nothing
-	over      bool  // no more will come
-	link      *link // what it brought
-	err       error // why it brought nothing
+	answered time.Time // when the node answered a Hello last, and a Confirm left
+	failed   bool      // one handshake brought nothing
+	over     bool      // no more will come
+	link     *link     // what it brought
+	err      error     // why it brought nothing
 }
+
+// confirmed reports whether a Confirm left, so that the node may have replaced the old
+// connection.
+func (a *attempt) confirmed() bool { return !a.answered.IsZero() }
 
 func (c *Client) beginAttemptLocked() {
 	ctx, expire := context.WithTimeout(c.ctx, c.opts.ResumeFor)
@@ -188,7 +192,9 @@ func (c *Client) resume(ctx context.Context, a *attempt, p place, other string) 
 		} else if errors.Is(err, ErrHandshakeRefused) {
 			return nil, err
 		}
-		c.noteFailed(ctx, a)
+		if errors.Is(err, ErrHandshakeTimeout) {
+			c.noteFailed(ctx, a)
+		}
 		if time.Since(start) < retryPause {
 			pause(ctx, retryPause)
 		}
@@ -204,7 +210,7 @@ func (c *Client) mayConfirm(a *attempt) bool {
 	if c.attempt != a {
 		return false
 	}
-	a.confirmed = true
+	a.answered = time.Now()
 	return true
 }
 
@@ -251,7 +257,7 @@ func (c *Client) openedLocked() ending {
 	case a == nil:
 	case a.link != nil:
 		return ending{outcome: resumed, link: a.link}
-	case !a.confirmed:
+	case !a.confirmed():
 		c.endAttemptLocked()
 	}
 	return ending{}
