@@ -3,6 +3,7 @@ package transport
 import (
 	"time"
 
+	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/secure"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
@@ -84,6 +85,25 @@ func (ps *Places) rememberLocked(p *Place, code wire.CloseCode, told bool) {
 	if d.told || d.cookie != 0 {
 		ps.memory.add(d, ps.core.cfg.PlacesMax)
 	}
+}
+
+// Replaced is Cancel because a newer sid of the user is open: a client that comes later
+// hears that it was replaced.
+func (ps *Places) Replaced(sid id.SID) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p := ps.cancelledLocked(sid)
+	if p == nil {
+		return false
+	}
+	ps.leaveLocked(p, wire.CloseReplaced)
+	return true
+}
+
+// leaveLocked removes p, which ended with code. It returns the connection that is left
+// to close.
+func (ps *Places) leaveLocked(p *Place, code wire.CloseCode) *Conn {
+	return ps.removeLocked(p, code, p.isToldLocked(code))
 }
 
 // isToldLocked says whether the client of a place may hear that it ended with code. It

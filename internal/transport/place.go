@@ -216,19 +216,6 @@ func (ps *Places) cancelledLocked(sid id.SID) *Place {
 	return p
 }
 
-// Replaced is Cancel because a newer sid of the user is open: a client that comes later
-// hears that it was replaced.
-func (ps *Places) Replaced(sid id.SID) bool {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	p := ps.cancelledLocked(sid)
-	if p == nil {
-		return false
-	}
-	ps.leaveLocked(p, wire.CloseReplaced)
-	return true
-}
-
 // Get returns the place of a sid, or nil.
 func (ps *Places) Get(sid id.SID) *Place {
 	ps.mu.Lock()
@@ -321,12 +308,6 @@ func (ps *Places) endLocked(p *Place, code wire.CloseCode) *Conn {
 	c := ps.leaveLocked(p, code)
 	ps.events = append(ps.events, event{place: p, ended: true, code: code})
 	return c
-}
-
-// leaveLocked removes p, which ended with code. It returns the connection that is left
-// to close.
-func (ps *Places) leaveLocked(p *Place, code wire.CloseCode) *Conn {
-	return ps.removeLocked(p, code, p.isToldLocked(code))
 }
 
 // removeLocked forgets p, but for what a replayed Confirm would need, and what a Hello is

@@ -44,3 +44,17 @@ func TestLongestUnreliableMessage(t *testing.T) {
 		})
 	}
 }
+
+// Over TCP a fragment may be as long as a record holds beside it.
+func TestLongestFragmentOnTCP(t *testing.T) {
+	r := start(t, "TCP", nil, nil)
+	c := r.join("u")
+	long := request(cmdKeep, make([]byte, int(c.accept.MaxDatagram)-3-c.sealer.Overhead()-6-4))
+	pkt := wire.AppendReliable(c.sealer.Begin(nil), 0, 0, true, true, long)
+	pkt = c.sealer.Finish(c.accept.ServerTime, pkt, 0)
+	if len(pkt)+3 != int(c.accept.MaxDatagram) {
+		t.Errorf("a record of %d bytes, want the longest", len(pkt)+3)
+	}
+	c.write(pkt)
+	r.h.wait(t, "the longest fragment", func([]string) bool { return len(r.h.kept) == 1 })
+}
