@@ -36,6 +36,9 @@ type Options struct {
 	// Duration is how long it takes from the start, connecting included, until what is on its
 	// way is waited for (see DrainTimeout). Zero means until ctx ends.
 	Duration time.Duration
+	// Play ends the run when all have been in for so long, if that is before Duration is over.
+	// Zero means that it does not.
+	Play time.Duration
 	// ClientKey of the deployment.
 	ClientKey string
 	// Ticket makes the ticket of a bot, see [client.Options.Ticket]. Nil means none.

@@ -136,9 +136,17 @@ func newArena(t *testing.T, deliver func(*clienttest.Conn, []byte, reliable.Reli
 	return a
 }
 
+// connections are those that are open.
+func (a *arena) connections() (open int) {
+	for _, n := range []*clienttest.Node{a.udp, a.tcp} {
+		n.Do(func() { open += len(n.Conns()) })
+	}
+	return open
+}
+
 func (a *arena) options() Options {
 	return Options{
-		URL: a.url, Count: 8, Rate: 50, Duration: 300 * time.Millisecond, ConnectTimeout: 20 * time.Second,
+		URL: a.url, Count: 8, Rate: 50, Duration: time.Minute, Play: 300 * time.Millisecond,
 		DrainTimeout: 5 * time.Second, Prefix: "bot-",
 	}
 }
@@ -146,7 +154,8 @@ func (a *arena) options() Options {
 func TestRun(t *testing.T) {
 	for _, typ := range []string{"UDP", "TCP", "mixed"} {
 		t.Run(typ, func(t *testing.T) {
-			o := newArena(t, faithful).options()
+			a := newArena(t, faithful)
+			o := a.options()
 			o.Type, o.Count = typ, 16
 			s, err := Run(context.Background(), o)
 			if err != nil {
@@ -154,6 +163,15 @@ func TestRun(t *testing.T) {
 			}
 			if !s.Clean() || s.Bots != 16 || s.Reconnects != 0 {
 				t.Errorf("summary %v", s)
+			}
+			for range 100 { // they said goodbye, far sooner than idle connections end
+				if a.connections() == 0 {
+					break
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+			if n := a.connections(); n != 0 {
+				t.Errorf("%d bots left without a goodbye", n)
 			}
 			if s.Sent < 16 || s.Delivered < 2*s.Sent || s.Delivered > 3*s.Sent || s.P50 <= 0 || s.P99 < s.P50 || s.Seconds < 0.3 {
 				t.Errorf("summary %v", s)
@@ -243,7 +261,7 @@ func TestRunNoticesWhatGoesWrong(t *testing.T) {
 func TestRunSurvivesGaps(t *testing.T) {
 	a := newArena(t, faithful)
 	o := a.options()
-	o.Duration = 0
+	o.Duration, o.Play = 0, 0
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	var lines atomic.Int64

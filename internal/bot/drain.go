@@ -19,7 +19,6 @@ type stay struct {
 // drain has every bot announce its last reliable message, reliably, and waits until
 // all members of its room heard it and all before it. What is missing then is lost.
 func (r *run) drain(ctx context.Context) {
-	r.wait(ctx, func() bool { return r.joining.Load() == 0 })
 	rooms := make(map[client.RoomID][]stay)
 	for _, b := range r.bots {
 		if s, ok := b.sayLast(); ok {

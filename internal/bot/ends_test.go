@@ -108,6 +108,28 @@ func TestDurationBoundsEverything(t *testing.T) {
 	}
 }
 
+// TestEndWaitsForNobodyOnTheWay: bots that wait for their turn, and requests that hang, don't
+// hold up the end.
+func TestEndWaitsForNobodyOnTheWay(t *testing.T) {
+	hang := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
+	t.Cleanup(s.Close)
+	t.Cleanup(func() { close(hang) }) // before it
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s, err := Run(context.Background(), Options{URL: s.URL, Count: 50, Ramp: 4, Duration: 100 * time.Millisecond, DrainTimeout: time.Hour})
+		if err != nil || s.Connected != 0 || s.Failure() == "" {
+			t.Errorf("%v, summary %v", err, s)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Fatal("the run goes on")
+	}
+}
+
 func TestBadOptions(t *testing.T) {
 	for want, o := range map[string]Options{
 		"count must": {Count: -1}, "size must": {Size: 1 << 20}, "rate must": {Rate: -1}, "loss must": {Loss: math.NaN()},
@@ -153,7 +175,7 @@ func TestTwoRunsAtOnce(t *testing.T) {
 func TestKilledNode(t *testing.T) {
 	a := newArena(t, func(*clienttest.Conn, []byte, reliable.Reliability) {}) // nothing of it arrives
 	o := a.options()
-	o.Duration, o.DrainTimeout = 0, 500*time.Millisecond
+	o.Duration, o.Play, o.DrainTimeout = 0, 0, 500*time.Millisecond
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	var lines atomic.Int64

@@ -25,8 +25,7 @@ type run struct {
 	latency                             histogram
 	sent, delivered, errors, reconnects atomic.Int64
 	inRoom                              atomic.Int64
-	joining                             atomic.Int64  // bots that are queued or being worked on
-	changed                             chan struct{} // a hint that inRoom, joining or a last message changed
+	changed                             chan struct{} // a hint that inRoom or a last message changed
 	playing                             atomic.Bool   // new joins are taken
 	gaps, taken                         atomic.Int64
 	everIn                              atomic.Bool // some bot was in a room
@@ -60,9 +59,9 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	}
 	joining, stopJoining := context.WithCancel(inner)
 	defer stopJoining()
-	var background sync.WaitGroup
+	var background, joiners sync.WaitGroup
 	for range o.Ramp {
-		background.Go(func() { r.join(joining) })
+		joiners.Go(func() { r.join(joining) })
 	}
 	background.Go(func() { r.report(inner) })
 	for _, b := range r.bots {
@@ -76,6 +75,10 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	}
 	r.awaitJoined(play)
 	r.latency.reset() // handshakes compete with messages only while they join
+	if o.Play > 0 {
+		enough := time.AfterFunc(o.Play, func() { end(errOver) })
+		defer enough.Stop()
+	}
 	<-play.Done()
 	s := r.summary()
 	s.Seconds = time.Since(r.start).Seconds()
@@ -85,7 +88,8 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	driving.Wait()
 	r.playing.Store(false)
 	stopJoining()
-	late, cancel := context.WithTimeout(inner, o.DrainTimeout)
+	joiners.Wait()
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.DrainTimeout)
 	defer cancel()
 	r.drain(late)
 	stop()
@@ -155,7 +159,6 @@ func (r *run) known(typ string) bool {
 // enqueue asks for b to be connected, if it isn't, and put into a room.
 func (r *run) enqueue(b *bot) {
 	if r.playing.Load() && b.queued.CompareAndSwap(false, true) {
-		r.joining.Add(1)
 		r.joins <- b // never full: as long as the bots are many
 	}
 }
@@ -173,7 +176,6 @@ func (r *run) join(ctx context.Context) {
 					b.retryAt.Store(int64(time.Since(r.start) + wait))
 				}
 			}
-			r.joining.Add(-1)
 			r.hint()
 		}
 	}

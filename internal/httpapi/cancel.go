@@ -26,8 +26,8 @@ const (
 	// The pause between two tries, which doubles.
 	cancelPauseMin = 250 * time.Millisecond
 	cancelPauseMax = 5 * time.Second
-	// cancelDrain is how long a stop waits for those that are left.
-	cancelDrain = time.Second
+	// cancelDrain is how long a stop waits for those that are left on nodes that answer.
+	cancelDrain = 250 * time.Millisecond
 )
 
 // Values of the label result of cancels_total.
@@ -52,7 +52,7 @@ type cancels struct {
 	ctx   context.Context
 	stop  context.CancelFunc
 	nodes map[id.Node]*cancelQueue
-	idle  *sync.Cond // a node has none left
+	idle  *sync.Cond // a node has none left, or is silent
 	wg    sync.WaitGroup
 }
 
@@ -60,6 +60,7 @@ type cancels struct {
 type cancelQueue struct {
 	list    []cancel
 	working bool
+	silent  bool // the node did not answer the last try
 }
 
 type cancel struct {
@@ -118,7 +119,7 @@ func (c *cancels) finish() {
 		c.idle.Broadcast()
 	})
 	c.mu.Lock()
-	for len(c.nodes) > 0 && c.ctx.Err() == nil {
+	for c.pendingLocked() && c.ctx.Err() == nil {
 		c.idle.Wait()
 	}
 	c.mu.Unlock()
@@ -133,6 +134,16 @@ func (c *cancels) finish() {
 	clear(c.nodes)
 }
 
+// pendingLocked tells whether a node that answers has some left.
+func (c *cancels) pendingLocked() bool {
+	for _, q := range c.nodes {
+		if !q.silent {
+			return true
+		}
+	}
+	return false
+}
+
 // work cancels what q holds until nothing is left or ctx ends.
 func (c *cancels) work(ctx context.Context, node id.Node, q *cancelQueue) {
 	pause := cancelPauseMin
@@ -142,6 +153,7 @@ func (c *cancels) work(ctx context.Context, node id.Node, q *cancelQueue) {
 			return
 		}
 		result := c.try(ctx, node, k)
+		c.answered(q, result != "")
 		if result == "" && time.Now().Before(k.until) {
 			select {
 			case <-ctx.Done():
@@ -169,6 +181,14 @@ func (c *cancels) first(node id.Node, q *cancelQueue) (cancel, bool) {
 		return cancel{}, false
 	}
 	return q.list[0], true
+}
+
+func (c *cancels) answered(q *cancelQueue, yes bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if q.silent = !yes; q.silent {
+		c.idle.Broadcast()
+	}
 }
 
 func (c *cancels) finished(q *cancelQueue, k cancel, result string) {

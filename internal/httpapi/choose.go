@@ -112,13 +112,25 @@ func (s *Server) handedLocked(m mars.Member) *handed {
 	return h
 }
 
-// failed notes that a node gave no place after all.
+// handOut counts a place on a node that pick did not choose.
+func (s *Server) handOut(m mars.Member) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.handedLocked(m).add(s.second(time.Now()))
+}
+
+// giveBack takes back one that was not given, or that nobody was told of.
+func (s *Server) giveBack(m mars.Member) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.handedLocked(m).take(1)
+}
+
+// failed notes that a node refused, or was silent.
 func (s *Server) failed(m mars.Member) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := s.handedLocked(m)
-	h.take(1)
-	h.failed = time.Now()
+	s.handedLocked(m).failed = time.Now()
 }
 
 // arriveLocked compares what was handed out with a new directory.

@@ -101,10 +101,12 @@ func served(t *testing.T, f *fake, l httpapi.Limits, change func(*httpapi.Config
 		ended := make(chan error, 1)
 		go func() { ended <- s.Serve(ctx, st) }()
 		play(st, func(name ...string) float64 { return figure(t, reg, name[0], name[1:]...) })
+		began := time.Now()
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
+		f.stopped = time.Since(began)
 	})
 }
 

@@ -107,7 +107,8 @@ func (s *Server) hand(w http.ResponseWriter, r *http.Request, v any, ps ...place
 		return
 	}
 	for _, p := range ps {
-		s.drop(p)
+		s.cancel(p)
+		s.giveBack(p.node)
 	}
 	if errors.Is(err, errLeft) {
 		s.fail(w, err)

@@ -8,6 +8,10 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/Diarkis/diarkis/internal/httpapi"
 )
@@ -93,4 +97,29 @@ func TestMistakesAreNamed(t *testing.T) {
 			t.Errorf("%s: a node was asked", tc.name)
 		}
 	}
+}
+
+// broken is a cluster with a bug in it.
+type broken struct{ *fake }
+
+func (broken) Current() bool { panic("a bug") }
+
+// TestPanicsAreErrors: a bug of ours is an answer and a line in the log, not one a request.
+func TestPanicsAreErrors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &logBuffer{}
+		cfg := newConfig()
+		cfg.Log = zerolog.New(log)
+		f := oneOfEach()
+		s := httpapi.New(cfg, broken{f}, f, f.why)
+		for range 10 {
+			if w := do(s, "GET", "/node/"+tokenOf(1), ""); w.Code != 500 || !strings.Contains(w.Body.String(), `"code":500`) {
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+		}
+		if lines := news(log); len(lines) != 1 || !strings.Contains(lines[0], "a bug") || !strings.Contains(lines[0], "handler panicked") {
+			t.Errorf("log %q", lines)
+		}
+		time.Sleep(2 * time.Minute) // for the episode to end
+	})
 }

@@ -16,9 +16,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -138,6 +140,7 @@ type Server struct {
 	loaded  *prometheus.CounterVec
 	short   *telemetry.Episode // nodes that are online refused, or were silent
 	proxy   *telemetry.Episode // a proxy is not trusted
+	panics  *telemetry.Episode // a handler panicked
 	epoch   time.Time          // of the two tables
 	buckets *limit.Table       // of requests for places
 	// requests are the buckets of requests of any kind.
@@ -151,6 +154,7 @@ type Server struct {
 	indexing sync.Mutex // one index is made at a time
 
 	// Owned by the goroutine of look.
+	lookedAt   time.Time
 	censusOf   *mars.Directory
 	lastCensus map[string]census // of it
 
@@ -179,8 +183,9 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 		keyHash: sha256.Sum256([]byte(cfg.ClientKey)), origins: parseOrigins(cfg.AllowOrigin),
 		types: map[string]typeSeen{}, handed: map[id.Node]*handed{},
 		epoch: time.Now(), buckets: limit.NewTable(rate, tableSize), requests: limit.NewTable(anyRate, tableSize), asked: limit.NewTable(nodeRate, tableSize),
-		short: telemetry.NewEpisode(cfg.Log, episodeQuiet, "nodes gave no place", "nodes give places again, or nobody asks"),
-		proxy: telemetry.NewEpisode(cfg.Log, episodeQuiet, "proxy not trusted", "no requests through a proxy that is not trusted any more"),
+		short:  telemetry.NewEpisode(cfg.Log, episodeQuiet, "nodes gave no place", "nodes give places again, or nobody asks"),
+		proxy:  telemetry.NewEpisode(cfg.Log, episodeQuiet, "proxy not trusted", "no requests through a proxy that is not trusted any more"),
+		panics: telemetry.NewEpisode(cfg.Log, episodeQuiet, "handler panicked", "handlers panic no more, or nobody asks"),
 		answers: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "http", Name: "responses_total",
 			Help: "Answers of the public API.",
@@ -225,6 +230,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.S
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer s.short.End()
 	defer s.proxy.End()
+	defer s.panics.End()
 	free := func(a netip.Addr) bool { return s.spared(a) || within(s.cfg.TrustedProxies, a) }
 	c := newConns(s.cfg.Limits.ConnectionsPerAddress, free, s.dropped)
 	c.malformed = func(code int) { s.answers.WithLabelValues("malformed", strconv.Itoa(code)).Inc() }
@@ -238,7 +244,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		WriteTimeout:      2 * s.cfg.Timeout,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          telemetry.HTTPErrorLog(s.cfg.Log),
+		ErrorLog:          telemetry.HTTPErrorLog(s.cfg.Log.With().Str("listener", "http").Logger()),
 		// OPTIONS * is answered like everything else that is no path.
 		DisableGeneralOptionsHandler: true,
 		ConnState:                    c.state,
@@ -275,12 +281,28 @@ func (s *Server) counted(route string, h http.Handler) http.Handler {
 		if k, ok := r.Context().Value(connKey{}).(*conn); ok && !s.shared(peerOf(r)) {
 			rec.refusals = &k.refusals
 		}
-		h.ServeHTTP(rec, r)
+		s.shielded(h, rec, r)
 		if rec.overloaded {
 			route = "overloaded"
 		}
 		s.answers.WithLabelValues(route, strconv.Itoa(rec.code)).Inc()
 	})
+}
+
+// shielded answers 500 when a handler panics, which is our own bug: net/http would close the
+// connection without a word and log in its own format.
+func (s *Server) shielded(h http.Handler, rec *recorder, r *http.Request) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		s.panics.Note(fmt.Errorf("%v: %s", v, debug.Stack()))
+		if !rec.wrote {
+			writeError(rec, http.StatusInternalServerError, "internal error")
+		}
+	}()
+	h.ServeHTTP(rec, r)
 }
 
 // refusalsMax is how many requests of a connection may be wrong before it is closed: a
@@ -291,18 +313,24 @@ const refusalsMax = 8
 type recorder struct {
 	http.ResponseWriter
 	code       int
+	wrote      bool // a status
 	overloaded bool // the status is the fault of this node alone
 	refusals   *int // of the connection, nil where they are not counted
 }
 
 func (r *recorder) WriteHeader(code int) {
-	r.code = code
+	r.code, r.wrote = code, true
 	if r.refusals != nil && code >= 400 && code < 500 {
 		if *r.refusals++; *r.refusals > refusalsMax {
 			r.Header().Set("Connection", "close")
 		}
 	}
 	r.ResponseWriter.WriteHeader(code)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	r.wrote = true
+	return r.ResponseWriter.Write(b)
 }
 
 // Unwrap lets http.ResponseController reach the real writer.

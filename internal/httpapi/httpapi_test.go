@@ -43,6 +43,8 @@ type fake struct {
 	lie  users.ReserveReply         // what nodes say of themselves
 	deaf int                        // cancels that get lost
 
+	stopped time.Duration // how long the end of served took
+
 	mu        sync.Mutex
 	asked     []id.Node
 	last      users.ReserveRequest

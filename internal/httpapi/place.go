@@ -101,9 +101,13 @@ func left(r *http.Request) bool { return errors.Is(context.Cause(r.Context()), c
 // reserve asks one node for a place, and only the run of it that the directory names. Whether
 // the client still waits makes no difference: one who hangs up must not look like a node that
 // fails. A reservation whose answer does not come in time is cancelled.
-func (s *Server) reserve(ctx context.Context, m mars.Member, req users.ReserveRequest) (place, error) {
-	p := place{node: m}
-	var err error
+func (s *Server) reserve(ctx context.Context, m mars.Member, req users.ReserveRequest) (p place, err error) {
+	defer func() {
+		if err != nil {
+			s.giveBack(m)
+		}
+	}()
+	p.node = m
 	if p.host, p.port, err = endpointOf(m); err != nil {
 		s.failed(m)
 		s.tries.WithLabelValues("unreachable").Inc()
@@ -136,7 +140,7 @@ func (s *Server) reserve(ctx context.Context, m mars.Member, req users.ReserveRe
 		return p, err
 	}
 	if mayHaveRun(err) {
-		s.drop(p)
+		s.cancel(p)
 	}
 	switch {
 	case ctx.Err() == nil:
@@ -168,8 +172,8 @@ func (s *Server) ask(ctx context.Context, m mars.Member, req users.ReserveReques
 	return users.ParseReserveReply(b)
 }
 
-// drop has the place of nobody cancelled. It does not wait for that.
-func (s *Server) drop(p place) {
+// cancel has the place of nobody cancelled. It does not wait for that.
+func (s *Server) cancel(p place) {
 	if p.nonce != (nonce{}) {
 		s.cancels.add(p.node.Node, p.node.Incarnation, p.nonce)
 	}

@@ -251,6 +251,18 @@ func TestUnusedPlacesAreCancelled(t *testing.T) {
 			}
 		})
 	})
+	t.Run("a stop waits for no silent node", func(t *testing.T) {
+		f := &fake{members: []mars.Member{udp(1, 0), udp(2, 50)}, dead: map[id.Node]bool{"10.0.0.1:1": true}, deaf: 1 << 30}
+		served(t, f, httpapi.Limits{}, nil, func(s *street, _ func(...string) float64) {
+			k := s.come("203.0.113.1")
+			say(k, "/endpoint/type/UDP/user/a")
+			k.Close()
+			time.Sleep(10 * time.Second)
+		})
+		if f.stopped > 100*time.Millisecond {
+			t.Errorf("the stop took %v", f.stopped)
+		}
+	})
 	t.Run("too many", func(t *testing.T) {
 		f := &fake{members: []mars.Member{udp(1, 0)}, dead: map[id.Node]bool{"10.0.0.1:1": true}, deaf: 1 << 30}
 		served(t, f, httpapi.Limits{RequestsPerAddress: -1, ConnectionsPerAddress: -1}, nil, func(s *street, figure func(...string) float64) {

@@ -20,6 +20,9 @@ var (
 	expectHead = []byte("HTTP/1.1 417 Expectation Failed\r\n")
 )
 
+// plainMax is the longest beginning that is searched for it: first lines are short.
+const plainMax = 512
+
 // plainError reads an answer that the http.Server gave by itself.
 func plainError(b []byte) (code int, text string, ok bool) {
 	if bytes.HasPrefix(b, expectHead) {
@@ -28,7 +31,7 @@ func plainError(b []byte) (code int, text string, ok bool) {
 	if !bytes.HasPrefix(b, statusLine) {
 		return 0, "", false
 	}
-	line, body, ok := bytes.Cut(b[len(statusLine):], plainHead)
+	line, _, ok := bytes.Cut(b[len(statusLine):min(len(b), plainMax)], plainHead)
 	if !ok || len(line) < 4 || bytes.ContainsRune(line, '\r') {
 		return 0, "", false
 	}
@@ -36,7 +39,8 @@ func plainError(b []byte) (code int, text string, ok bool) {
 	if err != nil || code < 400 {
 		return 0, "", false
 	}
-	text = strings.TrimPrefix(string(body), string(line[:4]))
+	text = string(b[len(statusLine)+len(line)+len(plainHead):])
+	text = strings.TrimPrefix(text, string(line[:4]))
 	if code == http.StatusBadRequest {
 		text = strings.TrimPrefix(strings.TrimPrefix(text, "Bad Request"), ": ")
 	}

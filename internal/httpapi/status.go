@@ -150,12 +150,15 @@ type debugNode struct {
 	State    string  `json:"state"`
 	Users    int     `json:"users"`
 	Load     float64 `json:"load"`
+	// Available says that it is handed out: online, and neither silent nor suspected.
+	Available bool   `json:"available"`
+	Token     string `json:"token"` // of its run, for /node/{token}
 }
 
 func (s *Server) debugList(w http.ResponseWriter, r *http.Request) {
 	out := []debugNode{}
 	for _, m := range s.cluster.Directory().ByType(r.PathValue("type")) {
-		out = append(out, debugNode{m.Node, m.Endpoint, m.Role, fmt.Sprint(m.State), m.Users, m.Load})
+		out = append(out, debugNode{m.Node, m.Endpoint, m.Role, fmt.Sprint(m.State), m.Users, m.Load, m.Available(), mars.Token(m.Incarnation)})
 	}
 	writeJSON(w, http.StatusOK, out)
 }
@@ -183,6 +186,7 @@ func (s *Server) debugEndpoint(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer atWork(r.Context())()
+	s.handOut(all[i])
 	p, err := s.reserve(r.Context(), all[i], req)
 	if p.Refused == users.BadRequest {
 		s.fail(w, badRequest("the node does not take this request"))

@@ -89,10 +89,17 @@ func count(ms []mars.Member) (c census) {
 	return c
 }
 
-// look notices what changed. It is called all the time.
+// lookEvery is how often the doors are looked at: closedFor is many times that.
+const lookEvery = 250 * time.Millisecond
+
+// look notices what changed. It is called all the time, by one goroutine.
 func (s *Server) look() {
 	d := s.learn()
 	now := time.Now()
+	if now.Sub(s.lookedAt) < lookEvery {
+		return
+	}
+	s.lookedAt = now
 	why := ""
 	if err := s.serving(); err != nil {
 		why = err.Error()

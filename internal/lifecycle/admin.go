@@ -43,7 +43,7 @@ func (n *Node) startAdmin(s *stack) error {
 			MARS: func(ctx context.Context) (any, error) { return n.marsStatus(ctx) },
 		}),
 		ReadTimeout: adminReadTimeout, WriteTimeout: adminWriteTimeout, IdleTimeout: time.Minute, ConnState: open.note,
-		ErrorLog: telemetry.HTTPErrorLog(n.log),
+		ErrorLog: telemetry.HTTPErrorLog(n.log.With().Str("listener", "admin").Logger()),
 	}
 	s.start("admin listener", func(ctx context.Context) error {
 		stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
