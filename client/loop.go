@@ -117,7 +117,9 @@ func (c *Client) prepare(l *link) ending {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	l.judge.wakeUp(now, l.armed, l.poked)
+	if l.judge.wakeUp(now, l.armed, l.poked) {
+		c.machine.Woke(now)
+	}
 	c.dispatching, l.poked, l.armed = false, false, time.Time{}
 	l.late, l.roam.late = l.roam.late, nil
 	switch e := c.attemptedLocked(); {
