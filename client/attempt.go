@@ -10,13 +10,9 @@ import (
 )
 
 const (
-	// silenceMax is how long nothing may come since something was sent that asks for an
-	// answer, or three probe timeouts if these are longer. Over TCP, where one lost segment
-	// stalls all for seconds, it is streamSilenceMax.
-	silenceMax       = 2 * time.Second
-	streamSilenceMax = 5 * time.Second
-	// chanceMax is how much longer a client waits at most, by chance: the players of a
-	// node that died must not come all at once.
+	// chanceMax is how long a client waits at most, by chance, once the silence of its node
+	// is too long, see [reliable.Machine.Unanswered]: the players of a node that died must
+	// not come all at once.
 	chanceMax = 500 * time.Millisecond
 	// probeAfter is how long after the last packet a client asks whether the node is still
 	// there when messages came and nothing it sent is unanswered, at most once a probeGap:
@@ -31,27 +27,28 @@ const (
 
 // judge is what a link's silence is judged by. Client.mu guards it.
 type judge struct {
-	from     time.Time     // no silence before counts: we did not listen
-	came     time.Time     // when the packet came whose callbacks run, zero when none do
-	curious  bool          // messages came since the last probe
-	probed   time.Time     // when the last one left
-	patience time.Duration // with this silence, part of chanceMax included; zero before it is known
+	from    time.Time // no silence before counts: we did not listen
+	came    time.Time // when the packet came whose callbacks run, zero when none do
+	curious bool      // messages came since the last probe
+	probed  time.Time // when the last one left
+	verdict time.Time // when to resume beside, zero while there is hope
 }
 
 // wakeUp notes that the client's goroutine runs, which it wanted to do at armed unless
-// it was poked.
-func (j *judge) wakeUp(now, armed time.Time, poked bool) {
+// it was poked. It reports whether it did not run for too long.
+func (j *judge) wakeUp(now, armed time.Time, poked bool) (stood bool) {
 	late := !poked && !armed.IsZero() && now.Sub(armed) > stoodStill
 	busy := !j.came.IsZero() && now.Sub(j.came) > stoodStill
-	if late || busy {
-		j.from, j.patience = now, 0
+	if stood = late || busy; stood {
+		j.from, j.verdict = now, time.Time{}
 	}
 	j.came = time.Time{}
+	return stood
 }
 
 // opened notes that a packet opened, with messages or without.
 func (j *judge) opened(now time.Time, messages bool) {
-	j.came, j.patience = now, 0
+	j.came, j.verdict = now, time.Time{}
 	j.curious = j.curious || messages
 }
 
@@ -68,20 +65,13 @@ func (c *Client) verdictLocked(l *link, now time.Time) (at time.Time, resume boo
 	if c.opts.ResumeFor < 0 || c.move != nil || c.attempt != nil {
 		return time.Time{}, false
 	}
-	if since, owes := c.machine.Owes(); owes {
-		if since.Before(j.from) {
-			since = j.from
+	switch {
+	case c.machine.Unanswered():
+		if j.verdict.IsZero() {
+			j.verdict = now.Add(rand.N(chanceMax))
 		}
-		if j.patience == 0 { // once: trying another socket forgets the round trip
-			j.patience = max(silenceMax, 3*c.machine.ProbeTimeout())
-			if l.stream {
-				j.patience = streamSilenceMax
-			}
-			j.patience += rand.N(chanceMax)
-		}
-		return since.Add(j.patience), true
-	}
-	if !j.curious && !(l.stream && c.machine.Spoke()) {
+		return j.verdict, true
+	case !j.curious || c.machine.Asked():
 		return time.Time{}, false
 	}
 	quiet, _ := c.machine.Silence(now)
@@ -115,12 +105,16 @@ type attempt struct {
 	done   chan struct{} // closed with over
 
 	// Guarded by Client.mu.
-	confirmed bool  // a Confirm left: the node may have replaced the old connection
-	failed    bool  // one handshake brought nothing
-	over      bool  // no more will come
-	link      *link // what it brought
-	err       error // why it brought nothing
+	answered time.Time // when the node answered a Hello last, and a Confirm left
+	failed   bool      // one handshake brought nothing
+	over     bool      // no more will come
+	link     *link     // what it brought
+	err      error     // why it brought nothing
 }
+
+// confirmed reports whether a Confirm left, so that the node may have replaced the old
+// connection.
+func (a *attempt) confirmed() bool { return !a.answered.IsZero() }
 
 func (c *Client) beginAttemptLocked() {
 	ctx, expire := context.WithTimeout(c.ctx, c.opts.ResumeFor)
@@ -188,7 +182,9 @@ func (c *Client) resume(ctx context.Context, a *attempt, p place, other string) 
 		} else if errors.Is(err, ErrHandshakeRefused) {
 			return nil, err
 		}
-		c.noteFailed(ctx, a)
+		if errors.Is(err, ErrHandshakeTimeout) {
+			c.noteFailed(ctx, a)
+		}
 		if time.Since(start) < retryPause {
 			pause(ctx, retryPause)
 		}
@@ -204,7 +200,7 @@ func (c *Client) mayConfirm(a *attempt) bool {
 	if c.attempt != a {
 		return false
 	}
-	a.confirmed = true
+	a.answered = time.Now()
 	return true
 }
 
@@ -251,7 +247,7 @@ func (c *Client) openedLocked() ending {
 	case a == nil:
 	case a.link != nil:
 		return ending{outcome: resumed, link: a.link}
-	case !a.confirmed:
+	case !a.confirmed():
 		c.endAttemptLocked()
 	}
 	return ending{}

@@ -27,7 +27,9 @@
 //
 // Every method may be called from any goroutine at any time, also from a callback, before
 // [Client.Connect] and after [Client.Close], and never waits for what can't come: what
-// would wait for the callback that calls it returns [ErrInCallback] instead. A nil context
+// would wait for the callback that calls it returns [ErrInCallback] instead. (A callback
+// that waits for another goroutine, which calls such a method, waits as long as that
+// method's context allows.) A nil context
 // is [context.Background]; one that has ended is refused before anything is done.
 //
 //	c, err := client.Connect(ctx, client.Options{
@@ -201,6 +203,9 @@ func (c *Client) connect(ctx context.Context, endpoint func(context.Context) (En
 		c.place = p
 		c.installLocked(l, time.Now())
 		go c.run(l) // which hangs up when Close was called meanwhile
+		if c.closing {
+			return fmt.Errorf("connect: %w", ErrClosed)
+		}
 		return nil
 	}
 	if c.phase = phaseNew; c.closing {

@@ -26,6 +26,7 @@ func TestEndedIsBelieved(t *testing.T) {
 		{client.CloseInternal, nil}, {77, nil},
 	} {
 		t.Run(q.code.String(), func(t *testing.T) {
+			t.Parallel()
 			transports(t, func(t *testing.T, tcp bool) {
 				t.Parallel()
 				n := start(t, clienttest.Options{TCP: tcp})

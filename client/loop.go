@@ -117,17 +117,20 @@ func (c *Client) prepare(l *link) ending {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	l.judge.wakeUp(now, l.armed, l.poked)
+	if l.judge.wakeUp(now, l.armed, l.poked) {
+		c.machine.Woke(now)
+	}
 	c.dispatching, l.poked, l.armed = false, false, time.Time{}
 	l.late, l.roam.late = l.roam.late, nil
-	if e := c.attemptedLocked(); e.outcome != goOn {
-		return e
-	}
-	switch {
+	switch e := c.attemptedLocked(); {
+	case e.outcome == resumed:
+		return e // also to hang up there: the old connection is none any more
 	case c.stopping:
 		return ending{outcome: stopped}
 	case c.reenter:
 		return ending{outcome: left}
+	case e.outcome != goOn:
+		return e
 	}
 	if m := c.move; m != nil {
 		if !m.over {

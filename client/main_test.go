@@ -3,10 +3,13 @@ package client_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,7 +22,13 @@ import (
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// The tests wait most of the time. (-parallel still counts.)
+	if err := flag.Set("test.parallel", strconv.Itoa(max(8, 2*runtime.NumCPU()))); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience is how long tests wait for what should be there much sooner.
 const patience = 20 * time.Second

@@ -135,8 +135,9 @@ func (c *Client) switchLocked(l *link, now time.Time) {
 	r := &l.roam
 	old := l.conn
 	l.conn, r.fresh = r.fresh, nil
-	c.machine.PathChanged(now, 0)
-	c.machine.SendPing(now) // the sooner the server hears from here, the better
+	rtt, _ := c.machine.RTT()
+	c.machine.PathChanged(now, rtt) // a guess: without one a silence is judged later
+	c.machine.SendPing(now)         // the sooner the server hears from here, the better
 	c.stats.Rebinds++
 	c.aside.Add(1)
 	go func() {

@@ -36,6 +36,11 @@ func (c *Client) run(l *link) {
 func (c *Client) finish(whole bool) {
 	c.mu.Lock()
 	l := c.link
+	c.mu.Unlock()
+	if l != nil {
+		c.hangUp(l, phaseEnded, CloseNormal, "")
+	}
+	c.mu.Lock()
 	c.dropLinkLocked(phaseEnded)
 	if c.endedBy == nil {
 		c.endedBy = ErrClosed
@@ -44,9 +49,6 @@ func (c *Client) finish(whole bool) {
 		c.unhook()
 	}
 	c.mu.Unlock()
-	if l != nil {
-		_ = l.conn.Close()
-	}
 	c.cancel()
 	if whole {
 		c.aside.Wait()
@@ -203,7 +205,6 @@ func (c *Client) comeBack(l *link, d Disconnect) *link {
 	c.mu.Unlock()
 	if e, ok := errors.AsType[*CloseError](err); ok {
 		if d.Code, d.Reason = e.Code, e.Reason; ends(e.Code) {
-			c.failCalls(ErrGap)
 			c.giveUp(d)
 			return nil
 		}

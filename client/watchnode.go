@@ -24,9 +24,9 @@ func (c *Client) watchNode(ctx context.Context, a *attempt, token string) {
 			continue
 		}
 		c.mu.Lock()
-		answers := a.confirmed // whoever answered a Hello has the keys of our place
+		answers := a.confirmed() && time.Since(a.answered) < c.opts.HandshakeTimeout
 		c.mu.Unlock()
-		if !answers {
+		if !answers { // who answered a Hello just now has the keys of our place, whatever the role knows
 			a.cancel(errGone)
 			return
 		}

@@ -95,9 +95,9 @@ func TestWhoStoodStill(t *testing.T) {
 		"woken before it was": {armed: now.Add(time.Second)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			j := judge{came: q.came, patience: 1}
-			j.wakeUp(now, q.armed, q.poked)
-			if still := j.from.Equal(now); still != q.still || still && j.patience != 0 || !j.came.IsZero() {
+			j := judge{came: q.came, verdict: now}
+			still := j.wakeUp(now, q.armed, q.poked)
+			if still != q.still || still != j.from.Equal(now) || still != j.verdict.IsZero() || !j.came.IsZero() {
 				t.Errorf("stood still = %v: %+v", still, j)
 			}
 		})

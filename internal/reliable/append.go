@@ -187,7 +187,7 @@ func (m *Machine) appendControl(now time.Time, at time.Duration, p *packet) {
 func (m *Machine) appendPing(at time.Duration, p *packet) {
 	m.control.ping = false
 	m.ping.token++
-	m.ping.left(at, m.heard)
+	m.ping.sentAt, m.ping.waiting = at, true
 	p.put(wire.AppendPing(p.dst, m.ping.token), true)
 	p.asks = true
 }

@@ -47,9 +47,9 @@ func (c *control) addPong(token uint64) {
 
 // pinger matches PONGs to PINGs and keeps the clock offset they tell.
 type pinger struct {
-	token  uint64 // of the last PING
-	sentAt time.Duration
-	owed   time.Duration // since when an answer is, see left; 1 more, and 0 when none is
+	token   uint64 // of the last PING
+	sentAt  time.Duration
+	waiting bool
 
 	offset    time.Duration // the server's clock less ours
 	offsetRTT time.Duration // how good offset is: less is better; 0 when there is none
@@ -58,10 +58,10 @@ type pinger struct {
 // answered takes a PONG and returns the round trip, or false when it is not the
 // answer to the last PING.
 func (p *pinger) answered(now time.Time, at time.Duration, f *wire.Frame) (time.Duration, bool) {
-	if p.owed == 0 || f.Token != p.token {
+	if !p.waiting || f.Token != p.token {
 		return 0, false
 	}
-	p.owed = 0
+	p.waiting = false
 	rtt := max(at-p.sentAt, time.Microsecond)
 	p.offsetRTT += p.offsetRTT / 16 // clocks drift: an old measurement loses weight
 	if f.Time != 0 && (p.offsetRTT == 0 || rtt <= p.offsetRTT) {
