@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -84,6 +85,7 @@ type nodeOptions struct {
 	runDir string   // "" makes one
 	place  *place   // nil is beside
 	files  int      // descriptors it may have, 0: as many as we
+	binary string   // another build of diarkisd, "" is the usual one
 }
 
 // place is where a process runs and how it is reached from there. Nil is beside.
@@ -129,7 +131,7 @@ func start(t *testing.T, name string, o nodeOptions) *node {
 		t: t, name: name, runDir: o.runDir, env: o.env, place: o.place,
 		changed: make(chan struct{}), ended: make(chan struct{}),
 	}
-	n.cmd = exec.Command(binary, o.args...)
+	n.cmd = exec.Command(cmp.Or(o.binary, binary), o.args...)
 	if o.files > 0 {
 		n.cmd = exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, o.files), "sh", binary}, o.args...)...)
 	}

@@ -1,0 +1,322 @@
+package e2e
+
+import (
+	"context"
+	bin "encoding/binary"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Diarkis/diarkis/client"
+)
+
+// stays are all stays of players in rooms. Each message names the one it is said in, so
+// that every receiver can hold every sender to exactly once and in order, from the moment
+// both were there until one of them was not.
+type stays struct {
+	mu  sync.RWMutex
+	all []*stay
+	n   int
+}
+
+// number returns another number each time.
+func (a *stays) number() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.n++
+	return a.n
+}
+
+func (a *stays) begin(d *device, r client.RoomID) *stay {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := &stay{id: uint32(len(a.all)), device: d, began: time.Now(), room: r, heard: make(map[*stay]*heardOf)}
+	a.all = append(a.all, s)
+	return s
+}
+
+// get returns a stay, nil when there is none of that number.
+func (a *stays) get(id uint32) *stay {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if int(id) >= len(a.all) {
+		return nil
+	}
+	return a.all[id]
+}
+
+// stay is a player's time in a room.
+type stay struct {
+	id     uint32
+	device *device
+	began  time.Time // when the player asked to be let in
+
+	mu      sync.Mutex // guards the fields below
+	room    client.RoomID
+	arrived time.Time // when it knew that it was in; zero before
+	ended   string    // how, "" while it lasts
+	sent    uint64
+	lastAt  time.Time // when the last was sent
+	heard   map[*stay]*heardOf
+}
+
+func (s *stay) where() client.RoomID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.room
+}
+
+func (s *stay) arrive(r client.RoomID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.room, s.arrived = r, time.Now()
+}
+
+func (s *stay) end(how string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended == "" {
+		s.ended = how
+	}
+}
+
+// lives tells whether the player is there and may hear and be heard.
+func (s *stay) lives() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended == "" && !s.arrived.IsZero()
+}
+
+// A message: magic ‖ stay u32 ‖ number u64.
+const (
+	chaosMagic = "chao"
+	chaosBytes = 4 + 4 + 8
+)
+
+func (s *stay) say(c *client.Client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended != "" || s.arrived.IsZero() {
+		return
+	}
+	b := append(make([]byte, 0, chaosBytes), chaosMagic...)
+	b = bin.BigEndian.AppendUint32(b, s.id)
+	b = bin.BigEndian.AppendUint64(b, s.sent)
+	if c.Broadcast(s.room, b, client.Reliable) != nil {
+		return // not connected
+	}
+	s.sent++
+	s.lastAt = time.Now()
+}
+
+// hear takes what another said, and returns what is wrong with that.
+func (s *stay) hear(from *stay, seq uint64) string {
+	from.mu.Lock()
+	began, room := from.began, from.room
+	from.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.room != "" && s.room != room {
+		return fmt.Sprintf("in %s, a message of %s in %s", short(s.room), from.device.name, short(room))
+	}
+	g := s.heard[from]
+	if g == nil {
+		g = &heardOf{missing: make(map[uint64]struct{})}
+		if from != s && (s.arrived.IsZero() || began.Before(s.arrived)) {
+			g.next = seq // it was there before
+		}
+		s.heard[from] = g
+	}
+	want, before := g.next, *g
+	g.add(seq)
+	switch {
+	case g.duplicated > before.duplicated:
+		return fmt.Sprintf("number %d of %s twice", seq, from.device.name)
+	case g.reordered > before.reordered:
+		return fmt.Sprintf("number %d of %s late, when %d was awaited", seq, from.device.name, want)
+	case seq > want:
+		return fmt.Sprintf("number %d of %s when %d was awaited", seq, from.device.name, want)
+	}
+	return ""
+}
+
+// said returns how much was said, and whether any of it after t.
+func (s *stay) said(t time.Time) (n uint64, since bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sent, s.lastAt.After(t)
+}
+
+// got returns how much of another was heard.
+func (s *stay) got(from *stay) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := s.heard[from]; g != nil {
+		return g.next
+	}
+	return 0
+}
+
+// push is called by the client's goroutine.
+func (d *device) push(p client.Push) {
+	w := d.bot.w
+	if p.Ver != client.VerBuiltin || p.Cmd != client.CmdRoomBroadcast || d.gone.Load() || w.ctx.Err() != nil {
+		return
+	}
+	items, err := client.ParseList(p.Payload)
+	if err != nil {
+		w.problem("%s: a push that is not a list", d.name)
+	}
+	s := d.current()
+	for _, b := range items {
+		if len(b) != chaosBytes || string(b[:4]) != chaosMagic {
+			w.problem("%s: a message that nobody sent: %q", d.name, b)
+			continue
+		}
+		from := w.stayed.get(bin.BigEndian.Uint32(b[4:]))
+		switch {
+		case from == nil:
+			w.problem("%s: a message of nobody", d.name)
+		case s == nil:
+			w.problem("%s is in no room and hears %s", d.name, from.device.name)
+		default:
+			if wrong := s.hear(from, bin.BigEndian.Uint64(b[8:])); wrong != "" {
+				w.problem("%s heard %s", d.name, wrong)
+			}
+			if from == s {
+				d.bot.heardItself(d.Addr())
+			}
+		}
+	}
+}
+
+// heardItself notes that what the player said came back: it plays.
+func (b *bot) heardItself(node string) {
+	now := time.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if took := now.Sub(b.heard) - b.period; !b.heard.IsZero() && took > outageMin+b.period {
+		b.outages = append(b.outages, outage{b.heard, took, b.node})
+	}
+	b.heard, b.node = now, node
+}
+
+// outageMin is what counts as no outage: a busy machine does that.
+const outageMin = time.Second
+
+// gap is a connection that was replaced by one that knows nothing of it.
+type gap struct {
+	device      *device
+	at          time.Time
+	node        string // where the player was
+	why         string
+	unconfirmed uint64 // of its messages, those it had not heard itself
+}
+
+func (d *device) reconnected(gapped bool) {
+	w := d.bot.w
+	if !gapped || d.gone.Load() || w.ctx.Err() != nil {
+		return
+	}
+	d.mu.Lock()
+	d.gaps++
+	s := d.stay
+	if s != nil && s.lives() { // else it is on the way in, and will know itself
+		d.stay = nil
+	} else {
+		s = nil
+	}
+	why := d.over
+	d.mu.Unlock()
+	g := gap{device: d, at: time.Now(), node: d.bot.where(), why: strings.TrimSpace(why.Code.String() + " " + why.Reason)}
+	if s != nil {
+		s.end("gap")
+		n, _ := s.said(time.Time{})
+		g.unconfirmed = n - s.got(s)
+	}
+	w.event("%s has a gap: was on %s, is on %s (%s), %d messages unconfirmed", d.name, g.node, d.Addr(), g.why, g.unconfirmed)
+	w.mu.Lock()
+	w.gaps = append(w.gaps, g)
+	w.mu.Unlock()
+}
+
+func (d *device) disconnected(why client.Disconnect) {
+	w := d.bot.w
+	d.mu.Lock()
+	d.over = why
+	d.mu.Unlock()
+	if d.gone.Load() || w.ctx.Err() != nil {
+		return
+	}
+	w.event("%s disconnected from %s: %v %q final %v %v", d.name, d.Addr(), why.Code, why.Reason, why.Final, why.Err)
+	switch why.Code {
+	case client.CloseProtocol, client.CloseFlow, client.CloseSlow, client.CloseRate, client.CloseInternal, client.CloseKicked:
+		w.problem("%s, who plays by the rules, was closed: %v %s", d.name, why.Code, why.Reason)
+	}
+	if why.Final && why.Code != client.CloseReplaced {
+		w.problem("%s was ended for good: %v %s %v", d.name, why.Code, why.Reason, why.Err)
+	}
+	if why.Final && why.Code == client.CloseReplaced {
+		d.bot.replaced(d)
+	}
+}
+
+// replaced holds the end of a device against the cluster when there is no newer one.
+func (b *bot) replaced(d *device) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.devices) == 1 && b.devices[0] == d {
+		b.w.event("%s was replaced, by none that is left", d.name)
+	}
+}
+
+func (d *device) answered(r client.Response) {
+	if r.Status != client.StatusOK && d.current() != nil && d.current().lives() {
+		d.bot.w.event("%s was refused: command %d: status %d %s", d.name, r.Cmd, r.Status, strings.TrimLeft(string(r.Payload), "\x00"))
+	}
+}
+
+// dial opens a socket of the device on its host.
+func (d *device) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if d.gone.Load() {
+		return nil, net.ErrClosed
+	}
+	c, err := d.bot.from.dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &mutable{Conn: c, device: d}, nil
+}
+
+// mutable is a connection that falls silent when its device is gone: what is written is
+// lost, what comes is not read, and even the end is not told.
+type mutable struct {
+	net.Conn
+	device *device
+}
+
+func (m *mutable) Write(b []byte) (int, error) {
+	if m.device.gone.Load() {
+		return len(b), nil
+	}
+	return m.Conn.Write(b)
+}
+
+func (m *mutable) Read(b []byte) (int, error) {
+	for {
+		n, err := m.Conn.Read(b)
+		if err != nil || !m.device.gone.Load() {
+			return n, err
+		}
+	}
+}
+
+func (m *mutable) Close() error {
+	if !m.device.gone.Load() {
+		return m.Conn.Close()
+	}
+	m.device.bot.w.keep(m.Conn)
+	return m.SetDeadline(time.Unix(1, 0))
+}
