@@ -58,12 +58,12 @@ type bot struct {
 
 	mu      sync.Mutex // guards the fields below
 	devices []*device  // that are not at their end
-	heard   time.Time  // when it last heard itself
+	played  time.Time  // when a node last answered it
 	node    string     // where that was
 	outages []outage
 }
 
-// outage is a time in which a player was out: nothing it said came back.
+// outage is a time in which a player was out: nothing it said was answered.
 type outage struct {
 	from time.Time
 	took time.Duration
@@ -122,7 +122,7 @@ func (b *bot) logIn(on string) {
 	var err error
 	d.Client, err = client.New(client.Options{
 		URL: "http://game", UID: b.uid, Type: b.typ, HTTP: b.http, Dial: d.dial,
-		OnPush: d.push, OnReconnect: d.reconnected, OnDisconnect: d.disconnected, OnResponse: d.answered,
+		OnPush: d.push, OnReconnect: d.reconnected, OnDisconnect: d.disconnected,
 	})
 	if err != nil {
 		b.w.problem("%s: %v", d.name, err)
@@ -391,7 +391,7 @@ func (d *device) say() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.stay != nil && !d.gone.Load() {
-		d.stay.say(d.Client)
+		d.stay.say()
 	}
 }
 

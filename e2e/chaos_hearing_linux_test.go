@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	bin "encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -53,13 +54,13 @@ type stay struct {
 	device *device
 	began  time.Time // when the player asked to be let in
 
-	mu      sync.Mutex // guards the fields below
-	room    client.RoomID
-	arrived time.Time // when it knew that it was in; zero before
-	ended   string    // how, "" while it lasts
-	sent    uint64
-	lastAt  time.Time // when the last was sent
-	heard   map[*stay]*heardOf
+	mu              sync.Mutex // guards the fields below
+	room            client.RoomID
+	arrived         time.Time // when it knew that it was in; zero before
+	ended           string    // how, "" while it lasts
+	sent, confirmed uint64    // messages; those that were answered
+	lastAt          time.Time // when the last was sent
+	heard           map[*stay]*heardOf
 }
 
 func (s *stay) where() client.RoomID {
@@ -95,20 +96,39 @@ const (
 	chaosBytes = 4 + 4 + 8
 )
 
-func (s *stay) say(c *client.Client) {
+// say broadcasts the next message as a request: its answer tells that the player plays.
+func (s *stay) say() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended != "" || s.arrived.IsZero() {
 		return
 	}
-	b := append(make([]byte, 0, chaosBytes), chaosMagic...)
+	const reliably = 1
+	b := append(append(make([]byte, 0, len(s.room)+1+chaosBytes), s.room...), reliably)
+	b = append(b, chaosMagic...)
 	b = bin.BigEndian.AppendUint32(b, s.id)
 	b = bin.BigEndian.AppendUint64(b, s.sent)
-	if c.Broadcast(s.room, b, client.Reliable) != nil {
+	err := s.device.Go(client.VerBuiltin, client.CmdRoomBroadcast, b, func(_ client.Response, err error) { s.answered(err) })
+	if err != nil {
 		return // not connected
 	}
 	s.sent++
 	s.lastAt = time.Now()
+}
+
+// answered is called by the client's goroutine.
+func (s *stay) answered(err error) {
+	d := s.device
+	if err == nil {
+		s.mu.Lock()
+		s.confirmed++
+		s.mu.Unlock()
+		d.bot.plays(d.Addr())
+		return
+	}
+	if refused, ok := errors.AsType[*client.StatusError](err); ok && s.lives() && !d.gone.Load() {
+		d.bot.w.problem("%s in %s was refused: %v", d.name, short(s.where()), refused)
+	}
 }
 
 // hear takes what another said, and returns what is wrong with that.
@@ -149,6 +169,13 @@ func (s *stay) said(t time.Time) (n uint64, since bool) {
 	return s.sent, s.lastAt.After(t)
 }
 
+// open is how many messages have no answer.
+func (s *stay) open() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sent - s.confirmed
+}
+
 // got returns how much of another was heard.
 func (s *stay) got(from *stay) uint64 {
 	s.mu.Lock()
@@ -185,22 +212,19 @@ func (d *device) push(p client.Push) {
 			if wrong := s.hear(from, bin.BigEndian.Uint64(b[8:])); wrong != "" {
 				w.problem("%s heard %s", d.name, wrong)
 			}
-			if from == s {
-				d.bot.heardItself(d.Addr())
-			}
 		}
 	}
 }
 
-// heardItself notes that what the player said came back: it plays.
-func (b *bot) heardItself(node string) {
+// plays notes that the node answered a player who is in a room.
+func (b *bot) plays(node string) {
 	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if took := now.Sub(b.heard) - b.period; !b.heard.IsZero() && took > outageMin+b.period {
-		b.outages = append(b.outages, outage{b.heard, took, b.node})
+	if took := now.Sub(b.played) - b.period; !b.played.IsZero() && took > outageMin+b.period {
+		b.outages = append(b.outages, outage{b.played, took, b.node})
 	}
-	b.heard, b.node = now, node
+	b.played, b.node = now, node
 }
 
 // outageMin is what counts as no outage: a busy machine does that.
@@ -212,7 +236,7 @@ type gap struct {
 	at          time.Time
 	node        string // where the player was
 	why         string
-	unconfirmed uint64 // of its messages, those it had not heard itself
+	unconfirmed uint64 // of its messages, those without an answer
 }
 
 func (d *device) reconnected(gapped bool) {
@@ -233,8 +257,7 @@ func (d *device) reconnected(gapped bool) {
 	g := gap{device: d, at: time.Now(), node: d.bot.where(), why: strings.TrimSpace(why.Code.String() + " " + why.Reason)}
 	if s != nil {
 		s.end("gap")
-		n, _ := s.said(time.Time{})
-		g.unconfirmed = n - s.got(s)
+		g.unconfirmed = s.open()
 	}
 	w.event("%s has a gap: was on %s, is on %s (%s), %d messages unconfirmed", d.name, g.node, d.Addr(), g.why, g.unconfirmed)
 	w.mu.Lock()
@@ -269,12 +292,6 @@ func (b *bot) replaced(d *device) {
 	defer b.mu.Unlock()
 	if len(b.devices) == 1 && b.devices[0] == d {
 		b.w.event("%s was replaced, by none that is left", d.name)
-	}
-}
-
-func (d *device) answered(r client.Response) {
-	if r.Status != client.StatusOK && d.current() != nil && d.current().lives() {
-		d.bot.w.event("%s was refused: command %d: status %d %s", d.name, r.Cmd, r.Status, strings.TrimLeft(string(r.Payload), "\x00"))
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 const (
 	// calmMax is how long it may take after a round until all is as it should be. It is
 	// far above what it takes: users who are lost wait for 40 s by default.
-	calmMax = 150 * time.Second
+	calmMax = 120 * time.Second
 	calmAsk = 200 * time.Millisecond
 )
 
@@ -113,7 +113,13 @@ func (t *table) unheard(since time.Time) (wrong []string) {
 			wrong = append(wrong, from.device.name+" says nothing")
 			continue
 		}
+		if n := from.open(); n > onTheWay {
+			wrong = append(wrong, fmt.Sprintf("%s has no answer to %d messages in %s", from.device.name, n, short(from.where())))
+		}
 		for _, to := range all {
+			if to == from {
+				continue
+			}
 			if got := to.got(from); got+onTheWay < said {
 				wrong = append(wrong, fmt.Sprintf("%s heard %d of %d of %s in %s", to.device.name, got, said, from.device.name, short(to.where())))
 			}

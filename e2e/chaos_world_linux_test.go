@@ -94,7 +94,7 @@ func newChaos(t *testing.T, seed uint64, size chaosSize) *chaos {
 	for _, n := range w.alive() {
 		n.waitReady()
 	}
-	w.waitAgreement()
+	within(t, 2*patience, "one directory everywhere", func() bool { return len(w.disagreement()) == 0 })
 	for _, n := range w.alive() {
 		if f, ok := n.collected(); ok && w.started[n.name] == (footprint{}) {
 			w.started[n.name] = f
@@ -123,6 +123,7 @@ func (w *chaos) launch(s *slot) {
 		env = append(env, clockEnv+"="+s.clock)
 	}
 	s.node = w.settle(s.role, s.host, env...)
+	s.node.quiet = true
 	if s.role == "mars" {
 		w.mars = s.node
 	}

@@ -69,6 +69,7 @@ type node struct {
 	runDir string
 	env    []string
 	place  *place
+	quiet  bool // the test keeps the log itself
 
 	mu      sync.Mutex
 	lines   []string
@@ -174,7 +175,7 @@ func (n *node) cleanup() {
 		_ = n.cmd.Process.Kill()
 		<-n.ended
 	}
-	if n.t.Failed() {
+	if n.t.Failed() && !n.quiet {
 		lines := strings.Split(n.log(), "\n")
 		n.t.Logf("log of %s:\n%s", n.name, strings.Join(lines[max(0, len(lines)-60):], "\n"))
 	}
