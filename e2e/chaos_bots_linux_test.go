@@ -81,6 +81,7 @@ type device struct {
 	stay *stay      // in a room, or on the way into it
 	gaps int
 	over client.Disconnect // the last
+	last string            // where that was
 }
 
 func (w *chaos) newBots() {

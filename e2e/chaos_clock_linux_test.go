@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 // clockEnv names the file by which a build with a clock is set wrong: seconds to add.
@@ -57,6 +59,18 @@ func binaryWithClock(t *testing.T) string {
 		t.Fatalf("build diarkisd with a clock: %v\n%s", err, message)
 	}
 	return out
+}
+
+// clockIsOff tells whether the node's wall clock is wrong by so much, as the date of its
+// answers says.
+func (n *node) clockIsOff(wrong time.Duration) bool {
+	res, err := n.place.client().Get("http://" + n.Admin + "/livez")
+	if err != nil {
+		return false
+	}
+	_ = res.Body.Close()
+	date, err := http.ParseTime(res.Header.Get("Date"))
+	return err == nil && (time.Until(date)-wrong).Abs() < 3*time.Second
 }
 
 // clockSetter reads the file now and then.

@@ -109,7 +109,10 @@ func (w *chaos) deed(f fault) (begin, end func()) {
 	case cutCrowd:
 		return w.cutting([]*host{s.host}, []*host{w.crowds[f.crowd]}, true)
 	case wrongTime:
-		return func() { w.setClock(s, f.clock) }, func() { w.setClock(s, 0) }
+		return func() {
+			w.setClock(s, f.clock)
+			eventually(w.t, "the clock of "+s.name+" is wrong", func() bool { return s.node.clockIsOff(f.clock) })
+		}, func() { w.setClock(s, 0) }
 	case takeover:
 		return func() { w.some(f, (*bot).logInTwice) }, nothing
 	case walkAway:

@@ -252,9 +252,9 @@ func (d *device) reconnected(gapped bool) {
 	} else {
 		s = nil
 	}
-	why := d.over
+	why, node := d.over, d.last
 	d.mu.Unlock()
-	g := gap{device: d, at: time.Now(), node: d.bot.where(), why: strings.TrimSpace(why.Code.String() + " " + why.Reason)}
+	g := gap{device: d, at: time.Now(), node: node, why: strings.TrimSpace(why.Code.String() + " " + why.Reason)}
 	if s != nil {
 		s.end("gap")
 		g.unconfirmed = s.open()
@@ -268,7 +268,7 @@ func (d *device) reconnected(gapped bool) {
 func (d *device) disconnected(why client.Disconnect) {
 	w := d.bot.w
 	d.mu.Lock()
-	d.over = why
+	d.over, d.last = why, d.Addr()
 	d.mu.Unlock()
 	if d.gone.Load() || w.ctx.Err() != nil {
 		return
