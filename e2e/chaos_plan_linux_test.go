@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 )
@@ -150,7 +151,10 @@ func (f *fault) fill(r *rand.Rand, size chaosSize, slots *[]string) {
 		f.lasts = between(r, time.Second, 15*time.Second)
 		f.other, *slots = draw(r, *slots)
 	case cutCrowd:
-		f.node = gameSlots[r.IntN(len(gameSlots))]
+		if !slices.Contains(gameSlots, f.node) {
+			f.node, _ = draw(r, slices.DeleteFunc(slices.Clone(*slots), func(s string) bool { return !slices.Contains(gameSlots, s) }))
+			*slots = slices.DeleteFunc(*slots, func(s string) bool { return s == f.node })
+		}
 		f.lasts = between(r, time.Second, 12*time.Second)
 		f.crowd = r.IntN(size.crowds)
 	case wrongTime:

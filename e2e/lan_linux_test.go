@@ -177,7 +177,7 @@ func (l *lan) carry(h *host) {
 		}
 		to := netip.AddrFrom4([4]byte(packet[16:20]))
 		l.mu.RLock()
-		dst, cut := l.hosts[to], l.cuts[[2]netip.Addr{h.addr, to}] > 0
+		dst, cut := l.hosts[to], l.isCutLocked(h.addr, to)
 		l.mu.RUnlock()
 		if dst != nil && !cut {
 			_, _ = dst.tun.Write(packet[:n]) // lost, as on any network
@@ -200,6 +200,14 @@ func (l *lan) count(from, to []*host, add int) {
 		}
 	}
 }
+
+func (l *lan) isCut(from, to netip.Addr) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.isCutLocked(from, to)
+}
+
+func (l *lan) isCutLocked(from, to netip.Addr) bool { return l.cuts[[2]netip.Addr{from, to}] > 0 }
 
 // part cuts both directions.
 func (l *lan) part(a, b []*host) {
