@@ -330,9 +330,11 @@ func (d *device) join(r client.RoomID) {
 		return err
 	})
 	d.arrived(s, r, gaps, err)
-	if _, refused := errors.AsType[*client.StatusError](err); refused {
+	if refused, ok := errors.AsType[*client.StatusError](err); ok {
 		d.bot.w.event("%s can't join %s: %v", d.name, short(r), err)
-		d.bot.table.change(r, "") // its node is gone, or out of reach
+		if !strings.Contains(refused.Text, "already in a room") {
+			d.bot.table.change(r, "") // its node is gone, or out of reach
+		} // else that is this user's affair, or another device's
 	}
 }
 

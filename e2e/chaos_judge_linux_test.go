@@ -46,6 +46,9 @@ func (w *chaos) unrest(since time.Time, all bool) (wrong []string) {
 			wrong = append(wrong, s)
 		}
 	}
+	slices.SortStableFunc(wrong, func(a, b string) int { // the cause before what comes of it
+		return strings.Compare(fmt.Sprint(!strings.Contains(a, " devices")), fmt.Sprint(!strings.Contains(b, " devices")))
+	})
 	if wrong == nil {
 		for t := range w.tables() {
 			wrong = append(wrong, t.unheard(since)...)
