@@ -86,6 +86,7 @@ func playChaos(t *testing.T, seed uint64, size chaosSize) map[faultKind]*outageR
 	if !w.calm(true) {
 		return nil
 	}
+	w.waitVoters(5) // a cluster that was started just now can't do without mars
 	for i, round := range plan {
 		w.play(i, round)
 		if !w.calm(i == len(plan)-1) {
