@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -83,22 +84,22 @@ func playChaos(t *testing.T, seed uint64, size chaosSize) map[faultKind]*outageR
 	w.watchLeases()
 	late := startLateness(t)
 	w.newBots()
-	if !w.calm(true) {
-		return nil
+	calm := w.calm(true)
+	if calm {
+		w.waitVoters(5) // a cluster that was started just now can't do without mars
 	}
-	w.waitVoters(5) // a cluster that was started just now can't do without mars
-	for i, round := range plan {
-		w.play(i, round)
-		if !w.calm(i == len(plan)-1) {
-			return nil
-		}
+	for i := 0; calm && i < len(plan); i++ {
+		w.play(i, plan[i])
+		calm = w.calm(i == len(plan)-1)
 		w.judgeNodes()
 	}
 	w.event("the machine was late by %.0f ms, p99", 1000*late.finish().Seconds())
 	w.judgeGaps()
 	w.stop()
-	w.empty()
-	w.shutDown()
+	if calm {
+		w.empty()
+		w.shutDown()
+	}
 	w.judgeLogs()
 	rows := w.outageRows()
 	w.event("outages:\n%s", tableOfOutages(rows))
@@ -113,7 +114,7 @@ func (w *chaos) shutDown() {
 }
 
 func (n *node) terminate(w *chaos) {
-	n.signal(15)
+	n.signal(syscall.SIGTERM)
 	if code := n.waitExit(); code != 0 {
 		w.problem("%s %s exited with %d after SIGTERM", n.name, n.Mesh, code)
 	}
@@ -124,7 +125,7 @@ func (w *chaos) tell() {
 	w.mu.Lock()
 	events, problems := strings.Join(w.events, "\n"), w.problems
 	w.mu.Unlock()
-	if len(problems) == 0 {
+	if len(problems) == 0 && !w.t.Failed() {
 		w.t.Logf("what happened:\n%s", events)
 		return
 	}
@@ -133,6 +134,9 @@ func (w *chaos) tell() {
 		w.t.Logf("keep logs: %v", err)
 	}
 	w.t.Logf("what happened is in %s", dir)
+	if len(problems) == 0 {
+		return // what failed was said
+	}
 	w.t.Errorf("seed %d: %d problems:\n%s", w.seed, len(problems), strings.Join(problems[:min(len(problems), 40)], "\n"))
 }
 

@@ -58,7 +58,35 @@ func buildAndRun(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	end, err := startReaper()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "start the reaper:", err)
+		return 1
+	}
+	defer end()
 	return m.Run()
+}
+
+// reaper is the process group of the nodes. Its leader waits for the end of the tests,
+// however they end, and then kills the group: a run that was killed itself leaves no
+// node behind, not even one that is stopped.
+var reaper int
+
+func startReaper() (end func(), err error) {
+	cmd := exec.Command("sh", "-c", "read nothing; kill -KILL 0")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	in, err := cmd.StdinPipe() // ends with this process
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	reaper = cmd.Process.Pid
+	return func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	}, nil
 }
 
 // node is one running diarkisd.
@@ -136,6 +164,7 @@ func start(t *testing.T, name string, o nodeOptions) *node {
 	if o.files > 0 {
 		n.cmd = exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, o.files), "sh", binary}, o.args...)...)
 	}
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: reaper}
 	n.cmd.Dir = o.runDir // no ./configs here: embedded defaults
 	n.cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + o.runDir, "DIARKIS_RUN_DIR=" + o.runDir, "DIARKIS_JSON_LOG=TRUE",
