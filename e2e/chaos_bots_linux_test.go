@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,6 +47,19 @@ func (t *table) change(from, to client.RoomID) {
 }
 
 func (t *table) clear() { t.change(t.where(), "") }
+
+// newMatch has all leave their node and ask for another.
+func (t *table) newMatch() {
+	t.clear()
+	for _, b := range t.bots {
+		b.mu.Lock()
+		devices := slices.Clone(b.devices)
+		b.mu.Unlock()
+		for _, d := range devices {
+			d.Reenter()
+		}
+	}
+}
 
 // bot is one user, who plays with a device, or with more while it changes hands.
 type bot struct {

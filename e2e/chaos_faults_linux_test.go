@@ -119,6 +119,8 @@ func (w *chaos) deed(f fault) (begin, end func()) {
 		return func() { w.some(f, (*bot).walkAway) }, nothing
 	case newTable:
 		return func() { w.some(f, func(b *bot) { b.table.clear() }) }, nothing
+	case newMatch:
+		return func() { w.some(f, func(b *bot) { b.table.newMatch() }) }, nothing
 	}
 	panic("a kind of fault that nobody does: " + f.kind)
 }

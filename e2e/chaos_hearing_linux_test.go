@@ -235,6 +235,7 @@ type gap struct {
 	device      *device
 	at          time.Time
 	node        string // where the player was
+	code        client.CloseCode
 	why         string
 	unconfirmed uint64 // of its messages, those without an answer
 }
@@ -254,7 +255,7 @@ func (d *device) reconnected(gapped bool) {
 	}
 	why, node := d.over, d.last
 	d.mu.Unlock()
-	g := gap{device: d, at: time.Now(), node: node, why: strings.TrimSpace(why.Code.String() + " " + why.Reason)}
+	g := gap{device: d, at: time.Now(), node: node, code: why.Code, why: strings.TrimSpace(why.Code.String() + " " + why.Reason)}
 	if s != nil {
 		s.end("gap")
 		g.unconfirmed = s.open()

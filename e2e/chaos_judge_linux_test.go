@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/Diarkis/diarkis/client"
 )
 
 const (
@@ -228,6 +230,9 @@ func (w *chaos) judgeGaps() {
 	w.mu.Unlock()
 	taken := make(map[faultKind]int)
 	for _, g := range gaps {
+		if g.code == client.CloseNormal {
+			continue // between two matches
+		}
 		kind := explains(faults, g)
 		if kind == "" {
 			w.problem("%s had a gap at %.2f s that no fault explains: it was on %s (%s)", g.device.name, g.at.Sub(w.start).Seconds(), g.node, g.why)

@@ -40,6 +40,7 @@ const (
 	takeover faultKind = "two logins at once"
 	walkAway faultKind = "vanished client" // and comes back as another connection of the same user
 	newTable faultKind = "change of rooms"
+	newMatch faultKind = "new match" // a table leaves its node and asks for another
 )
 
 // faultKinds are those that befall nodes, in the order of the table.
@@ -172,6 +173,7 @@ func playersDo(r *rand.Rand, size chaosSize, within time.Duration) []fault {
 		{kind: takeover, at: between(r, 0, within), count: some(20)},
 		{kind: walkAway, at: between(r, 0, within), count: some(20)},
 		{kind: newTable, at: between(r, 0, within), count: some(10)},
+		{kind: newMatch, at: between(r, 0, within), count: some(20)},
 	}
 }
 

@@ -32,7 +32,7 @@ func TestChaosSchedule(t *testing.T) {
 			}
 		}
 	}
-	for _, k := range append(slices.Clone(faultKinds), takeover, walkAway, newTable) {
+	for _, k := range append(slices.Clone(faultKinds), takeover, walkAway, newTable, newMatch) {
 		if come[k] < 3 {
 			t.Errorf("%s comes %d times in 20 seeds", k, come[k])
 		}
