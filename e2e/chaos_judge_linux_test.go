@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -321,17 +322,41 @@ func (w *chaos) everStarted() []*node {
 	return slices.Clone(w.nodes)
 }
 
+// No run lasts so long, and nobody is forgotten so soon: nodes are, by default, after 6 s.
+const (
+	runMax     = 30 * time.Minute
+	expiredMin = 3 * time.Second
+)
+
 // falseLine says what is wrong with a line of a log, "" when nothing is.
 func falseLine(l string) string {
+	fields := make(map[string]any)
 	switch {
 	case strings.HasPrefix(l, "panic:") || strings.HasPrefix(l, "fatal error:") || strings.HasPrefix(l, "goroutine ") || strings.Contains(l, "panicked"):
 		return "a panic"
-	case !strings.HasPrefix(l, "{"):
+	case json.Unmarshal([]byte(l), &fields) != nil:
 		return "what is no JSON"
-	case strings.Contains(l, `"level":"error"`) || strings.Contains(l, `"level":"fatal"`):
+	case fields["level"] == "error" || fields["level"] == "fatal":
 		return "an error, though no part of it failed"
-	case strings.Contains(l, `:""`):
-		return "an empty field"
+	}
+	for name, v := range fields {
+		text, ok := v.(string)
+		if !ok {
+			continue
+		}
+		if text == "" {
+			return "an empty " + name
+		}
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			continue
+		}
+		if d < 0 || d > runMax {
+			return "a time that never passed as " + name
+		}
+		if name == "silent" && fields["message"] == "member expired" && d < expiredMin {
+			return "that a node is lost that was heard a moment ago"
+		}
 	}
 	return ""
 }

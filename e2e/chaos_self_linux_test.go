@@ -120,6 +120,9 @@ func TestChaosReadsLogs(t *testing.T) {
 		{`{"level":"warn","role":"udp","waited":"9.03s","message":"authority lost, directory kept"}`, true},
 		{`{"level":"error","role":"udp","message":"command failed"}`, false},
 		{`{"level":"info","role":"mars","public":"","message":"node started"}`, false},
+		{`{"level":"warn","role":"mars","silent":"6.6s","message":"member expired"}`, true},
+		{`{"level":"warn","role":"mars","silent":"127ms","message":"member expired"}`, false},
+		{`{"level":"warn","role":"udp","silent":"3h0m2s","message":"authority lost, directory kept"}`, false},
 		{`panic: runtime error: index out of range`, false},
 		{`2026/01/01 00:00:00 http: TLS handshake error`, false},
 	} {
