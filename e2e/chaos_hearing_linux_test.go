@@ -259,6 +259,7 @@ func (d *device) reconnected(gapped bool) {
 	if s != nil {
 		s.end("gap")
 		g.unconfirmed = s.open()
+		d.bot.table.change(s.where(), "") // the room was where the connection was
 	}
 	w.event("%s has a gap: was on %s, is on %s (%s), %d messages unconfirmed", d.name, g.node, d.Addr(), g.why, g.unconfirmed)
 	w.mu.Lock()
