@@ -200,13 +200,6 @@ func (w *chaos) problem(format string, args ...any) {
 	w.problems = append(w.problems, text)
 }
 
-// problemsSoFar is how many problems there are.
-func (w *chaos) problemsSoFar() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.problems)
-}
-
 // balancer is the load balancer in front of the http nodes: it asks one that answers.
 type balancer struct {
 	w    *chaos
