@@ -73,6 +73,7 @@ type bot struct {
 	mu      sync.Mutex // guards the fields below
 	devices []*device  // that are not at their end
 	played  time.Time  // when a node last answered it
+	failed  time.Time  // when a device last did not get in
 	node    string     // where that was
 	outages []outage
 }
@@ -182,17 +183,18 @@ func (b *bot) walkAway() {
 	b.logIn("")
 }
 
-// ended takes a device out of use. A user who has none left logs in again.
+// ended takes a device out of use. A user who has none left logs in again: that happens
+// when none of them got in, or when one got in that never learned of it.
 func (b *bot) ended(d *device, err error) {
+	now := time.Now()
 	b.mu.Lock()
-	left := b.devices[:0:0]
-	for _, other := range b.devices {
-		if other != d {
-			left = append(left, other)
-		}
+	had := len(b.devices)
+	b.devices = slices.DeleteFunc(b.devices, func(other *device) bool { return other == d })
+	last := had == 1 && len(b.devices) == 0
+	if err != nil {
+		b.failed = now
 	}
-	again := len(left) == 0 && len(b.devices) > 0
-	b.devices = left
+	excused := now.Sub(b.failed) < requestMax
 	b.mu.Unlock()
 	if b.w.ctx.Err() != nil || d.gone.Load() {
 		return
@@ -200,13 +202,14 @@ func (b *bot) ended(d *device, err error) {
 	if err != nil {
 		b.w.event("%s did not get in: %v", d.name, err)
 	}
-	if again {
-		if err == nil {
-			b.w.event("%s was the last of its user", d.name)
-		}
-		wait(b.w.ctx, 500*time.Millisecond)
-		b.logIn("")
+	if !last {
+		return
 	}
+	if !excused {
+		b.w.problem("%s was replaced, and its user has no other device", d.name)
+	}
+	wait(b.w.ctx, 500*time.Millisecond)
+	b.logIn("")
 }
 
 // play connects and plays to the end of the device.

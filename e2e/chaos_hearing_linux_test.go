@@ -283,18 +283,6 @@ func (d *device) disconnected(why client.Disconnect) {
 	if why.Final && why.Code != client.CloseReplaced {
 		w.problem("%s was ended for good: %v %s %v", d.name, why.Code, why.Reason, why.Err)
 	}
-	if why.Final && why.Code == client.CloseReplaced {
-		d.bot.replaced(d)
-	}
-}
-
-// replaced holds the end of a device against the cluster when there is no newer one.
-func (b *bot) replaced(d *device) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.devices) == 1 && b.devices[0] == d {
-		b.w.event("%s was replaced, by none that is left", d.name)
-	}
 }
 
 // dial opens a socket of the device on its host.
