@@ -78,13 +78,6 @@ type bot struct {
 	outages []outage
 }
 
-// outage is a time in which a player was out: nothing it said was answered.
-type outage struct {
-	from time.Time
-	took time.Duration
-	node string // where it played before
-}
-
 // device is one client of a user.
 type device struct {
 	*client.Client

@@ -17,8 +17,9 @@ func (w *chaos) play(number int, round []fault) {
 	w.event("round %d", number+1)
 	began := time.Now()
 	var steps []step
+	alone := len(slices.DeleteFunc(slices.Clone(round), func(f fault) bool { return f.node == "" })) == 1
 	for _, f := range round {
-		steps = append(steps, w.steps(f)...)
+		steps = append(steps, w.steps(f, alone)...)
 	}
 	slices.SortStableFunc(steps, func(a, b step) int { return int(a.at - b.at) })
 	for _, s := range steps {
@@ -34,13 +35,13 @@ func (w *chaos) play(number int, round []fault) {
 }
 
 // steps returns what begins and what ends a fault.
-func (w *chaos) steps(f fault) []step {
-	done := new(befallen)
+func (w *chaos) steps(f fault, alone bool) []step {
+	done := &befallen{fault: f, alone: alone}
 	begin, end := w.deed(f)
 	return []step{
 		{f.at, func() {
 			w.event("%s", f)
-			w.befall(done, f)
+			w.befall(done)
 			begin()
 		}},
 		{f.at + f.lasts, func() {
@@ -56,16 +57,16 @@ func (w *chaos) steps(f fault) []step {
 }
 
 // befall notes whom a fault befalls, as things stand.
-func (w *chaos) befall(b *befallen, f fault) {
-	b.fault, b.from = f, time.Now()
-	if s := w.slots[f.node]; s != nil {
+func (w *chaos) befall(b *befallen) {
+	b.from = time.Now()
+	if s := w.slots[b.node]; s != nil {
 		b.publics = []string{s.node.Public}
 	}
-	if s := w.slots[f.other]; s != nil {
+	if s := w.slots[b.other]; s != nil {
 		b.publics = append(b.publics, s.node.Public)
 	}
 	for _, p := range w.bots {
-		if slices.Contains(b.publics, p.where()) && (f.kind != cutCrowd || p.from == w.crowds[f.crowd]) {
+		if slices.Contains(b.publics, p.where()) && (b.kind != cutCrowd || p.from == w.crowds[b.crowd]) {
 			b.touched = append(b.touched, p)
 		}
 	}

@@ -216,20 +216,6 @@ func (d *device) push(p client.Push) {
 	}
 }
 
-// plays notes that the node answered a player who is in a room.
-func (b *bot) plays(node string) {
-	now := time.Now()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if took := now.Sub(b.played) - b.period; !b.played.IsZero() && took > outageMin+b.period {
-		b.outages = append(b.outages, outage{b.played, took, b.node})
-	}
-	b.played, b.node = now, node
-}
-
-// outageMin is what counts as no outage: a busy machine does that.
-const outageMin = time.Second
-
 // gap is a connection that was replaced by one that knows nothing of it.
 type gap struct {
 	device      *device

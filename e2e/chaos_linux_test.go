@@ -54,27 +54,20 @@ func TestChaos(t *testing.T) {
 		return
 	}
 	if seeds == 0 {
-		t.Log("\n" + tableOfOutages(playChaos(t, first, shortChaos)))
+		t.Logf("\n%v", playChaos(t, first, shortChaos))
 		return
 	}
-	rows := make(map[faultKind]*outageRow)
+	rows := make(outageRows)
 	for i := range uint64(seeds) {
 		t.Run(fmt.Sprintf("seed-%d", first+i), func(t *testing.T) {
-			for k, r := range playChaos(t, first+i, longChaos) {
-				if rows[k] == nil {
-					rows[k] = &outageRow{kind: k}
-				}
-				rows[k].faults += r.faults
-				rows[k].touched += r.touched
-				rows[k].all = append(rows[k].all, r.all...)
-			}
+			rows.add(playChaos(t, first+i, longChaos))
 		})
 	}
-	t.Log("\n" + tableOfOutages(rows))
+	t.Logf("\n%v", rows)
 }
 
 // playChaos plays one seed.
-func playChaos(t *testing.T, seed uint64, size chaosSize) map[faultKind]*outageRow {
+func playChaos(t *testing.T, seed uint64, size chaosSize) outageRows {
 	plan := schedule(seed, size)
 	t.Logf("the schedule of seed %d:\n%s", seed, printed(plan))
 	w := newChaos(t, seed, size)
@@ -102,7 +95,7 @@ func playChaos(t *testing.T, seed uint64, size chaosSize) map[faultKind]*outageR
 	}
 	w.judgeLogs()
 	rows := w.outageRows()
-	w.event("outages:\n%s", tableOfOutages(rows))
+	w.event("outages:\n%v", rows)
 	return rows
 }
 

@@ -55,6 +55,7 @@ type slot struct {
 // befallen is a fault that was done.
 type befallen struct {
 	fault
+	alone    bool      // no other node had one in that round
 	from, to time.Time // to is zero while it lasts
 	publics  []string  // where the players are that it befalls
 	touched  []*bot
