@@ -14,7 +14,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: all build run test unit race e2e abuse soak idle sim fuzz lint vet fmt bench peers bench-test flood vectors clean cross
+.PHONY: all build run test unit race e2e abuse chaos soak idle sim fuzz lint vet fmt bench peers bench-test flood vectors clean cross
 
 all: fmt lint test
 
@@ -51,6 +51,13 @@ soak:
 ROW ?= .
 abuse:
 	DIARKIS_ABUSE=1 $(GO) test -count=1 -timeout 60m -v -run '^TestAbuse$$/^rows$$/$(subst $(space),_,$(ROW))' ./e2e/...
+
+# chaos plays SEEDS schedules of faults (docs/chaos.md), the first of them SEED, and prints how long players
+# were out. It needs root or user namespaces. `make test` plays a short one.
+SEED ?= 1
+chaos: SEEDS := $(if $(filter file undefined,$(origin SEEDS)),20,$(SEEDS))
+chaos:
+	DIARKIS_CHAOS=$(SEEDS) DIARKIS_CHAOS_SEED=$(SEED) $(GO) test -count=1 -timeout 6h -v -run '^TestChaos$$' ./e2e/...
 
 # idle opens IDLE connections that say nothing, and tells what they cost a node.
 IDLE ?= 10000

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -57,7 +58,35 @@ func buildAndRun(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	end, err := startReaper()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "start the reaper:", err)
+		return 1
+	}
+	defer end()
 	return m.Run()
+}
+
+// reaper is the process group of the nodes. Its leader waits for the end of the tests,
+// however they end, and then kills the group: a run that was killed itself leaves no
+// node behind, not even one that is stopped.
+var reaper int
+
+func startReaper() (end func(), err error) {
+	cmd := exec.Command("sh", "-c", "read nothing; kill -KILL 0")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	in, err := cmd.StdinPipe() // ends with this process
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	reaper = cmd.Process.Pid
+	return func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	}, nil
 }
 
 // node is one running diarkisd.
@@ -68,6 +97,7 @@ type node struct {
 	runDir string
 	env    []string
 	place  *place
+	quiet  bool // the test keeps the log itself
 
 	mu      sync.Mutex
 	lines   []string
@@ -84,6 +114,7 @@ type nodeOptions struct {
 	runDir string   // "" makes one
 	place  *place   // nil is beside
 	files  int      // descriptors it may have, 0: as many as we
+	binary string   // another build of diarkisd, "" is the usual one
 }
 
 // place is where a process runs and how it is reached from there. Nil is beside.
@@ -129,10 +160,11 @@ func start(t *testing.T, name string, o nodeOptions) *node {
 		t: t, name: name, runDir: o.runDir, env: o.env, place: o.place,
 		changed: make(chan struct{}), ended: make(chan struct{}),
 	}
-	n.cmd = exec.Command(binary, o.args...)
+	n.cmd = exec.Command(cmp.Or(o.binary, binary), o.args...)
 	if o.files > 0 {
 		n.cmd = exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, o.files), "sh", binary}, o.args...)...)
 	}
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: reaper}
 	n.cmd.Dir = o.runDir // no ./configs here: embedded defaults
 	n.cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + o.runDir, "DIARKIS_RUN_DIR=" + o.runDir, "DIARKIS_JSON_LOG=TRUE",
@@ -172,7 +204,7 @@ func (n *node) cleanup() {
 		_ = n.cmd.Process.Kill()
 		<-n.ended
 	}
-	if n.t.Failed() {
+	if n.t.Failed() && !n.quiet {
 		lines := strings.Split(n.log(), "\n")
 		n.t.Logf("log of %s:\n%s", n.name, strings.Join(lines[max(0, len(lines)-60):], "\n"))
 	}

@@ -22,7 +22,7 @@ import (
 type lan struct {
 	mu    sync.RWMutex // guards the fields below
 	hosts map[netip.Addr]*host
-	cuts  map[[2]netip.Addr]bool // from, to
+	cuts  map[[2]netip.Addr]int // from, to: how many cuts last
 }
 
 // host is one machine of a lan.
@@ -34,7 +34,7 @@ type host struct {
 }
 
 func newLAN() *lan {
-	return &lan{hosts: make(map[netip.Addr]*host), cuts: make(map[[2]netip.Addr]bool)}
+	return &lan{hosts: make(map[netip.Addr]*host), cuts: make(map[[2]netip.Addr]int)}
 }
 
 // privileged tells whether this process may make a lan. When it is not root it runs
@@ -177,7 +177,7 @@ func (l *lan) carry(h *host) {
 		}
 		to := netip.AddrFrom4([4]byte(packet[16:20]))
 		l.mu.RLock()
-		dst, cut := l.hosts[to], l.cuts[[2]netip.Addr{h.addr, to}]
+		dst, cut := l.hosts[to], l.isCutLocked(h.addr, to)
 		l.mu.RUnlock()
 		if dst != nil && !cut {
 			_, _ = dst.tun.Write(packet[:n]) // lost, as on any network
@@ -186,15 +186,28 @@ func (l *lan) carry(h *host) {
 }
 
 // cut drops what any of from sends to any of to. The other direction stays.
-func (l *lan) cut(from, to []*host) {
+func (l *lan) cut(from, to []*host) { l.count(from, to, 1) }
+
+// mend ends one cut. What another cut drops too stays cut.
+func (l *lan) mend(from, to []*host) { l.count(from, to, -1) }
+
+func (l *lan) count(from, to []*host, add int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, a := range from {
 		for _, b := range to {
-			l.cuts[[2]netip.Addr{a.addr, b.addr}] = true
+			l.cuts[[2]netip.Addr{a.addr, b.addr}] += add
 		}
 	}
 }
+
+func (l *lan) isCut(from, to netip.Addr) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.isCutLocked(from, to)
+}
+
+func (l *lan) isCutLocked(from, to netip.Addr) bool { return l.cuts[[2]netip.Addr{from, to}] > 0 }
 
 // part cuts both directions.
 func (l *lan) part(a, b []*host) {

@@ -10,8 +10,9 @@ import (
 // islands is a cluster in which every node has a host of its own.
 type islands struct {
 	*cluster
-	lan  *lan
-	home map[*node]*host
+	lan    *lan
+	home   map[*node]*host
+	binary string // that the nodes are, "" is the usual one
 }
 
 // newIslands starts mars, http and the game nodes, and waits until all vote.
@@ -36,7 +37,7 @@ func newIslands(t *testing.T, games ...string) (*islands, []*node) {
 }
 
 // settle starts a node on a host.
-func (is *islands) settle(role string, h *host) *node {
+func (is *islands) settle(role string, h *host, env ...string) *node {
 	is.t.Helper()
 	a := h.addr.String()
 	n := start(is.t, role, nodeOptions{
@@ -45,8 +46,8 @@ func (is *islands) settle(role string, h *host) *node {
 			"DIARKIS_MARS_ADDRESS=" + a, "DIARKIS_MESH_ADDRESS=" + a,
 			"DIARKIS_HTTP_ADDRESS=" + a, "DIARKIS_UDP_ADDRESS=" + a, "DIARKIS_TCP_ADDRESS=" + a,
 			"DIARKIS_MESH_PORT=8000", // as deployed: who starts anew is known by it
-		}, is.env...),
-		place: &h.place,
+		}, append(slices.Clip(is.env), env...)...),
+		place: &h.place, binary: is.binary,
 	}).waitStarted()
 	is.home[n] = h
 	return is.add(n)

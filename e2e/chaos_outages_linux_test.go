@@ -1,0 +1,117 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// outage is a time in which a player was out: nothing it said was answered.
+type outage struct {
+	from time.Time
+	took time.Duration
+	node string // where it played before
+}
+
+// outageMin is what counts as no outage: a busy machine does that.
+const outageMin = time.Second
+
+// plays notes that the node answered a player who is in a room.
+func (b *bot) plays(node string) {
+	now := time.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if took := now.Sub(b.played) - b.period; !b.played.IsZero() && took > outageMin+b.period {
+		b.outages = append(b.outages, outage{b.played, took, b.node})
+	}
+	b.played, b.node = now, node
+}
+
+// outAfter returns the longest outage of a player that began with a fault.
+func (b *bot) outAfter(f *befallen) (most time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, o := range b.outages {
+		if o.from.After(f.from.Add(-2*b.period)) && o.from.Before(f.to.Add(5*time.Second)) && slices.Contains(f.publics, o.node) {
+			most = max(most, o.took)
+		}
+	}
+	return most
+}
+
+// outageRow is a line of the table of outages: of all players whom faults of a kind
+// befell, how long each was out. Times are by how often a player speaks.
+type outageRow struct {
+	faults       int
+	often, rarer []time.Duration
+}
+
+// outageRows are lines by kind of fault.
+type outageRows map[string]*outageRow
+
+func (rows outageRows) row(name string) *outageRow {
+	if rows[name] == nil {
+		rows[name] = new(outageRow)
+	}
+	return rows[name]
+}
+
+// add adds what another run found.
+func (rows outageRows) add(more outageRows) {
+	for name, m := range more {
+		r := rows.row(name)
+		r.faults += m.faults
+		r.often = append(r.often, m.often...)
+		r.rarer = append(r.rarer, m.rarer...)
+	}
+}
+
+// outageRows finds for each player that a fault befell how long it was out. When there
+// were other faults in the round they may have had their part.
+func (w *chaos) outageRows() outageRows {
+	rows := make(outageRows)
+	for _, f := range w.faults {
+		r := rows.row(rowName(f.kind, f.alone))
+		r.faults++
+		for _, b := range f.touched {
+			if out := b.outAfter(f); b.period < time.Second {
+				r.often = append(r.often, out)
+			} else {
+				r.rarer = append(r.rarer, out)
+			}
+		}
+	}
+	return rows
+}
+
+func rowName(k faultKind, alone bool) string {
+	if alone {
+		return string(k)
+	}
+	return string(k) + " +"
+}
+
+// String prints the table.
+func (rows outageRows) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-28s %6s %8s %7s %7s %7s %10s %10s\n", "fault (+: among others)", "times", "players", "p50", "p99", "max", "p99 at 5/s", "p99 at 1/s")
+	for _, alone := range []bool{true, false} {
+		for _, k := range faultKinds {
+			r := rows[rowName(k, alone)]
+			if r == nil || len(r.often)+len(r.rarer) == 0 {
+				continue
+			}
+			all := slices.Concat(r.often, r.rarer)
+			p99, most := quantiles(all) // sorts
+			often, _ := quantiles(r.often)
+			rarer, _ := quantiles(r.rarer)
+			fmt.Fprintf(&b, "%-28s %6d %8d", rowName(k, alone), r.faults, len(all))
+			for _, d := range []time.Duration{all[len(all)/2], p99, most} {
+				fmt.Fprintf(&b, " %6.1fs", d.Seconds())
+			}
+			fmt.Fprintf(&b, " %9.1fs %9.1fs\n", often.Seconds(), rarer.Seconds())
+		}
+	}
+	return b.String()
+}
