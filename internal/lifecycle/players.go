@@ -210,6 +210,7 @@ func (n *Node) transportConfig(address netip.Addr) transport.Config {
 	l := n.limits()
 	c := transport.Config{
 		Address: address.String(), ClientKey: n.cfg.Env.ClientKey.Reveal(), ProbeKey: n.probeKey,
+		NodeToken:  mars.Token(n.marsNode.Self().Incarnation),
 		ReserveTTL: l.ReservationTTL, PlacesMax: l.MaxUsers,
 		Limits: transport.Limits{
 			UnauthenticatedPerSec: unlimited(l.UnauthenticatedPackets),

@@ -90,6 +90,10 @@ var (
 	ErrPlaceExists = errors.New("place exists already")
 	// ErrNoPlace means there is no place of that sid, or none in the needed state.
 	ErrNoPlace = errors.New("no such place")
-	// ErrRevoked is what Reservation.Release wraps when the user will never come.
+	// ErrRevoked is what Reservation.Release wraps when the user will never come: they may
+	// live elsewhere, so their client hears nothing.
 	ErrRevoked = errors.New("reservation was revoked")
+	// ErrReplaced is what Reservation.Release wraps when a newer sid of the user is open:
+	// their client hears that it was replaced.
+	ErrReplaced = errors.New("a newer sid of the user is open")
 )

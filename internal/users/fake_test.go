@@ -56,6 +56,7 @@ const (
 	requestLost
 	replyLost
 	silent // no answer until the caller gives up
+	late   // the same, and then it is handled: the other process stood still
 )
 
 type fakeMesh struct {
@@ -82,8 +83,11 @@ func (m *fakeMesh) Request(ctx context.Context, to id.Node, cmd uint16, payload 
 	if h == nil || what == requestLost {
 		return nil, mesh.ErrUnreachable
 	}
-	if what == silent {
+	if what == silent || what == late {
 		<-ctx.Done()
+		if what == late {
+			_, _ = h(context.WithoutCancel(ctx), peer(m.self), payload)
+		}
 		return nil, mesh.ErrTimeout
 	}
 	b, err := h(ctx, peer(m.self), payload)
@@ -156,6 +160,8 @@ type fakePlaces struct {
 	places map[id.SID]*fakePlace
 	err    error // of Reserve
 	moved  []wire.Move
+
+	replaced []id.SID // what Replaced dropped
 }
 
 type fakePlace struct {
@@ -198,6 +204,16 @@ func (p *fakePlaces) Cancel(sid id.SID) bool {
 		return false
 	}
 	delete(p.places, sid)
+	return true
+}
+
+func (p *fakePlaces) Replaced(sid id.SID) bool {
+	if !p.Cancel(sid) {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.replaced = append(p.replaced, sid)
 	return true
 }
 

@@ -89,6 +89,9 @@ func (r *Registry) takeOver(ctx context.Context, u *User) error {
 	if err == nil && !released {
 		err = errors.New("the old node keeps the user")
 	}
+	if err != nil && u.isRevoked() {
+		err = transport.ErrReplaced // a notice of the newer sid came here, too
+	}
 	if err != nil {
 		return fmt.Errorf("take over user %q from %v: %w: %w", string(u.ID), in.from, err, transport.ErrRevoked)
 	}

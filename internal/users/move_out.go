@@ -351,18 +351,18 @@ func (m *moveOut) forgetData() bool {
 func (m *moveOut) release() (answer []byte, now bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	u := m.user
 	switch m.decision {
 	case released:
 		return m.data, false
 	case aborted:
-		return notReleased, false
+		return u.keptAnswer(), false
 	}
-	u := m.user
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.phase != open || m.overdueLocked(time.Now()) {
 		m.decision = aborted
-		return notReleased, false
+		return u.keptAnswerLocked(), false
 	}
 	b, err := u.releaseLocked(m.pending)
 	if err != nil {
@@ -376,6 +376,20 @@ func (m *moveOut) release() (answer []byte, now bool) {
 	u.dropParkedLocked()
 	m.decision, m.data = released, b
 	return b, true
+}
+
+// keptAnswer is what a node is told that asks for u in vain.
+func (u *User) keptAnswer() []byte {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.keptAnswerLocked()
+}
+
+func (u *User) keptAnswerLocked() []byte {
+	if u.revoked {
+		return wasReplaced
+	}
+	return notReleased
 }
 
 // releaseLocked encodes u as the new node takes it over.

@@ -147,6 +147,7 @@ func (u *User) revoke() bool {
 	return !known
 }
 
+// isRevoked reports whether u has lost to a newer sid.
 func (u *User) isRevoked() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -162,7 +163,7 @@ func (r *Registry) endReplaced(u *User) {
 	defer r.unopened.mu.Unlock()
 	if u.unopened != nil {
 		r.cancelLocked(u, cancelReplaced)
-	} else if r.places.Cancel(u.SID) { // on the way from another node
+	} else if r.places.Replaced(u.SID) { // on the way from another node
 		r.forget(u, wire.CloseReplaced)
 	}
 }

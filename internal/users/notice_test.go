@@ -170,6 +170,7 @@ func TestNoticesAreRepeated(t *testing.T) {
 				pass(away)
 				net.setCut(nil)
 				until(t, 7*time.Second, "the old connection ends", old.Gone)
+				synctest.Wait() // and its hooks
 				if fresh.Gone() || a.CCU() != 1 || b.CCU() != 0 {
 					t.Errorf("the new one is gone: %v; %d and %d are open", fresh.Gone(), a.CCU(), b.CCU())
 				}

@@ -35,6 +35,7 @@ type Mesh interface {
 type Places interface {
 	Reserve(r transport.Reservation) (*transport.Place, error)
 	Cancel(sid id.SID) bool
+	Replaced(sid id.SID) bool
 	End(sid id.SID, code wire.CloseCode, reason string) bool
 	Freeze(ctx context.Context, sid id.SID) (*reliable.State, error)
 	Thaw(sid id.SID) bool

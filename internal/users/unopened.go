@@ -176,7 +176,11 @@ func (r *Registry) fitLocked() bool {
 // now, and reports which. Either way it is on no list any more.
 func (r *Registry) cancelLocked(u *User, reason string) bool {
 	r.unopened.removeLocked(u)
-	if !r.places.Cancel(u.SID) {
+	cancel := r.places.Cancel
+	if reason == cancelReplaced {
+		cancel = r.places.Replaced // so its client hears why
+	}
+	if !cancel(u.SID) {
 		return false
 	}
 	r.metrics.cancelled.WithLabelValues(reason).Inc()

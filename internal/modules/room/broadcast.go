@@ -11,13 +11,13 @@ import (
 const (
 	// MessageMax is the longest room message, in bytes.
 	MessageMax = 64 << 10
-	// UnreliableMax is the longest unreliable room message, in bytes: what is left for it of
-	// an unreliable message, which holds 1168 bytes, when a member sends it as a broadcast:
-	// the header takes 4, the room id 52 and the reliability 1.
+	// UnreliableMax is the longest unreliable room message, in bytes: what a member's
+	// broadcast has room for in one datagram. 1168 bytes of a client's message fit, of
+	// which the header takes 4, the room id 52 and the reliability 1.
 	UnreliableMax = 1168 - 4 - id.RoomBytes - 1
 
 	// A merged push is cut at these many bytes; a longer message goes alone.
-	mergedUnreliableMax = 1168 - 4
+	mergedUnreliableMax = 1176 - 4 // a server's header in a datagram is shorter than a client's
 	mergedReliableMax   = MessageMax + 4
 	// More than this is not collected: it goes at once, so that what waits is
 	// bounded and the members' send queues push back.

@@ -168,6 +168,8 @@ func (n *node) take(sid id.SID, unopened bool) *place {
 
 func (n *node) Cancel(sid id.SID) bool { return n.take(sid, true) != nil }
 
+func (n *node) Replaced(sid id.SID) bool { return n.Cancel(sid) }
+
 func (n *node) End(sid id.SID, code wire.CloseCode, _ string) bool {
 	p := n.take(sid, false)
 	if p == nil {

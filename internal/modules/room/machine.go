@@ -185,10 +185,6 @@ func NewMachine[L comparable](now time.Time, room id.Room, settings Settings) (*
 	return &Machine[L]{id: room, settings: settings, created: now, closeAt: now.Add(settings.EmptyTTL)}, nil
 }
 
-// SetPresent says how to know whether a member can be reached right now. Who can't becomes
-// owner only when nobody can. Without it everybody can.
-func (m *Machine[L]) SetPresent(f func(L) bool) { m.present = f }
-
 // Member returns the link of a member, and whether there is one of that id.
 func (m *Machine[L]) Member(user id.UID) (link L, ok bool) {
 	if i := m.find(user); i >= 0 {
@@ -320,18 +316,6 @@ func (m *Machine[L]) leave(now time.Time, in Input[L], out *Output[L]) error {
 	return nil
 }
 
-// heir is who owns the room next: of those who are present the one who has been in longest.
-func (m *Machine[L]) heir() id.UID {
-	if m.present != nil {
-		for i := range m.members {
-			if m.present(m.members[i].Link) {
-				return m.members[i].User
-			}
-		}
-	}
-	return m.members[0].User
-}
-
 func (m *Machine[L]) delete(in Input[L], out *Output[L]) error {
 	if len(in.Message) > MessageMax {
 		return ErrTooLarge
@@ -345,28 +329,6 @@ func (m *Machine[L]) delete(in Input[L], out *Output[L]) error {
 		m.unhold(user, out)
 	}
 	m.members, m.owner, m.closed = nil, "", true
-	return nil
-}
-
-func (m *Machine[L]) changeOwner(in Input[L], out *Output[L]) error {
-	actor := -1
-	if in.User != "" {
-		if actor = m.find(in.User); actor < 0 {
-			return ErrNotIn
-		}
-		if in.User != m.owner {
-			return ErrNotOwner
-		}
-	}
-	if len(in.To) != 1 || m.find(in.To[0]) < 0 {
-		return ErrNotIn
-	}
-	if in.To[0] == m.owner {
-		return nil
-	}
-	m.flush(out)
-	m.owner = in.To[0]
-	out.Deliveries += m.push(out, CmdOwnerChange, reliable.Reliable, []byte(m.owner), actor)
 	return nil
 }
 

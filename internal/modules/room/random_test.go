@@ -176,14 +176,6 @@ func TestRandomJoinTakesOverFromTheOldSelf(t *testing.T) {
 	})
 }
 
-func (c *cluster) settings(r string) Settings {
-	found, err := c.nodes[0].rooms.find(id.Room(r))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return found.settings
-}
-
 // However players come, leave, are lost and come back, nobody opens a room while another
 // one with players who are there has a seat.
 func TestRandomJoinsNeverSplit(t *testing.T) {
