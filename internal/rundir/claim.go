@@ -87,8 +87,12 @@ func sameFile(f *os.File, there fs.FileInfo) bool {
 // gives up the names. Call it last.
 func (c *Claim) Release() error {
 	c.removeFiles(false)
-	err := ignoreMissing(os.Remove(c.lock.Name()))
-	return errors.Join(err, c.lock.Close())
+	err := ignoreMissing(os.Remove(c.lock.Name())) // while it is held, so that it is not a newer node's
+	closeErr := c.lock.Close()
+	if err != nil { // a system that removes no open files
+		err = ignoreMissing(os.Remove(c.lock.Name()))
+	}
+	return errors.Join(err, closeErr)
 }
 
 // removeFiles removes what has this role and pid in its name, and the task files of
