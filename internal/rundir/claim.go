@@ -128,7 +128,7 @@ func (d *Dir) running(role string, pid int, start string) bool {
 func (d *Dir) Running(n Node) bool { return d.running(n.Role, n.PID, n.Start) }
 
 // ErrNotThisProcess means that a pid is not, or no longer, that of the node.
-var ErrNotThisProcess = errors.New("is not the process of this node")
+var ErrNotThisProcess = errors.New("is not the process of this node, which may be another container's: ask there")
 
 // Signal sends the signal of tasks, SIGUSR1, to the process that wrote n, and never to
 // another that has its pid. It returns an error that wraps [ErrNotThisProcess] when
