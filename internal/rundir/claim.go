@@ -87,8 +87,12 @@ func sameFile(f *os.File, there fs.FileInfo) bool {
 // gives up the names. Call it last.
 func (c *Claim) Release() error {
 	c.removeFiles(false)
-	err := ignoreMissing(os.Remove(c.lock.Name()))
-	return errors.Join(err, c.lock.Close())
+	err := ignoreMissing(os.Remove(c.lock.Name())) // while it is held, so that it is not a newer node's
+	closeErr := c.lock.Close()
+	if err != nil { // a system that removes no open files
+		err = ignoreMissing(os.Remove(c.lock.Name()))
+	}
+	return errors.Join(err, closeErr)
 }
 
 // removeFiles removes what has this role and pid in its name, and the task files of
@@ -124,7 +128,7 @@ func (d *Dir) running(role string, pid int, start string) bool {
 func (d *Dir) Running(n Node) bool { return d.running(n.Role, n.PID, n.Start) }
 
 // ErrNotThisProcess means that a pid is not, or no longer, that of the node.
-var ErrNotThisProcess = errors.New("is not the process of this node")
+var ErrNotThisProcess = errors.New("is not the process of this node, which may be another container's: ask there")
 
 // Signal sends the signal of tasks, SIGUSR1, to the process that wrote n, and never to
 // another that has its pid. It returns an error that wraps [ErrNotThisProcess] when
