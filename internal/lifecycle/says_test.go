@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -140,5 +141,50 @@ func TestTakenPortsNameTheirSetting(t *testing.T) {
 	s.stop(t.Context())
 	if !strings.Contains(log.String(), `"setting":"metrics.port"`) || !strings.Contains(log.String(), "port taken, next free one bound") {
 		t.Errorf("log %q", log)
+	}
+}
+
+// A field that says nothing is left out: who reads a log asks what it is that is missing.
+func TestNoLogLineHasAnEmptyField(t *testing.T) {
+	d := newDev(t, 0)
+	log := &lockedBuffer{}
+	for _, n := range d.nodes {
+		n.log = zerolog.New(log).With().Str("role", string(n.cfg.Role)).Logger()
+	}
+	if err := runAll(t.Context(), t.Context(), d.nodes, d.awaitPlayable); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+	for _, l := range lines {
+		if strings.Contains(l, `:""`) {
+			t.Errorf("a field is empty: %s", l)
+		}
+	}
+	if n := strings.Count(log.String(), `"message":"node started"`); n != len(d.nodes) {
+		t.Errorf("%d of %d nodes said that they started", n, len(d.nodes))
+	}
+}
+
+// A check of good settings leaves nothing on the machine, and one of bad ones names all.
+func TestCheckLeavesNothingBehind(t *testing.T) {
+	dir := t.TempDir()
+	for _, role := range append([]config.Role{""}, config.Roles...) {
+		cfg := settings(t, role, "DIARKIS_RUN_DIR", dir)
+		if err := Check(t.Context(), cfg); err != nil {
+			t.Errorf("role %q: %v", role, err)
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+			t.Errorf("role %q: left behind %v, %v", role, left, err)
+		}
+	}
+	cfg := settings(t, "", "DIARKIS_RUN_DIR", dir, "DIARKIS_TCP_ADDRESS", "0.0.0.0", "DIARKIS_METRICS_ADDRESS", "10.250.251.252", "DIARKIS_MESH_ADDRESS", "8.8.8.8")
+	err := Check(t.Context(), cfg)
+	for _, want := range []string{
+		"metrics.address (DIARKIS_METRICS_ADDRESS): 10.250.251.252 is not an address of this machine",
+		"role http, udp, tcp: mesh configuration: address 8.8.8.8 is public", "role tcp: tcp.address (DIARKIS_TCP_ADDRESS) is 0.0.0.0",
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) || CodeOf(err) != ExitConfig {
+			t.Errorf("no %q, or not exit 78, in: %v", want, err)
+		}
 	}
 }
