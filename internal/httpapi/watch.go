@@ -135,17 +135,17 @@ func (w *watch) see(now time.Time, typ, why string, c census) {
 		d = &door{at: now}
 		w.doors[typ] = d
 	}
-	if d.why != why {
-		d.why, d.at = why, now
-	}
-	patience := closedFor
+	same, patience := sameCause, closedFor
 	if typ == "" {
-		patience = unjoinedFor
+		same, patience = sameSide, unjoinedFor
 	}
-	if now.Sub(d.at) < patience {
+	if !same(d.why, why) {
+		d.at = now
+	}
+	if d.why = why; now.Sub(d.at) < patience {
 		return
 	}
-	if d.why == d.told {
+	if same(d.why, d.told) {
 		if d.why == "" {
 			d.refused = 0 // while it was closed too briefly for a line
 		}
@@ -167,6 +167,11 @@ func (w *watch) see(now time.Time, typ, why string, c census) {
 	e.Str("type", typ).Int("nodes", c.nodes).Int("draining", c.draining).Int("taken", c.taken).Int("silent", c.silent).
 		Int("refused", d.refused).Msg("no node takes players")
 }
+
+func sameCause(a, b string) bool { return a == b }
+
+// sameSide is for this node, whose words for why it is closed vary with whom it asks in vain.
+func sameSide(a, b string) bool { return (a == "") == (b == "") }
 
 func (w *watch) overLocked(d *door, typ string, at time.Time) {
 	e := w.log.Info().Int("refused", d.refused).Str("waited", telemetry.Span(at.Sub(d.toldAt)))

@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"errors"
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -118,6 +119,24 @@ func TestBlinksAreNoNews(t *testing.T) {
 			}
 		}
 		if lines := news(log); len(lines) > 0 {
+			t.Errorf("log %q", lines)
+		}
+	})
+}
+
+// TestChangingWords: a node that asks one mars after the other in vain has joined no more for
+// that, and is no more news.
+func TestChangingWords(t *testing.T) {
+	f := oneOfEach()
+	log := &logBuffer{}
+	served(t, f, httpapi.Limits{}, func(c *httpapi.Config) { c.Log = zerolog.New(log) }, func(_ *street, _ func(...string) float64) {
+		for i := range 100 {
+			f.mu.Lock()
+			f.serving = fmt.Errorf("not joined: 10.0.0.%d is silent", i%3)
+			f.mu.Unlock()
+			time.Sleep(time.Second)
+		}
+		if lines := news(log); len(lines) != 1 || !strings.Contains(lines[0], "is silent,message:this node hands out no places") {
 			t.Errorf("log %q", lines)
 		}
 	})
