@@ -125,20 +125,27 @@ func (c *Client) beginAttemptLocked() {
 	c.aside.Go(func() {
 		defer expire()
 		defer cancel(nil)
-		l, err := c.resume(ctx, a, p, other)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		a.over = true
-		close(a.done)
-		if c.attempt != a {
-			if l != nil {
-				_ = l.conn.Close()
-			}
-			return
-		}
-		a.link, a.err = l, err
-		c.pokeLocked()
+		var l *link
+		err := ErrClosed // unless Options.Dial ends the goroutine
+		defer func() { c.endOfAttempt(a, l, err) }()
+		l, err = c.resume(ctx, a, p, other)
 	})
+}
+
+// endOfAttempt notes what an attempt came to.
+func (c *Client) endOfAttempt(a *attempt, l *link, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a.over = true
+	close(a.done)
+	if c.attempt != a {
+		if l != nil {
+			_ = l.conn.Close()
+		}
+		return
+	}
+	a.link, a.err = l, err
+	c.pokeLocked()
 }
 
 // endAttemptLocked forgets an attempt, also one that just succeeded.

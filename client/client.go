@@ -29,8 +29,8 @@
 // [Client.Connect] and after [Client.Close], and never waits for what can't come: what
 // would wait for the callback that calls it returns [ErrInCallback] instead. (A callback
 // that waits for another goroutine, which calls such a method, waits as long as that
-// method's context allows.) A nil context
-// is [context.Background]; one that has ended is refused before anything is done.
+// method's context allows.) A nil context is [context.Background]; one that has ended is
+// refused before anything is done.
 //
 //	c, err := client.Connect(ctx, client.Options{
 //		URL: "http://127.0.0.1:7000", UID: "ann",
@@ -409,7 +409,7 @@ func (c *Client) installLocked(l *link, now time.Time) (resumed bool) {
 	if c.link != nil {
 		c.link.roam.abandon()
 	}
-	c.link, c.move, c.attempt, c.phase, c.reenter = l, nil, nil, phaseUp, false
+	c.link, c.move, c.attempt, c.phase = l, nil, nil, phaseUp
 	c.offset = l.accept.ServerTime.Add(l.rtt / 2).Sub(now)
 	return resumed
 }
