@@ -67,7 +67,7 @@ idle:
 # sim runs the simulators over SEEDS seeds; `make test` plays fewer. A failure prints its seed.
 SEEDS ?= 5000
 sim:
-	DIARKIS_SIM_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 30m -run 'Sim' ./internal/reliable/...
+	DIARKIS_SIM_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 30m -run 'Sim' ./internal/reliable/... ./internal/users/...
 	$(GO) run ./internal/mars/marstest/marssim --from 1 --seeds $(SEEDS) --nodes 0
 
 # flood has a server bear junk and handshakes at 55,000 packets/s for FLOOD; `make test` does so for 2 s.

@@ -22,6 +22,7 @@ type pourer struct{ out []byte }
 func (*pourer) Opened(*transport.Batch, *transport.Conn, bool) {}
 func (*pourer) Lost(*transport.Place)                          {}
 func (*pourer) Ended(*transport.Place, wire.CloseCode)         {}
+func (*pourer) Silent(*transport.Place, bool)                  {}
 
 func (p *pourer) Handle(b *transport.Batch, c *transport.Conn, m wire.Message, rel reliable.Reliability) {
 	m.Kind, m.Status = wire.Response, 1

@@ -4,19 +4,33 @@
 //
 // A [Client] is one player. It owns one goroutine, which reads the socket, uses the
 // read deadline as its only timer, and calls the callbacks of [Options]; others
-// live for the time of a move to another node, or of a change to another socket.
-// Whoever sends does so in his own goroutine.
+// live for the time of a move to another node, of a resume, or of a change to another
+// socket. Whoever sends does so in his own goroutine.
 //
 // # Coming back
 //
 // A change of the client's address costs nothing: the server follows, see [Client.Rebind].
-// A connection that falls silent or breaks is resumed at the same node for
-// [Options.ResumeFor]; nothing reliable is lost then. When that fails, or the node
-// closed the connection, the client asks the HTTP role for a new place, with growing
-// pauses, until it has one: that is a gap, and the game starts over from its lobby. It
-// ends when the role says that asking again is of no use.
-// A server that closes with "normal", "replaced" or "kicked" ends the client. A node
-// that moves the user elsewhere is followed without the game noticing.
+// A connection is judged when nothing came for two seconds (TCP: five) since something
+// was sent that asks for an answer: then it is resumed at the same node, beside the old
+// connection, which goes on if it comes back to life before that. What breaks is resumed
+// at once. That goes on for [Options.ResumeFor]; nothing reliable is lost then. When it
+// fails, or the HTTP role says that the node is gone, or the node closed the connection,
+// the client asks the HTTP role for a new place, with growing pauses, until it has one:
+// that is a gap, and the game starts over from its lobby. It ends when the role says that
+// asking again is of no use.
+// A server that ends the stay with "normal", "replaced" or "kicked" ends the client, also
+// when the client finds out only as it tries to come back. A node that moves the user
+// elsewhere is followed without the game noticing. The time that the program itself stood
+// still is never taken for a silence of the server.
+//
+// # Methods and callbacks
+//
+// Every method may be called from any goroutine at any time, also from a callback, before
+// [Client.Connect] and after [Client.Close], and never waits for what can't come: what
+// would wait for the callback that calls it returns [ErrInCallback] instead. (A callback
+// that waits for another goroutine, which calls such a method, waits as long as that
+// method's context allows.) A nil context is [context.Background]; one that has ended is
+// refused before anything is done.
 //
 //	c, err := client.Connect(ctx, client.Options{
 //		URL: "http://127.0.0.1:7000", UID: "ann",
@@ -37,6 +51,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/reliable"
@@ -57,11 +72,12 @@ const (
 type phase uint8
 
 const (
-	phaseNew       phase = iota // Connect was not called or failed
-	phaseUp                     // there is a link
-	phaseDown                   // the link is lost; what is sent waits for the resume
-	phaseSearching              // the state is lost; looking for a new place
-	phaseEnded                  // for good
+	phaseNew        phase = iota // Connect was not called or failed
+	phaseConnecting              // Connect runs
+	phaseUp                      // there is a link
+	phaseDown                    // the link is lost; what is sent waits for the resume
+	phaseSearching               // the state is lost; looking for a new place
+	phaseEnded                   // for good
 )
 
 // Client is one player's presence in a cluster. Its methods are safe for concurrent use.
@@ -76,23 +92,36 @@ type Client struct {
 	// Owned by the client's goroutine.
 	recv reliable.Received
 
+	home    atomic.Uint64 // the client's goroutine, see inside
+	calling atomic.Int32  // the game's code that runs now
+	quiet   atomic.Bool   // no callback is called any more
+
 	mu          sync.Mutex // guards the fields below and those of link that say so
 	phase       phase
 	place       place
 	link        *link // nil unless phaseUp
 	machine     *reliable.Machine
-	move        *move         // not nil while the server asked us to go elsewhere; nothing is sent then
-	elsewhere   string        // where the last move went that failed, "" when there was none
-	dispatching bool          // callbacks run: what they send is flushed after the last
-	closing     bool          // Close waits for the queue to drain
-	stopping    bool          // Close waits no more
-	reenter     bool          // Reenter was called
-	drained     chan struct{} // closed when nothing reliable waits any more and closing is set
+	move        *move                   // not nil while the server asked us to go elsewhere; nothing is sent then
+	elsewhere   string                  // where the last move went that failed, "" when there was none
+	attempt     *attempt                // to resume, beside the link or without one; nil when there is none
+	confirms    uint64                  // Confirms that left, see ownDoing
+	confirmedAt time.Time               // when the last one did
+	connecting  context.CancelCauseFunc // ends Connect; nil unless phaseConnecting
+	guests      map[uint64]int          // other goroutines in the game's code, see inside
+	departures  []*departure            // logins that were given up and are being undone
+	dispatching bool                    // callbacks run: what they send is flushed after the last
+	closing     bool                    // Close waits for the queue to drain
+	stopping    bool                    // Close waits no more
+	unattended  bool                    // Close was called by a callback and waits for nothing
+	unhook      func() bool             // undoes what an unattended Close asked of its context
+	reenter     bool                    // Reenter was called
+	drained     chan struct{}           // closed when nothing reliable waits any more and closing is set
 	calls       map[uint64]call
 	lastCall    uint64
 	message     []byte // scratch of the encoder
 	offset      time.Duration
 	stats       Stats
+	endedBy     error // why the client ended
 }
 
 // Stats counts what a client did since it was made.
@@ -111,31 +140,30 @@ func New(o Options) (*Client, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("client options: %w", err)
 	}
-	c := &Client{opts: o, done: make(chan struct{}), drained: make(chan struct{}), calls: make(map[uint64]call)}
+	c := &Client{
+		opts: o, done: make(chan struct{}), drained: make(chan struct{}),
+		calls: make(map[uint64]call), guests: make(map[uint64]int),
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil
 }
 
 // Connect is [New] and [Client.Connect]. Callbacks may be called before it returns.
 func Connect(ctx context.Context, o Options) (*Client, error) {
-	c, err := New(o)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.Connect(ctx); err != nil {
-		c.cancel()
-		return nil, err
-	}
-	return c, nil
+	return newConnected(o, func(c *Client) error { return c.Connect(ctx) })
 }
 
 // Dial is [New] and [Client.Dial]. Callbacks may be called before it returns.
 func Dial(ctx context.Context, e Endpoint, o Options) (*Client, error) {
+	return newConnected(o, func(c *Client) error { return c.Dial(ctx, e) })
+}
+
+func newConnected(o Options, connect func(*Client) error) (*Client, error) {
 	c, err := New(o)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Dial(ctx, e); err != nil {
+	if err := connect(c); err != nil {
 		c.cancel()
 		return nil, err
 	}
@@ -143,44 +171,91 @@ func Dial(ctx context.Context, e Endpoint, o Options) (*Client, error) {
 }
 
 // Connect asks the HTTP role for a place and connects to it. It tries once and
-// returns an [*EndpointError], [ErrHandshakeTimeout], [ErrHandshakeRefused] or
-// [ErrHandshakeEnded] when that fails; it may then be called again. ctx bounds this call only.
+// returns an [*EndpointError], a [*CloseError], [ErrHandshakeTimeout], [ErrHandshakeRefused],
+// [ErrHandshakeEnded] or ctx's cause when that fails; it may then be called again. ctx
+// bounds this call only. A client that is connected, or about to be, stays as it is and
+// gets [ErrConnected], a closed one [ErrClosed].
+//
+// A login that is given up when the node may have let the user in already is undone in
+// the background, for 4 s at most, so that the user does not stay there.
 func (c *Client) Connect(ctx context.Context) error {
-	e, err := c.endpoint(ctx)
-	if err != nil {
-		return err
-	}
-	return c.Dial(ctx, e)
+	return c.connect(ctx, c.endpoint)
 }
 
 // Dial connects to a place that the caller got from the HTTP role. Errors and ctx
 // are as for [Client.Connect].
 func (c *Client) Dial(ctx context.Context, e Endpoint) error {
+	return c.connect(ctx, func(context.Context) (Endpoint, error) { return e, nil })
+}
+
+// connect takes the place that endpoint returns.
+func (c *Client) connect(ctx context.Context, endpoint func(context.Context) (Endpoint, error)) error {
+	ctx, cancel := context.WithCancelCause(orBackground(ctx))
+	defer cancel(nil)
+	if err := c.beginConnect(ctx, cancel); err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	l, p, err := c.login(ctx, endpoint)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.connecting = nil
+	if err == nil {
+		c.place = p
+		c.installLocked(l, time.Now())
+		go c.run(l) // which hangs up when Close was called meanwhile
+		if c.closing {
+			return fmt.Errorf("connect: %w", ErrClosed)
+		}
+		return nil
+	}
+	if c.phase = phaseNew; c.closing {
+		c.endLocked(ErrClosed)
+		return fmt.Errorf("connect: %w", ErrClosed)
+	}
+	return err
+}
+
+func (c *Client) beginConnect(ctx context.Context, cancel context.CancelCauseFunc) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.phase == phaseEnded || c.closing:
+		return c.endErrorLocked()
+	case c.phase != phaseNew:
+		return ErrConnected
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	c.phase, c.connecting = phaseConnecting, cancel
+	return nil
+}
+
+// login gets a place and connects to it.
+func (c *Client) login(ctx context.Context, endpoint func(context.Context) (Endpoint, error)) (*link, place, error) {
+	e, err := endpoint(ctx)
+	if err != nil {
+		return nil, place{}, err
+	}
 	p, err := c.placeOf(e)
 	if err != nil {
-		return err
+		return nil, place{}, err
 	}
-	l, err := c.handshake(ctx, p, false)
-	if err != nil {
-		return err
+	l, err := c.handshake(ctx, p, false, nil)
+	return l, p, err
+}
+
+// orBackground makes a context of none.
+func orBackground(ctx context.Context) context.Context {
+	if ctx == nil {
+		return context.Background()
 	}
-	c.mu.Lock()
-	if c.phase != phaseNew || c.closing {
-		c.mu.Unlock()
-		_ = l.conn.Close()
-		return errors.New("client was connected or closed already")
-	}
-	c.place = p
-	c.installLocked(l, time.Now())
-	c.mu.Unlock()
-	go c.run(l)
-	return nil
+	return ctx
 }
 
 func (c *Client) endpoint(ctx context.Context) (Endpoint, error) {
 	o := &c.opts
 	if o.URL == "" {
-		return Endpoint{}, errors.New("ask for an endpoint: no url in the options")
+		return Endpoint{}, fmt.Errorf("ask for an endpoint: %w", ErrNoURL)
 	}
 	q := EndpointRequest{URL: o.URL, Type: o.Type, UID: o.UID, ClientKey: o.ClientKey, Properties: o.Properties, HTTP: o.HTTP}
 	if o.Ticket == nil {
@@ -195,7 +270,9 @@ func (c *Client) endpoint(ctx context.Context) (Endpoint, error) {
 
 // withTicket asks for an endpoint with a fresh ticket.
 func (c *Client) withTicket(ctx context.Context, q EndpointRequest) (Endpoint, error) {
+	leave := c.guest()
 	t, err := c.opts.Ticket(ctx, q.UID)
+	leave()
 	if err != nil {
 		return Endpoint{}, fmt.Errorf("fetch a ticket: %w", err)
 	}
@@ -209,43 +286,8 @@ func (c *Client) placeOf(e Endpoint) (place, error) {
 		return place{}, fmt.Errorf("endpoint: %w", err)
 	}
 	t := cmp.Or(c.opts.Transport, e.transport())
-	return place{addr: e.Addr(), stream: t == TCP, creds: creds}, nil
+	return place{addr: e.Addr(), stream: t == TCP, creds: creds, node: e.Node}, nil
 }
-
-// Close sends what was sent reliably, tells the server that the user leaves and
-// ends the client. It waits for acknowledgements until ctx ends, and returns ctx's
-// cause if some are missing then. Requests without an answer get [ErrClosed]. No
-// callback is called after Close returned.
-func (c *Client) Close(ctx context.Context) error {
-	c.mu.Lock()
-	if c.phase == phaseNew {
-		c.phase = phaseEnded
-		close(c.done)
-	}
-	c.closing = true
-	if c.phase != phaseUp && !c.waitingLocked() {
-		c.drainedLocked()
-	}
-	c.pokeLocked()
-	c.mu.Unlock()
-	var err error
-	select {
-	case <-c.done:
-	case <-c.drained:
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
-	c.mu.Lock()
-	c.stopping = true
-	c.pokeLocked()
-	c.mu.Unlock()
-	c.cancel()
-	<-c.done
-	return err
-}
-
-// Done is closed when the client ended for good.
-func (c *Client) Done() <-chan struct{} { return c.done }
 
 // Connected reports whether there is a connection right now.
 func (c *Client) Connected() bool {
@@ -301,12 +343,31 @@ func (c *Client) Stats() Stats {
 
 // Reenter leaves the node and asks the HTTP role for another, as a game does
 // between two matches after [Options.OnOffline]. It returns at once;
-// [Options.OnReconnect] tells when it is done.
-func (c *Client) Reenter() {
+// [Options.OnReconnect] tells when it is done. A connection that is lost is given up
+// for it; a client that looks for a place already goes on with that. It returns
+// [ErrNotConnected] before [Client.Connect], [ErrClosed], and [ErrNoURL] or
+// [ErrNoReconnect] when the options allow no other place: then nothing changes.
+func (c *Client) Reenter() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	switch {
+	case c.phase == phaseEnded || c.closing:
+		return fmt.Errorf("reenter: %w", c.endErrorLocked())
+	case c.phase == phaseNew || c.phase == phaseConnecting:
+		return fmt.Errorf("reenter: %w", ErrNotConnected)
+	case c.opts.NoReconnect:
+		return fmt.Errorf("reenter: %w", ErrNoReconnect)
+	case c.opts.URL == "":
+		return fmt.Errorf("reenter: %w", ErrNoURL)
+	case c.phase == phaseSearching:
+		return nil
+	}
 	c.reenter = true
+	if c.phase == phaseDown {
+		c.endAttemptLocked()
+	}
 	c.pokeLocked()
+	return nil
 }
 
 // pokeLocked wakes the client's goroutine if it reads.
@@ -320,15 +381,6 @@ func (c *Client) pokeLocked() {
 // waitingLocked reports whether something was sent reliably and may still arrive.
 func (c *Client) waitingLocked() bool {
 	return c.machine != nil && c.phase <= phaseDown && c.machine.Unacked()
-}
-
-// drainedLocked tells Close that it need not wait.
-func (c *Client) drainedLocked() {
-	select {
-	case <-c.drained:
-	default:
-		close(c.drained)
-	}
 }
 
 // installLocked makes l the current link and carries the state over if the server
@@ -347,11 +399,17 @@ func (c *Client) installLocked(l *link, now time.Time) (resumed bool) {
 	}
 	c.machine = reliable.New(now, cfg, state)
 	c.machine.SendPing(now) // the answer tells the server's clock, and that the node reads us
+	switch {
+	case l.accept.Token != "":
+		c.place.node = l.accept.Token
+	case l.addr != c.place.addr:
+		c.place.node = "" // what is known names the node before
+	}
 	c.place.addr = l.addr
 	if c.link != nil {
 		c.link.roam.abandon()
 	}
-	c.link, c.move, c.phase = l, nil, phaseUp
+	c.link, c.move, c.attempt, c.phase = l, nil, nil, phaseUp
 	c.offset = l.accept.ServerTime.Add(l.rtt / 2).Sub(now)
 	return resumed
 }
@@ -363,4 +421,7 @@ func (c *Client) dropLinkLocked(p phase) {
 	}
 	c.link, c.phase = nil, p
 	c.abandonMoveLocked()
+	if p >= phaseSearching {
+		c.endAttemptLocked()
+	}
 }

@@ -31,6 +31,8 @@ type Endpoint struct {
 	ServerHost       string `json:"serverHost"` // IP literal without brackets, or a DNS name
 	ServerPort       uint16 `json:"serverPort"`
 	ExpiresIn        int    `json:"expiresIn"` // seconds until the place is given away unless a handshake comes
+	Transport        string `json:"transport"` // "udp" or "tcp"; may be empty
+	Node             string `json:"node"`      // names the run of the node for GET /node/{token} of the HTTP role; may be empty
 }
 
 // Addr returns "host:port" of the node.
@@ -43,9 +45,16 @@ func (e Endpoint) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(f, "endpoint %s at %s", e.ServerType, e.Addr())
 }
 
-// transport returns what to speak to the node when the caller didn't say: TCP
-// when the type names it, as the types of a default cluster do, else UDP.
+// transport returns what to speak to the node when the caller didn't say: what the HTTP
+// role says, for a type is a free label. An older one says nothing: then TCP when the type
+// names it, as the types of a default cluster do, else UDP.
 func (e Endpoint) transport() Transport {
+	switch e.Transport {
+	case "tcp":
+		return TCP
+	case "udp":
+		return UDP
+	}
 	if strings.Contains(strings.ToUpper(e.ServerType), "TCP") {
 		return TCP
 	}
@@ -78,8 +87,10 @@ func (e Endpoint) credentials() (secure.Credentials, error) {
 	return c, nil
 }
 
-// endpointBytesMax is the longest answer that is read.
-const endpointBytesMax = 64 << 10
+const (
+	endpointBytesMax = 64 << 10 // the longest answer that is read
+	nodeTokenMax     = 255      // the longest token an Accept can tell; a longer one is none
+)
 
 // ParseEndpoint reads an answer of the HTTP role and checks it. Fields that it
 // does not know are ignored, so that the server may grow.
@@ -91,6 +102,9 @@ func ParseEndpoint(b []byte) (Endpoint, error) {
 	}
 	if _, err := e.credentials(); err != nil {
 		return Endpoint{}, fmt.Errorf("endpoint answer: %w", err)
+	}
+	if len(e.Node) > nodeTokenMax {
+		e.Node = ""
 	}
 	if e.ServerHost == "" || e.ServerPort == 0 {
 		return Endpoint{}, errors.New("endpoint answer names no host or port")

@@ -205,6 +205,8 @@ func FuzzParseEndpoint(f *testing.F) {
 			ServerHost       string `json:"serverHost"`
 			ServerPort       uint16 `json:"serverPort"`
 			ExpiresIn        int    `json:"expiresIn"`
+			Transport        string `json:"transport"`
+			Node             string `json:"node"`
 		}(e))
 		if err != nil {
 			t.Fatal(err)

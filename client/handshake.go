@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"syscall"
 	"time"
@@ -41,6 +42,7 @@ type place struct {
 	addr   string
 	stream bool
 	creds  secure.Credentials
+	node   string // the token of the run of a node that is there, empty when it isn't known
 }
 
 func (p place) transport() Transport {
@@ -50,15 +52,22 @@ func (p place) transport() Transport {
 	return UDP
 }
 
-// handshake connects to a place. It blocks for at most Options.HandshakeTimeout.
-func (c *Client) handshake(ctx context.Context, p place, resume bool) (*link, error) {
+// handshake connects to a place. It blocks for at most Options.HandshakeTimeout. Before
+// the Confirm leaves, which has the node take the user over, it asks may, unless that is
+// nil.
+func (c *Client) handshake(ctx context.Context, p place, resume bool, may func() bool) (*link, error) {
+	abortDeparture(p.creds.SID)
 	ctx, cancel := context.WithTimeoutCause(ctx, c.opts.HandshakeTimeout, ErrHandshakeTimeout)
 	defer cancel()
-	l, err := c.handshakeIn(ctx, p, resume)
+	h := &login{c: c, place: p, resume: resume, may: may}
+	err := h.run(ctx)
 	if err == nil {
-		return l, nil
+		return h.x.link, nil
 	}
-	if cause := context.Cause(ctx); cause != nil {
+	c.giveUpLogin(h, err)
+	if _, ended := errors.AsType[*CloseError](err); ended {
+		// That is the node's word, whatever became of ctx.
+	} else if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	} else if isRefused(err) {
 		err = ErrHandshakeRefused
@@ -68,48 +77,92 @@ func (c *Client) handshake(ctx context.Context, p place, resume bool) (*link, er
 	return nil, fmt.Errorf("connect to %s over %v: %w", p.addr, p.transport(), err)
 }
 
-func (c *Client) handshakeIn(ctx context.Context, p place, resume bool) (_ *link, err error) {
-	conn, err := c.opts.Dial(ctx, p.transport().network(), p.addr)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			_ = conn.Close()
-		}
-	}()
-	wake := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })
-	defer wake()
+// dialNode opens a socket.
+func (c *Client) dialNode(ctx context.Context, network, addr string) (net.Conn, error) {
+	defer c.guest()()
+	return c.opts.Dial(ctx, network, addr)
+}
 
-	hs, err := secure.NewClient(p.creds, c.opts.ClientKey, secure.ClientOptions{X25519: !c.opts.NoX25519, Stream: p.stream}, c.opts.Rand)
+// login is one handshake.
+type login struct {
+	c       *Client
+	place   place
+	resume  bool
+	may     func() bool
+	hs      *secure.Client
+	x       exchange
+	confirm []byte // nil until it leaves
+}
+
+// errUnwanted ends a resume whose old connection came back to life.
+var errUnwanted = errors.New("the old connection lives")
+
+// run shakes hands. h.x.link is nil as long as there is no socket.
+func (h *login) run(ctx context.Context) error {
+	conn, err := h.c.dialNode(ctx, h.place.transport().network(), h.place.addr)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	x := exchange{ctx: ctx, link: newLink(conn, p.stream, p.addr)}
+	h.x = exchange{ctx: ctx, link: newLink(conn, h.place.stream, h.place.addr)}
+	release := h.x.wakeAt(ctx)
+	defer release()
+	o := secure.ClientOptions{X25519: !h.c.opts.NoX25519, Stream: h.place.stream}
+	if h.hs, err = secure.NewClient(h.place.creds, h.c.opts.ClientKey, o, h.c.opts.Rand); err != nil {
+		return err
+	}
 	var confirm []byte
-	err = x.until(hs.Hello(), func(_ time.Time, b []byte) bool {
-		confirm, err = hs.Challenge(b, resume, nil)
-		return err == nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	err = x.until(confirm, func(now time.Time, b []byte) bool {
-		a, s, o, err := hs.Accept(now, b)
-		if err != nil {
-			x.keep(b)
-			return false
+	err = h.x.until(h.hs.Hello(), func(_ time.Time, b []byte) (bool, error) {
+		if confirm, err = h.hs.Challenge(b, h.resume, nil); err == nil {
+			return true, nil
 		}
-		x.link.accepted(now, a, s, o)
-		return true
+		return false, h.ended(b)
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if !wake() {
-		return nil, context.Cause(ctx)
+	if h.may != nil && !h.may() {
+		return errUnwanted
 	}
-	return x.link, conn.SetDeadline(time.Time{})
+	h.confirm = confirm
+	h.x.link.confirm = h.c.confirming()
+	if err := h.accept(); err != nil {
+		return err
+	}
+	if !release() {
+		return context.Cause(ctx)
+	}
+	return conn.SetDeadline(time.Time{})
+}
+
+// accept sends the Confirm until the node answers it.
+func (h *login) accept() error {
+	return h.x.until(h.confirm, func(now time.Time, b []byte) (bool, error) {
+		a, s, o, err := h.hs.Accept(now, b)
+		if err != nil {
+			h.x.keep(b)
+			return false, h.ended(b)
+		}
+		h.x.link.accepted(now, a, s, o)
+		return true, nil
+	})
+}
+
+// ended returns a [*CloseError] when b says that the stay is over, else nil.
+func (h *login) ended(b []byte) error {
+	code, err := h.hs.Ended(b)
+	if err != nil {
+		return nil // somebody else's packet
+	}
+	return &CloseError{Code: known(code), Reason: "said when asked to let the user in"}
+}
+
+// confirming notes that a Confirm leaves and returns its number.
+func (c *Client) confirming() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.confirms++
+	c.confirmedAt = time.Now()
+	return c.confirms
 }
 
 // exchange sends one packet until one answer fits.
@@ -119,8 +172,28 @@ type exchange struct {
 	refused int // times in a row that the host said nothing listens
 }
 
-// until sends p on the schedule, over TCP once, until accept takes a packet.
-func (x *exchange) until(p []byte, accept func(now time.Time, b []byte) bool) error {
+// wakeAt has the end of ctx wake whoever waits for the socket, until the function that
+// it returns is called; that reports whether ctx was alive until then.
+func (x *exchange) wakeAt(ctx context.Context) (release func() bool) {
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = x.link.conn.SetDeadline(past)
+		close(woken)
+	})
+	first, alive := true, false
+	return func() bool {
+		if first {
+			if first, alive = false, stop(); !alive {
+				<-woken // so that the deadline is the caller's from here on
+			}
+		}
+		return alive
+	}
+}
+
+// until sends p on the schedule, over TCP once, until accept takes a packet or returns
+// an error.
+func (x *exchange) until(p []byte, accept func(now time.Time, b []byte) (bool, error)) error {
 	l := x.link
 	start, sent := time.Now(), 0
 	for {
@@ -139,7 +212,14 @@ func (x *exchange) until(p []byte, accept func(now time.Time, b []byte) bool) er
 		if err != nil {
 			return err
 		}
-		if b != nil && accept(time.Now(), b) {
+		if b == nil {
+			continue
+		}
+		ok, err := accept(time.Now(), b)
+		if err != nil {
+			return err
+		}
+		if ok {
 			if sent == 1 {
 				l.rtt = time.Since(start)
 			} else {

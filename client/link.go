@@ -34,6 +34,8 @@ type link struct {
 	rtt    time.Duration // of the handshake, 0 when it was sent more than once
 	early  [][]byte      // data packets that overtook Accept
 
+	confirm uint64 // number of the Confirm that made the link, see ownDoing
+
 	// Owned by the reading goroutine. in[start:end] is received and not yet handed out.
 	in         []byte
 	start, end int
@@ -52,6 +54,7 @@ type link struct {
 	spare   []byte    // TCP: the other buffer, while one is being written
 	writing bool      // TCP: a goroutine is in conn.Write
 	roam    roaming
+	judge   judge
 }
 
 func newLink(conn net.Conn, stream bool, addr string) *link {

@@ -21,7 +21,10 @@ const (
 	refused           // nothing listens at the node's address any more
 	closed            // the server sent CLOSE
 	violation         // the server broke the protocol
-	moved             // the connection goes on with ending.link
+	moved             // the connection goes on with ending.link, at another node
+	resumed           // it goes on with ending.link, which was made beside
+	over              // a node said, asked to let the user in, that the stay is over
+	gone              // the HTTP role said that the node is gone, or it hung up too often
 )
 
 // ending is an outcome with what belongs to it. The zero value means go on.
@@ -114,21 +117,31 @@ func (c *Client) prepare(l *link) ending {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if l.judge.wakeUp(now, l.armed, l.poked) {
+		c.machine.Woke(now)
+	}
 	c.dispatching, l.poked, l.armed = false, false, time.Time{}
 	l.late, l.roam.late = l.roam.late, nil
-	switch {
+	switch e := c.attemptedLocked(); {
+	case e.outcome == resumed:
+		return e // also to hang up there: the old connection is none any more
 	case c.stopping:
 		return ending{outcome: stopped}
 	case c.reenter:
 		return ending{outcome: left}
+	case e.outcome != goOn:
+		return e
 	}
 	if m := c.move; m != nil {
 		if !m.over {
 			_ = l.conn.SetReadDeadline(time.Time{}) // the end of the move pokes
 			return ending{}
 		}
-		if m.link != nil {
+		switch {
+		case m.link != nil:
 			return ending{outcome: moved, link: m.link}
+		case m.ended != nil:
+			return ending{outcome: over, code: m.ended.Code, reason: m.ended.Reason}
 		}
 		c.endMoveLocked(now)
 	}
@@ -144,6 +157,7 @@ func (c *Client) prepare(l *link) ending {
 		}
 		return ending{outcome: lost, reason: err.Error()}
 	}
+	c.judgeLocked(l, now)
 	c.flushLocked(l, now)
 	if c.closing && !c.waitingLocked() {
 		c.drainedLocked()
@@ -168,6 +182,10 @@ func (c *Client) receive(l *link, pkt []byte) ending {
 		}
 		return ending{} // anybody can send datagrams
 	}
+	if e := c.openedLocked(); e.outcome != goOn {
+		c.mu.Unlock()
+		return e
+	}
 	c.stats.PacketsReceived++
 	c.stats.BytesReceived += uint64(len(pkt))
 	if c.move != nil {
@@ -183,6 +201,7 @@ func (c *Client) receive(l *link, pkt []byte) ending {
 	if c.recv.PathChallenge.Has {
 		l.roam.foundHere(now)
 	}
+	l.judge.opened(now, len(c.recv.Messages) > 0)
 	c.dispatching = true // until prepare: what callbacks send leaves together
 	c.mu.Unlock()
 	if err != nil {
@@ -238,12 +257,14 @@ func (c *Client) dispatch(l *link, r *reliable.Received) ending {
 	for i := range r.Messages {
 		c.deliver(&r.Messages[i])
 	}
-	if r.Offline != 0 {
+	if r.Offline != 0 && !c.quiet.Load() {
 		if c.opts.OnOffline != nil {
+			c.calling.Add(1)
 			c.opts.OnOffline(r.Offline)
+			c.calling.Add(-1)
 		}
-		if c.opts.LeaveOffline && !c.opts.NoReconnect {
-			c.Reenter()
+		if c.opts.LeaveOffline {
+			_ = c.Reenter() // where there is no other place the client stays
 		}
 	}
 	if r.Close != nil {
@@ -257,7 +278,12 @@ func (c *Client) dispatch(l *link, r *reliable.Received) ending {
 	return ending{}
 }
 
+// deliver calls the callback for a message, unless there are none any more.
 func (c *Client) deliver(d *reliable.Delivery) {
+	if c.quiet.Load() {
+		return
+	}
+	c.calling.Add(1)
 	m := &d.Message
 	switch m.Kind {
 	case wire.Push:
@@ -272,6 +298,7 @@ func (c *Client) deliver(d *reliable.Delivery) {
 			c.opts.OnResponse(r)
 		}
 	}
+	c.calling.Add(-1)
 }
 
 // flushLocked sends what the machine has to say as far as the pace allows. Over TCP
@@ -343,7 +370,7 @@ func (c *Client) flushStreamLocked(l *link, now time.Time) {
 			_ = l.conn.Close() // the reader finds out
 			break
 		}
-		if c.link != l || c.move != nil {
+		if c.link != l || c.move != nil || c.stopping {
 			break
 		}
 		c.buildStreamLocked(l, time.Now())
@@ -376,6 +403,9 @@ func (c *Client) armLocked(l *link, now time.Time) {
 		wake = ready
 	}
 	if at := l.roam.wake; !at.IsZero() && at.Before(wake) {
+		wake = at
+	}
+	if at, _ := c.verdictLocked(l, now); !at.IsZero() && at.Before(wake) {
 		wake = at
 	}
 	if !wake.After(now) {

@@ -2,10 +2,14 @@ package client_test
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,9 +19,16 @@ import (
 
 	"github.com/Diarkis/diarkis/client"
 	"github.com/Diarkis/diarkis/client/clienttest"
+	"github.com/Diarkis/diarkis/internal/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// The tests wait most of the time. (-parallel still counts.)
+	if err := flag.Set("test.parallel", strconv.Itoa(max(8, 2*runtime.NumCPU()))); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience is how long tests wait for what should be there much sooner.
 const patience = 20 * time.Second
@@ -165,4 +176,36 @@ func (c *airConn) Read(b []byte) (int, error) {
 			return n, err
 		}
 	}
+}
+
+// dialing calls f before it opens a socket.
+func dialing(f func()) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		f()
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+}
+
+// spied tells which packets are written to a socket. Over TCP they are records.
+type spied struct {
+	net.Conn
+	wrote func(wire.PacketType)
+}
+
+func (s *spied) Write(b []byte) (int, error) {
+	n, err := s.Conn.Write(b)
+	p := b
+	if _, tcp := s.Conn.(*net.TCPConn); tcp && len(b) > 3 {
+		p = b[3:]
+	}
+	s.wrote(wire.TypeOf(p))
+	return n, err
+}
+
+// CloseWrite is there over TCP.
+func (s *spied) CloseWrite() error {
+	if c, ok := s.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }

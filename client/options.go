@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/reliable"
@@ -80,17 +82,26 @@ type Disconnect struct {
 	Reason string // of the server, for people; may be empty
 	// Final says that the library does not try again: the client is at its end.
 	Final bool
-	// Err is why a final end is final when it isn't the server's CLOSE, nil otherwise.
+	// Err is why a final end is final, nil otherwise: a [*CloseError] when the server ended
+	// the stay, such as [ErrReplaced], an [*EndpointError] or what [Options.Ticket] returned
+	// when there is no place to be had, or [ErrNoReconnect] or [ErrNoURL] with the
+	// [*CloseError] of the connection that is no more. [Client.Err] returns it afterwards.
 	Err error
 }
 
 // Options configures a client.
 //
 // The callbacks are called from the client's own goroutine, one at a time and in
-// order. They must not block, and must not call [Client.Request], [Client.Close] or
-// a method built on these: until a callback returns nothing is received.
-// [Client.Send] and [Client.Go] are fine, and what they send leaves together after
-// the callback. Payloads are lent until the callback returns.
+// order. They may call every method of the client, see the package's doc comment, and
+// what they send leaves together after the callback. They should not block: until a
+// callback returns nothing is received and nothing of what others send leaves, so that
+// after the server's idle time, 10 s by default, the server takes the connection for lost;
+// the client resumes it when the callback returns. A callback that panics ends the
+// program, as everywhere; one that ends its goroutine ends the client. Payloads are lent
+// until the callback returns.
+//
+// Dial and Ticket are called from the client's goroutine or others, some at a time. They
+// may call every method, too, and what would wait for them returns [ErrInCallback].
 type Options struct {
 	// URL of the HTTP role, for example "http://127.0.0.1:7000". It may be empty for a
 	// client that is given an endpoint; that client can't come back after its place is gone.
@@ -108,8 +119,7 @@ type Options struct {
 	// come back hours later, when an old ticket has expired. When the role does not take a
 	// ticket (401) it is called once more for the same question, since the clocks may differ
 	// or the ticket may have waited too long; then the refusal is final. It is called from the goroutine
-	// of [Connect] or from the client's own, may take until ctx ends, and must not call methods
-	// of the client. When it fails the client tries again, unless the error has a method
+	// of [Connect] or from the client's own, and may take until ctx ends. When it fails the client tries again, unless the error has a method
 	// Permanent() bool that returns true. Nil means none.
 	Ticket func(ctx context.Context, uid string) (string, error)
 	// Properties become the user's initial properties when not nil. With Ticket they come
@@ -152,7 +162,8 @@ type Options struct {
 	// direction may be lost. Without a gap nothing reliable was.
 	OnReconnect func(gap bool)
 	// OnDisconnect is called when the connection is gone, and again, with Final set,
-	// when the client gives up. Not after [Client.Close].
+	// when the client gives up. Not after [Client.Close]. A resume beside a connection that
+	// fell silent calls it, and OnReconnect, when it has succeeded, or after a handshake in vain.
 	OnDisconnect func(Disconnect)
 	// OnOffline is called when the node says that it will go away: reason 1 it shuts
 	// down, 2 an operator took it out.
@@ -184,6 +195,9 @@ func (o Options) validate() error {
 		if _, err := id.ParseUID(o.UID); err != nil {
 			errs = append(errs, err)
 		}
+	}
+	if o.ClientKey != strings.TrimSpace(o.ClientKey) || strings.ContainsFunc(o.ClientKey, unicode.IsControl) {
+		errs = append(errs, errors.New("client key must not begin or end with spaces or hold control characters, such as a line break"))
 	}
 	if o.Transport > TCP {
 		errs = append(errs, errors.New("transport must be Auto, UDP or TCP"))

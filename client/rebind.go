@@ -70,7 +70,8 @@ func (c *Client) Rebind() {
 // an ending when only a handshake can help.
 func (c *Client) roamLocked(l *link, now time.Time) ending {
 	r := &l.roam
-	quiet, probes := c.machine.Silence(now)
+	_, probes := c.machine.Silence(now)
+	quiet := l.judge.silence(now, c.machine)
 	if quiet < now.Sub(r.began) {
 		r.tries = 0
 	}
@@ -83,8 +84,7 @@ func (c *Client) roamLocked(l *link, now time.Time) ending {
 		return ending{outcome: lost, reason: "the network changed"}
 	case resumes && r.spent(now) && (r.asked || silent):
 		return ending{outcome: lost, reason: "the address changed too often"}
-	case resumes && r.tries >= rebindsMax && silent && !now.Before(r.next):
-		return ending{outcome: lost, reason: "no answer on any socket"}
+	case resumes && r.tries >= rebindsMax && silent && !r.asked && !r.broken: // a handshake has to help, see judge
 	case r.dialing || r.fresh != nil:
 	case (r.broken || silent) && !now.Before(r.next), r.asked && now.Sub(r.began) >= rebindGap:
 		c.rebindLocked(l, now)
@@ -112,7 +112,7 @@ func (c *Client) rebindLocked(l *link, now time.Time) {
 		defer c.aside.Done()
 		ctx, cancel := context.WithTimeout(c.ctx, rebindDial)
 		defer cancel()
-		conn, err := c.opts.Dial(ctx, UDP.network(), l.addr)
+		conn, err := c.dialNode(ctx, UDP.network(), l.addr)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		r.dialing = false
@@ -135,8 +135,9 @@ func (c *Client) switchLocked(l *link, now time.Time) {
 	r := &l.roam
 	old := l.conn
 	l.conn, r.fresh = r.fresh, nil
-	c.machine.PathChanged(now, 0)
-	c.machine.SendPing(now) // the sooner the server hears from here, the better
+	rtt, _ := c.machine.RTT()
+	c.machine.PathChanged(now, rtt) // a guess: without one a silence is judged later
+	c.machine.SendPing(now)         // the sooner the server hears from here, the better
 	c.stats.Rebinds++
 	c.aside.Add(1)
 	go func() {

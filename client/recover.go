@@ -3,10 +3,9 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -22,15 +21,39 @@ const (
 
 // run is the client's goroutine.
 func (c *Client) run(l *link) {
+	whole := false
+	defer func() { c.finish(whole) }()
+	c.home.Store(goroutine())
 	for l != nil {
 		l = c.after(l, c.serve(l))
 	}
+	whole = true
+}
+
+// finish ends the client. When a callback ended the goroutine, by a panic or by
+// [runtime.Goexit], whole is false: nothing of the game is called any more then, and
+// whoever waits is let go.
+func (c *Client) finish(whole bool) {
+	c.mu.Lock()
+	l := c.link
+	c.mu.Unlock()
+	if l != nil {
+		c.hangUp(l, phaseEnded, CloseNormal, "")
+	}
 	c.mu.Lock()
 	c.dropLinkLocked(phaseEnded)
+	if c.endedBy == nil {
+		c.endedBy = ErrClosed
+	}
+	if c.unhook != nil {
+		c.unhook()
+	}
 	c.mu.Unlock()
 	c.cancel()
-	c.aside.Wait()
-	c.failCalls(ErrClosed)
+	if whole {
+		c.aside.Wait()
+		c.failCalls(ErrClosed)
+	}
 	close(c.done)
 }
 
@@ -40,6 +63,14 @@ func (c *Client) after(l *link, e ending) *link {
 	switch e.outcome {
 	case moved:
 		return c.follow(l, e.link)
+	case resumed:
+		return c.goOnWith(l, e.link)
+	case over:
+		c.drop(l, phaseSearching)
+		return c.afterEnd(CloseError{e.code, e.reason})
+	case gone:
+		c.drop(l, phaseSearching)
+		return c.search(Disconnect{Code: CloseIdle, Reason: e.reason})
 	case stopped:
 		c.hangUp(l, phaseEnded, CloseNormal, "")
 		return nil
@@ -56,18 +87,42 @@ func (c *Client) after(l *link, e ending) *link {
 		if next := c.movedLink(); next != nil {
 			return c.follow(l, next) // the other node owns the user already
 		}
-		switch d := (Disconnect{Code: e.code, Reason: e.reason}); e.code {
-		case CloseNormal, CloseReplaced, CloseKicked:
+		d := Disconnect{Code: known(e.code), Reason: e.reason}
+		switch {
+		case d.Code == CloseIdle: // our packets got lost: the state lives on
+		case d.Code == CloseReplaced && c.ownDoing(l):
+		case ends(d.Code):
 			c.drop(l, phaseEnded)
 			c.giveUp(d)
 			return nil
-		case CloseIdle: // our packets got lost: the state lives on
 		default:
 			c.drop(l, phaseSearching)
 			return c.search(d)
 		}
 	}
 	return c.comeBack(l, Disconnect{Code: CloseIdle, Reason: e.reason})
+}
+
+// ownDoingFor is how long after a Confirm of our own the connection before it may be
+// told that it was replaced.
+const ownDoingFor = 15 * time.Second
+
+// ownDoing reports whether l was replaced by a handshake of this client, whose Accept is
+// missing yet or got lost. Then the client goes on with that, or with the next.
+func (c *Client) ownDoing(l *link) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.confirms > l.confirm && time.Since(c.confirmedAt) < ownDoingFor
+}
+
+// afterEnd goes on after a node said, asked to let the user in, that the stay is over.
+func (c *Client) afterEnd(e CloseError) *link {
+	d := Disconnect{Code: e.Code, Reason: e.Reason}
+	if ends(e.Code) {
+		c.giveUp(d)
+		return nil
+	}
+	return c.search(d)
 }
 
 func (c *Client) drop(l *link, p phase) {
@@ -91,52 +146,83 @@ func (c *Client) hangUp(l *link, p phase, code CloseCode, reason string) {
 	if moving || busy {
 		return
 	}
-	_ = l.conn.SetDeadline(now.Add(lingerMax))
-	if _, err := l.conn.Write(pkt); err != nil {
-		return
-	}
-	if !l.stream {
-		_, _ = l.conn.Write(pkt) // nobody acknowledges a CLOSE, so one copy may get lost
-		return
-	}
-	// Closing a TCP socket with unread data resets the connection, which may overtake
-	// the CLOSE: let the server close first.
-	if t, ok := l.conn.(interface{ CloseWrite() error }); ok && t.CloseWrite() == nil {
-		for l.start, l.end = 0, 0; l.fill() == nil; l.start, l.end = 0, 0 {
-		}
-	}
+	l.sayLast(now, pkt)
 }
 
+// giveUp ends the client and tells the game.
 func (c *Client) giveUp(d Disconnect) {
 	d.Final = true
-	if c.opts.OnDisconnect != nil {
+	if d.Err == nil {
+		d.Err = &CloseError{d.Code, d.Reason}
+	}
+	c.mu.Lock()
+	if c.endedBy == nil && !c.closing {
+		c.endedBy = d.Err
+	}
+	c.mu.Unlock()
+	c.disconnected(d)
+}
+
+func (c *Client) disconnected(d Disconnect) {
+	if c.opts.OnDisconnect != nil && !c.quiet.Load() {
+		c.calling.Add(1)
 		c.opts.OnDisconnect(d)
+		c.calling.Add(-1)
 	}
 }
 
-// comeBack tries to resume a lost connection, and looks for a new place when that is
-// hopeless.
+func (c *Client) reconnected(gap bool) {
+	if c.opts.OnReconnect != nil && !c.quiet.Load() {
+		c.calling.Add(1)
+		c.opts.OnReconnect(gap)
+		c.calling.Add(-1)
+	}
+}
+
+// comeBack tries to resume a lost connection, or goes on with doing so, and looks for a
+// new place when that is hopeless.
 func (c *Client) comeBack(l *link, d Disconnect) *link {
 	if c.opts.ResumeFor < 0 {
 		c.drop(l, phaseSearching)
 		return c.search(d)
 	}
-	c.drop(l, phaseDown)
-	if c.opts.OnDisconnect != nil {
-		c.opts.OnDisconnect(d)
+	c.mu.Lock()
+	if c.move != nil {
+		c.elsewhere = c.move.addr // the user may be there already
 	}
-	next := c.resume()
-	if next == nil {
-		c.mu.Lock()
-		c.phase = phaseSearching
-		if c.closing {
-			c.drainedLocked()
-		}
-		c.mu.Unlock()
-		return c.lookFor(d)
+	c.mu.Unlock()
+	c.drop(l, phaseDown)
+	c.disconnected(d)
+	next, err := c.awaitAttempt()
+	if next != nil {
+		return c.takeUp(next)
 	}
 	c.mu.Lock()
-	resumed := c.installLocked(next, time.Now())
+	c.phase = phaseSearching
+	if c.closing {
+		c.drainedLocked()
+	}
+	c.mu.Unlock()
+	if e, ok := errors.AsType[*CloseError](err); ok {
+		if d.Code, d.Reason = e.Code, e.Reason; ends(e.Code) {
+			c.giveUp(d)
+			return nil
+		}
+	}
+	return c.lookFor(d)
+}
+
+// goOnWith goes on with the link of a resume beside the old connection.
+func (c *Client) goOnWith(old, l *link) *link {
+	_ = old.conn.Close()
+	c.disconnected(Disconnect{Code: CloseIdle, Reason: "the node did not answer"})
+	return c.takeUp(l)
+}
+
+// takeUp goes on with the link of a resume.
+func (c *Client) takeUp(l *link) *link {
+	c.mu.Lock()
+	resumed := c.installLocked(l, time.Now())
 	if resumed {
 		c.stats.Resumes++
 	} else {
@@ -146,49 +232,14 @@ func (c *Client) comeBack(l *link, d Disconnect) *link {
 	if !resumed {
 		c.failCalls(ErrGap)
 	}
-	if c.opts.OnReconnect != nil {
-		c.opts.OnReconnect(!resumed)
-	}
-	return next
-}
-
-// resume handshakes at the node that has the state until it answers, says that
-// nothing listens there, or has dropped the state by now.
-func (c *Client) resume() *link {
-	ctx, cancel := context.WithTimeout(c.ctx, c.opts.ResumeFor)
-	defer cancel()
-	c.mu.Lock()
-	p, other := c.place, c.elsewhere
-	c.mu.Unlock()
-	hungUp := 0
-	for ctx.Err() == nil {
-		start := time.Now()
-		l, err := c.handshake(ctx, p, true)
-		if err == nil {
-			return l
-		}
-		if errors.Is(err, ErrHandshakeEnded) {
-			if hungUp++; hungUp >= refusedMax {
-				return nil // over TCP that is how a node says that it doesn't know us
-			}
-		}
-		if other != "" {
-			// A move that seemed to fail may have gone through: look there too.
-			p.addr, other = other, p.addr
-		} else if errors.Is(err, ErrHandshakeRefused) {
-			return nil
-		}
-		if time.Since(start) < retryPause && !pause(ctx, retryPause) {
-			return nil
-		}
-	}
-	return nil
+	c.reconnected(!resumed)
+	return l
 }
 
 // search is lookFor for a connection that ended without a chance to resume.
 func (c *Client) search(d Disconnect) *link {
-	if c.opts.OnDisconnect != nil && c.opts.URL != "" && !c.opts.NoReconnect {
-		c.opts.OnDisconnect(d)
+	if c.opts.URL != "" && !c.opts.NoReconnect {
+		c.disconnected(d)
 	}
 	return c.lookFor(d)
 }
@@ -199,8 +250,16 @@ func (c *Client) lookFor(d Disconnect) *link {
 	c.failCalls(ErrGap)
 	c.mu.Lock()
 	c.reenter, c.elsewhere, c.machine = false, "", nil
+	if c.closing {
+		c.drainedLocked() // nothing that waited can arrive any more
+	}
 	c.mu.Unlock()
 	if c.opts.NoReconnect || c.opts.URL == "" {
+		why := ErrNoReconnect
+		if !c.opts.NoReconnect {
+			why = ErrNoURL
+		}
+		d.Err = fmt.Errorf("%w: %w", why, &CloseError{d.Code, d.Reason})
 		c.giveUp(d)
 		return nil
 	}
@@ -209,10 +268,13 @@ func (c *Client) lookFor(d Disconnect) *link {
 	for try := 0; pause(c.ctx, c.backoff(try, err)); try++ {
 		var l *link
 		if l, err = c.enter(); err == nil {
-			if c.opts.OnReconnect != nil {
-				c.opts.OnReconnect(true)
-			}
+			c.reconnected(true)
 			return l
+		}
+		if e, ok := errors.AsType[*CloseError](err); ok && ends(e.Code) {
+			d.Code, d.Reason = e.Code, e.Reason // another login of the user came first, say
+			c.giveUp(d)
+			return nil
 		}
 		if unknown = unknownSince(err, unknown, time.Now()); permanent(err) || !unknown.IsZero() && time.Since(unknown) > unknownMax {
 			d.Err = err
@@ -237,17 +299,11 @@ func unknownSince(err error, before, now time.Time) time.Time {
 
 // enter takes a new place.
 func (c *Client) enter() (*link, error) {
-	ctx, cancel := context.WithTimeout(c.ctx, endpointTimeout)
-	defer cancel()
-	e, err := c.endpoint(ctx)
-	if err != nil {
-		return nil, err
-	}
-	p, err := c.placeOf(e)
-	if err != nil {
-		return nil, err
-	}
-	l, err := c.handshake(c.ctx, p, false)
+	l, p, err := c.login(c.ctx, func(ctx context.Context) (Endpoint, error) {
+		ctx, cancel := context.WithTimeout(ctx, endpointTimeout)
+		defer cancel()
+		return c.endpoint(ctx)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -282,126 +338,4 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-t.C:
 		return ctx.Err() == nil
 	}
-}
-
-// move is a request of the server to go on at another node.
-type move struct {
-	addr   string
-	cancel context.CancelFunc
-	done   chan struct{} // closed with over
-
-	// Guarded by Client.mu.
-	over bool
-	link *link // nil when the move failed
-}
-
-// beginMoveLocked stops sending on l and shakes hands with the other node, on a goroutine
-// of its own because a newer MOVE may come here meanwhile.
-func (c *Client) beginMoveLocked(l *link, m wire.Move) {
-	if c.link != l {
-		return
-	}
-	addr := net.JoinHostPort(m.Host, strconv.Itoa(int(m.Port)))
-	if c.move != nil {
-		if c.move.addr == addr {
-			return // repeated until the server sees us go
-		}
-		c.abandonMoveLocked() // the newest MOVE wins
-	}
-	ctx, cancel := context.WithTimeout(c.ctx, m.Deadline)
-	mv := &move{addr: addr, cancel: cancel, done: make(chan struct{})}
-	c.move = mv
-	p := c.place
-	p.addr = addr
-	c.aside.Add(1)
-	go func() {
-		defer c.aside.Done()
-		defer cancel()
-		c.shakeElsewhere(ctx, mv, p)
-	}()
-}
-
-// abandonMoveLocked forgets a move, also one that just succeeded.
-func (c *Client) abandonMoveLocked() {
-	if c.move == nil {
-		return
-	}
-	c.move.cancel()
-	if c.move.link != nil {
-		_ = c.move.link.conn.Close()
-	}
-	c.move = nil
-}
-
-func (c *Client) shakeElsewhere(ctx context.Context, mv *move, p place) {
-	var l *link
-	for l == nil && ctx.Err() == nil {
-		var err error
-		if l, err = c.handshake(ctx, p, true); err != nil && !pause(ctx, retryPause) {
-			break
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	mv.over = true
-	close(mv.done)
-	if c.move != mv {
-		if l != nil {
-			_ = l.conn.Close()
-		}
-		return
-	}
-	mv.link = l
-	c.pokeLocked()
-}
-
-// awaitMove waits for the end of a move after the old socket broke, which is no loss
-// when the move succeeds. It reports whether there was one.
-func (c *Client) awaitMove() bool {
-	c.mu.Lock()
-	mv := c.move
-	c.mu.Unlock()
-	if mv == nil {
-		return false
-	}
-	select {
-	case <-mv.done:
-	case <-c.ctx.Done():
-		<-mv.done
-	}
-	return true
-}
-
-// movedLink returns the link of a move that succeeded and was not followed yet.
-func (c *Client) movedLink() *link {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.move == nil {
-		return nil
-	}
-	return c.move.link
-}
-
-// follow goes on with the link of a finished move.
-func (c *Client) follow(old, l *link) *link {
-	c.mu.Lock()
-	resumed := c.installLocked(l, time.Now())
-	c.elsewhere = ""
-	if resumed {
-		c.stats.Moves++
-	} else {
-		c.stats.Gaps++
-	}
-	c.mu.Unlock()
-	_ = old.conn.Close()
-	switch {
-	case !resumed:
-		c.failCalls(ErrGap)
-		if c.opts.OnReconnect != nil {
-			c.opts.OnReconnect(true)
-		}
-	case c.opts.OnMove != nil:
-		c.opts.OnMove(l.addr)
-	}
-	return l
 }

@@ -22,12 +22,20 @@ type call struct {
 // Request sends a command reliably and waits for the answer, whose payload belongs
 // to the caller. It returns a [*StatusError] with the response when the status isn't
 // [StatusOK], [ErrNotConnected], [ErrGap], [ErrClosed], [ErrBusy], [ErrTooLarge],
-// [ErrSlow], or ctx's cause: the command may still be carried out then. It must not
-// be called from a callback.
+// [ErrSlow], or ctx's cause: the command may still be carried out then, unless ctx had
+// ended before the call. From a callback, during which no answer can come, it returns
+// [ErrInCallback] and sends nothing: use [Client.Go] there.
 func (c *Client) Request(ctx context.Context, ver uint8, cmd uint16, payload []byte) (Response, error) {
 	type result struct {
 		r   Response
 		err error
+	}
+	ctx = orBackground(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return Response{}, fmt.Errorf("request %d.%d: %w", ver, cmd, context.Cause(ctx))
+	case c.inside():
+		return Response{}, fmt.Errorf("request %d.%d: %w", ver, cmd, ErrInCallback)
 	}
 	answered := make(chan result, 1)
 	id, err := c.start(ver, cmd, payload, func(r Response, err error) {
@@ -37,24 +45,34 @@ func (c *Client) Request(ctx context.Context, ver uint8, cmd uint16, payload []b
 	if err != nil {
 		return Response{}, fmt.Errorf("request %d.%d: %w", ver, cmd, err)
 	}
+	var a result
 	select {
-	case a := <-answered:
-		if a.err != nil {
-			return a.r, fmt.Errorf("request %d.%d: %w", ver, cmd, a.err)
+	case a = <-answered:
+	case <-c.done:
+		a.err = ErrClosed // unless it was answered: a callback may have ended the client's goroutine
+		select {
+		case a = <-answered:
+		default:
 		}
-		return a.r, nil
 	case <-ctx.Done():
 		c.mu.Lock()
 		delete(c.calls, id)
 		c.mu.Unlock()
-		return Response{}, fmt.Errorf("request %d.%d: %w", ver, cmd, context.Cause(ctx))
+		a.err = context.Cause(ctx)
 	}
+	if _, named := a.err.(*StatusError); a.err != nil && !named {
+		a.err = fmt.Errorf("request %d.%d: %w", ver, cmd, a.err)
+	}
+	return a.r, a.err
 }
 
 // Go sends a command reliably and returns. Unless it returns an error, done is called
 // exactly once, from the client's goroutine like the callbacks of [Options], with
-// what [Client.Request] would have returned; the payload is lent.
+// what [Client.Request] would have returned; the payload is lent. Nil does without.
 func (c *Client) Go(ver uint8, cmd uint16, payload []byte, done func(Response, error)) error {
+	if done == nil {
+		done = func(Response, error) {}
+	}
 	if _, err := c.start(ver, cmd, payload, done); err != nil {
 		return fmt.Errorf("request %d.%d: %w", ver, cmd, err)
 	}
@@ -100,7 +118,7 @@ const messageBytesKept = 4 << 10
 func (c *Client) sendLocked(m wire.Message, rel Reliability) error {
 	switch {
 	case c.phase == phaseEnded || c.closing:
-		return ErrClosed
+		return c.endErrorLocked()
 	case c.phase != phaseUp && c.phase != phaseDown:
 		return ErrNotConnected
 	}
@@ -146,6 +164,8 @@ func (c *Client) failCalls(err error) {
 	calls := c.calls
 	c.calls = make(map[uint64]call)
 	c.mu.Unlock()
+	c.calling.Add(1)
+	defer c.calling.Add(-1)
 	for _, w := range calls {
 		w.done(Response{}, err)
 	}

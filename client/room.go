@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/status"
 )
 
 // VerBuiltin is the version of the commands of built-in modules.
@@ -137,6 +138,28 @@ func appendItem[T ~string | ~[]byte](dst []byte, s T) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(s))), s...)
 }
 
+// roomID checks r before it is sent with the rest of a payload: what follows a room id
+// of another size would be read as part of it.
+func roomID(cmd uint16, r RoomID) error {
+	if len(r) == id.RoomBytes {
+		return nil // the server looks at the digits
+	}
+	return &StatusError{Ver: VerBuiltin, Cmd: cmd, Status: StatusBad, Code: uint32(status.RoomMissingID), Text: id.ErrRoom.Error()}
+}
+
+// inRoom sends a built-in command whose payload begins with a room id. It returns
+// nothing but the error when there is one: the payload of a refusal is its text.
+func (c *Client) inRoom(ctx context.Context, cmd uint16, r RoomID, rest []byte) ([]byte, error) {
+	if err := roomID(cmd, r); err != nil {
+		return nil, err
+	}
+	a, err := c.Request(ctx, VerBuiltin, cmd, append([]byte(r), rest...))
+	if err != nil {
+		return nil, err
+	}
+	return a.Payload, nil
+}
+
 // room sends a built-in command and has its answer read.
 func (c *Client) room(ctx context.Context, cmd uint16, payload []byte, parse func([]byte) (Room, error)) (Room, error) {
 	a, err := c.Request(ctx, VerBuiltin, cmd, payload)
@@ -183,12 +206,15 @@ func (c *Client) RandomJoinRoom(ctx context.Context, o RoomOptions, message []by
 // JoinRoom joins a room wherever it is; the client is moved to its node first. The
 // members get message as a join push unless it is empty.
 func (c *Client) JoinRoom(ctx context.Context, r RoomID, message []byte) (Room, error) {
+	if err := roomID(CmdRoomJoin, r); err != nil {
+		return Room{}, err
+	}
 	return c.room(ctx, CmdRoomJoin, append([]byte(r), message...), parseRoom)
 }
 
 // LeaveRoom leaves a room. The members get message as a leave push unless it is empty.
 func (c *Client) LeaveRoom(ctx context.Context, r RoomID, message []byte) error {
-	_, err := c.Request(ctx, VerBuiltin, CmdRoomLeave, append([]byte(r), message...))
+	_, err := c.inRoom(ctx, CmdRoomLeave, r, message)
 	return err
 }
 
@@ -196,6 +222,9 @@ func (c *Client) LeaveRoom(ctx context.Context, r RoomID, message []byte) error 
 // [CmdRoomBroadcast] whose payload [ParseList] reads. rel is for both legs of the
 // way. It does not wait; a refusal comes to [Options.OnResponse].
 func (c *Client) Broadcast(r RoomID, message []byte, rel Reliability) error {
+	if err := roomID(CmdRoomBroadcast, r); err != nil {
+		return err
+	}
 	p := make([]byte, 0, id.RoomBytes+1+len(message))
 	p = append(append(p, r...), flag(rel != Unreliable))
 	return c.Send(VerBuiltin, CmdRoomBroadcast, append(p, message...), rel)
@@ -204,6 +233,9 @@ func (c *Client) Broadcast(r RoomID, message []byte, rel Reliability) error {
 // Message sends message to some members of a room, who get it as a push with
 // [CmdRoomMessage]. It does not wait; a refusal comes to [Options.OnResponse].
 func (c *Client) Message(r RoomID, to []string, message []byte, rel Reliability) error {
+	if err := roomID(CmdRoomMessage, r); err != nil {
+		return err
+	}
 	if len(to) > math.MaxUint16 {
 		return fmt.Errorf("message to %d members: %w", len(to), ErrTooLarge)
 	}
@@ -217,11 +249,11 @@ func (c *Client) Message(r RoomID, to []string, message []byte, rel Reliability)
 
 // MemberIDs returns the user ids of a room's members, longest present first.
 func (c *Client) MemberIDs(ctx context.Context, r RoomID) ([]string, error) {
-	a, err := c.Request(ctx, VerBuiltin, CmdRoomMemberIDs, []byte(r))
+	b, err := c.inRoom(ctx, CmdRoomMemberIDs, r, nil)
 	if err != nil {
 		return nil, err
 	}
-	items, err := ParseList(a.Payload)
+	items, err := ParseList(b)
 	if err != nil {
 		return nil, fmt.Errorf("member ids of room %v: %w", r, err)
 	}
@@ -234,52 +266,51 @@ func (c *Client) MemberIDs(ctx context.Context, r RoomID) ([]string, error) {
 
 // MemberCount returns how many members a room has and how many fit in.
 func (c *Client) MemberCount(ctx context.Context, r RoomID) (members, membersMax int, err error) {
-	a, err := c.Request(ctx, VerBuiltin, CmdRoomMemberCount, []byte(r))
+	b, err := c.inRoom(ctx, CmdRoomMemberCount, r, nil)
 	if err != nil {
 		return 0, 0, err
 	}
-	if len(a.Payload) != 4 {
+	if len(b) != 4 {
 		return 0, 0, fmt.Errorf("member count of room %v: %w", r, errAnswer)
 	}
-	return int(binary.BigEndian.Uint16(a.Payload)), int(binary.BigEndian.Uint16(a.Payload[2:])), nil
+	return int(binary.BigEndian.Uint16(b)), int(binary.BigEndian.Uint16(b[2:])), nil
 }
 
 // OwnerID returns the user id of a room's owner.
 func (c *Client) OwnerID(ctx context.Context, r RoomID) (string, error) {
-	a, err := c.Request(ctx, VerBuiltin, CmdRoomOwnerID, []byte(r))
-	return string(a.Payload), err
+	b, err := c.inRoom(ctx, CmdRoomOwnerID, r, nil)
+	return string(b), err
 }
 
 // ChangeOwner hands a room that this client owns to another member.
 func (c *Client) ChangeOwner(ctx context.Context, r RoomID, uid string) error {
-	_, err := c.Request(ctx, VerBuiltin, CmdRoomOwnerChange, append([]byte(r), uid...))
+	_, err := c.inRoom(ctx, CmdRoomOwnerChange, r, []byte(uid))
 	return err
 }
 
 // SetProperty sets a property of the room the client is in.
 func (c *Client) SetProperty(ctx context.Context, r RoomID, key string, value []byte) error {
-	_, err := c.Request(ctx, VerBuiltin, CmdRoomSetProperty, append(appendItem([]byte(r), key), value...))
+	_, err := c.inRoom(ctx, CmdRoomSetProperty, r, append(appendItem(nil, key), value...))
 	return err
 }
 
 // Property returns a property of a room on the client's node; one that was made by
-// [Client.IncrProperty] is an i64, big-endian.
+// [Client.IncrProperty] is an i64, big-endian. That there is no such property is an
+// error, with code 2011.
 func (c *Client) Property(ctx context.Context, r RoomID, key string) ([]byte, error) {
-	a, err := c.Request(ctx, VerBuiltin, CmdRoomGetProperty, append([]byte(r), key...))
-	return a.Payload, err
+	return c.inRoom(ctx, CmdRoomGetProperty, r, []byte(key))
 }
 
 // IncrProperty adds delta to a property of the room the client is in and returns the sum.
 func (c *Client) IncrProperty(ctx context.Context, r RoomID, key string, delta int64) (int64, error) {
-	p := binary.BigEndian.AppendUint64(appendItem([]byte(r), key), uint64(delta))
-	a, err := c.Request(ctx, VerBuiltin, CmdRoomIncrProperty, p)
+	b, err := c.inRoom(ctx, CmdRoomIncrProperty, r, binary.BigEndian.AppendUint64(appendItem(nil, key), uint64(delta)))
 	if err != nil {
 		return 0, err
 	}
-	if len(a.Payload) != 8 {
+	if len(b) != 8 {
 		return 0, fmt.Errorf("property of room %v: %w", r, errAnswer)
 	}
-	return int64(binary.BigEndian.Uint64(a.Payload)), nil
+	return int64(binary.BigEndian.Uint64(b)), nil
 }
 
 // ReserveSeats keeps places in the room for users, all or none.
@@ -293,10 +324,10 @@ func (c *Client) CancelSeats(ctx context.Context, r RoomID, uids []string) error
 }
 
 func (c *Client) seats(ctx context.Context, cmd uint16, r RoomID, uids []string) error {
-	p := []byte(r)
+	var p []byte
 	for _, u := range uids {
 		p = appendItem(p, u)
 	}
-	_, err := c.Request(ctx, VerBuiltin, cmd, p)
+	_, err := c.inRoom(ctx, cmd, r, p)
 	return err
 }

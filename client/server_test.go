@@ -31,6 +31,7 @@ type real struct {
 func (*real) Opened(*transport.Batch, *transport.Conn, bool) {}
 func (*real) Lost(*transport.Place)                          {}
 func (*real) Ended(*transport.Place, wire.CloseCode)         {}
+func (*real) Silent(*transport.Place, bool)                  {}
 
 // Handle echoes in the order of the numbers that come, see counter.
 func (*real) Handle(b *transport.Batch, c *transport.Conn, m wire.Message, rel reliable.Reliability) {

@@ -354,10 +354,26 @@ def client(v, challenge, accept):
     return (("accepted", body) if body else ("accept", "payload")), out
 
 
+def ended(v, packet):
+    """The code a client reads in this packet, or the reason it drops it."""
+    e, cid0, mac_key = packet, unhex(v["derived"]["cid0"]), unhex(v["derived"]["macKey"])
+    for reason, wrong in (("length", len(e) != 44), ("type", e[:1] != b"\7"), ("version", e[1:2] != b"\1"),
+                          ("reserved", e[3:4] != b"\0"), ("cid", e[4:12] != cid0), ("nonce", e[12:28].hex() != v["input"]["nc"]),
+                          ("mac", hmac.new(mac_key, e[:28], hashlib.sha256).digest()[:16] != e[28:])):
+        if wrong:
+            return reason
+    return e[2]
+
+
 def accept_body(i):
-    flags = int(i["draining"]) | int(i["resumed"]) << 1
+    flags, token = int(i["draining"]) | int(i["resumed"]) << 1, i["nodeToken"].encode()
     return unhex(i["scid"]) + struct.pack(">IQHHHBB", i["idleTimeoutMs"], int(i["serverTimeUs"]), i["maxDatagram"],
-                                          i["packetsPerSecond"], i["kibPerSecond"], flags, 0)  # no node token
+                                          i["packetsPerSecond"], i["kibPerSecond"], flags, len(token)) + token
+
+
+def token_of(body):
+    size = body[27] if len(body) > 27 else 0
+    return body[28:28 + size].decode() if 28 + size <= len(body) else ""
 
 
 # The file --------------------------------------------------------------------------
@@ -424,8 +440,10 @@ def check_handshake(v):
     want(name + "suite", out["suite"], d["suite"])
     want(name + "accept", result, ("accepted", unhex(p["acceptBody"])))
     want(name + "accept body", accept_body(v["input"]).hex(), p["acceptBody"])
-    later, _ = client(v, unhex(p["challenge"]), unhex(p["laterAccept"]))
-    want(name + "later accept", later[1] and later[1][:26], unhex(p["acceptBody"])[:26])
+    for other, token in (("accept", v["input"]["nodeToken"]), ("laterAccept", v["input"]["nodeToken"]), ("olderAccept", ""), ("misfitAccept", "")):
+        (step, body), _ = client(v, unhex(p["challenge"]), unhex(p[other]))
+        want(name + other, (step, body[:26], token_of(body)), ("accepted", unhex(p["acceptBody"])[:26], token))
+    want(name + "ended", ended(v, unhex(p["ended"])), v["input"]["endedCode"])
     for direction in ("c2s", "s2c"):
         for n, (k, made) in enumerate(zip(d[direction], phases(out[direction], d["suite"]))):
             want(f"{name}{direction} phase {n}", tuple(b.hex() for b in made), (k["secret"], k["key"], k["iv"]))
@@ -434,6 +452,8 @@ def check_handshake(v):
         if r["step"] in ("challenge", "accept"):  # the others are the server's to refuse
             result, _ = client(v, unhex(packets["challenge"]), unhex(packets["accept"]))
             want(f"{name}{r['step']}, {r['name']}", result, (r["step"], r["reason"]))
+        if r["step"] == "ended":
+            want(f"{name}ended, {r['name']}", ended(v, unhex(r["packet"])), r["reason"])
     check_data(v, {"client": Opener(out["c2s"], d["suite"], 13), "server": Opener(out["s2c"], d["suite"], 5)})
 
 

@@ -32,7 +32,7 @@ import (
 const patience = 60 * time.Second
 
 // secret is the cluster secret of the clusters in these tests.
-const secret = "e2e-cluster-secret-e2e-cluster-secret"
+const secret = "e2ec105e25ec4e70a1b2c3d4e5f60718293a4b5c6d7e8f90a0b1c2d3e4f50617"
 
 // binary is the path of diarkisd, built once by TestMain.
 var binary string

@@ -45,6 +45,7 @@ func (is *islands) settle(role string, h *host, env ...string) *node {
 		env: append([]string{
 			"DIARKIS_MARS_ADDRESS=" + a, "DIARKIS_MESH_ADDRESS=" + a,
 			"DIARKIS_HTTP_ADDRESS=" + a, "DIARKIS_UDP_ADDRESS=" + a, "DIARKIS_TCP_ADDRESS=" + a,
+			"DIARKIS_MESH_PORT=8000", // as deployed: who starts anew is known by it
 		}, append(slices.Clip(is.env), env...)...),
 		place: &h.place, binary: is.binary,
 	}).waitStarted()

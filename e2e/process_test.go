@@ -133,8 +133,6 @@ func TestTaskFiles(t *testing.T) {
 			t.Fatalf("task %v: exit %d %s %s", args, code, out, errOut)
 		}
 	}
-	task("NoSuchTask")
-	n.waitLog(`"task unknown"`, "NoSuchTask")
 	task("DumpDirectory")
 	n.waitLog(`"directory member"`, n.Mesh)
 	task("ChangeLogLevel", "debug")

@@ -238,8 +238,8 @@ func (c *cluster) recover(n *node) {
 	eventually(c.t, "status says that an operator is waited for", func() bool {
 		code, out, problem := n.run("mars", "status", "--json")
 		var v view
-		if err := json.Unmarshal([]byte(out), &v); err != nil || code != 0 {
-			c.t.Fatalf("mars status = %d %s %s", code, out, problem)
+		if err := json.Unmarshal([]byte(out), &v); err != nil || code != 1 {
+			c.t.Fatalf("mars status without an authority = %d %s %s", code, out, problem)
 		}
 		return !v.Live && strings.Contains(v.Waiting, "an operator to recover")
 	})

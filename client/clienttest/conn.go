@@ -26,6 +26,7 @@ type Conn struct {
 	move   wire.Move // not empty while the user is frozen and sent elsewhere
 	moveAt time.Time // when to say so again
 	until  time.Time
+	muted  bool     // see Mute
 	held   [][]byte // TCP: records that came while frozen; nobody sends them again
 }
 
@@ -58,6 +59,10 @@ func (c *Conn) Offline(reason uint8) {
 	c.machine.SendOffline(reason)
 	c.flush(time.Now())
 }
+
+// Mute has the connection hear and say nothing but CLOSE any more, as when a router on
+// the way forgot it. Handshakes go on.
+func (c *Conn) Mute() { c.muted = true }
 
 // MoveTo freezes the user and sends the client to another node, which need not be
 // locked; ok says whether that node has the reservation. The user comes back here
@@ -119,12 +124,16 @@ func (c *Conn) lost() {
 func (c *Conn) end(code wire.CloseCode) {
 	c.forget()
 	delete(c.node.places, c.Place.base.CID0())
+	c.node.stays[c.Place.base.CID0()] = stay{c.Place.base.EndedBase, code}
 	if c.node.opts.Ended != nil {
 		c.node.opts.Ended(c.Place, code)
 	}
 }
 
 func (c *Conn) tick(now time.Time) {
+	if c.muted {
+		return
+	}
 	if c.move.Host != "" {
 		switch {
 		case !now.Before(c.until):
@@ -196,6 +205,9 @@ func (c *Conn) flush(now time.Time) {
 }
 
 func (c *Conn) receive(now time.Time, b []byte) {
+	if c.muted {
+		return
+	}
 	if c.move.Host != "" {
 		if c.sock != nil {
 			c.held = append(c.held, b)
@@ -271,6 +283,9 @@ func (n *Node) serveTCP(s net.Conn) {
 		case p == nil:
 			cid, _ := wire.PeekCID0(b)
 			if p = n.places[cid]; p == nil {
+				if out := n.endedLocked(b); out != nil {
+					_, _ = s.Write(append([]byte{0, 0, byte(len(out))}, out...))
+				}
 				ok = false
 				break
 			}

@@ -35,6 +35,8 @@ type Options struct {
 	IdleTimeout time.Duration
 	// PacketsPerSecond and KiBPerSecond are advertised. Zero means unlimited.
 	PacketsPerSecond, KiBPerSecond uint16
+	// Token names the run of the node, in answers of the HTTP role and in Accepts.
+	Token string
 	// Forget drops the state of a connection as soon as it is lost.
 	Forget bool
 	// Handle is called with each request. Nil answers with the payload, see [Echo].
@@ -76,6 +78,9 @@ type Node struct {
 	places map[wire.CID]*Place
 	conns  map[wire.CID]*Conn
 	socks  map[net.Conn]bool
+	stays  map[wire.CID]stay // that ended
+	deaf   bool
+	losing int // Accepts
 	recv   reliable.Received
 	out    []byte
 	// Handshakes counts accepted Confirms.
@@ -96,7 +101,7 @@ func Start(o Options) (*Node, error) {
 	}
 	n := &Node{
 		opts: o, gate: gate, quit: make(chan struct{}), places: make(map[wire.CID]*Place),
-		conns: make(map[wire.CID]*Conn), socks: make(map[net.Conn]bool),
+		conns: make(map[wire.CID]*Conn), socks: make(map[net.Conn]bool), stays: make(map[wire.CID]stay),
 	}
 	if o.TCP {
 		n.tcp, err = net.Listen("tcp", "127.0.0.1:0")
@@ -189,7 +194,7 @@ func (n *Node) Answer(p *Place) []byte {
 	b, _ := json.Marshal(map[string]any{
 		"sid": p.creds.SID.Hex(), "encryptionKey": fmt.Sprintf("%x", p.creds.Key[:]), "encryptionIV": fmt.Sprintf("%x", p.creds.IV[:]),
 		"encryptionMacKey": fmt.Sprintf("%x", p.creds.Mac[:]), "serverType": typ, "serverHost": n.Addr().Addr().String(),
-		"serverPort": n.Addr().Port(), "expiresIn": 60,
+		"serverPort": n.Addr().Port(), "expiresIn": 60, "node": n.opts.Token,
 	})
 	return b
 }
@@ -234,7 +239,9 @@ func (n *Node) tick() {
 		n.mu.Lock()
 		now := time.Now()
 		for _, c := range n.conns {
-			c.tick(now)
+			if !n.deaf {
+				c.tick(now)
+			}
 		}
 		n.mu.Unlock()
 	}
@@ -252,7 +259,9 @@ func (n *Node) readUDP() {
 			continue
 		}
 		n.mu.Lock()
-		n.datagram(time.Now(), src, buf[:size])
+		if !n.deaf {
+			n.datagram(time.Now(), src, buf[:size])
+		}
 		n.mu.Unlock()
 	}
 }
@@ -266,6 +275,8 @@ func (n *Node) datagram(now time.Time, src netip.AddrPort, b []byte) {
 			if out, err := n.gate.Challenge(nil, now, src, b, &p.base); err == nil {
 				reply(out)
 			}
+		} else if out := n.endedLocked(b); out != nil {
+			reply(out)
 		}
 	case wire.PacketConfirm:
 		cid, _ := wire.PeekCID0(b)
@@ -274,7 +285,9 @@ func (n *Node) datagram(now time.Time, src netip.AddrPort, b []byte) {
 			return
 		}
 		if h, ok := secure.ConfirmHash(b); ok && h == p.hash {
-			reply(p.accept)
+			if !n.losesLocked() {
+				reply(p.accept)
+			}
 			return
 		}
 		checked, err := n.gate.Confirm(now, src, b, &p.base)
@@ -314,7 +327,7 @@ func (n *Node) open(now time.Time, p *Place, acc *secure.Accepted, c *Conn, repl
 	_, _ = rand.Read(c.scid[:])
 	body := wire.Accept{
 		SCID: c.scid, IdleTimeout: n.opts.IdleTimeout, ServerTime: now, MaxDatagram: 1200,
-		PacketsPerSecond: n.opts.PacketsPerSecond, KiBPerSecond: n.opts.KiBPerSecond, Resumed: state != nil,
+		PacketsPerSecond: n.opts.PacketsPerSecond, KiBPerSecond: n.opts.KiBPerSecond, Resumed: state != nil, Token: n.opts.Token,
 	}
 	if n.opts.TCP {
 		body.MaxDatagram = 8000
@@ -324,7 +337,9 @@ func (n *Node) open(now time.Time, p *Place, acc *secure.Accepted, c *Conn, repl
 	p.Conn = c
 	n.conns[c.scid] = c
 	n.Handshakes++
-	reply(p.accept)
+	if !n.losesLocked() {
+		reply(p.accept)
+	}
 	if n.opts.Opened != nil {
 		n.opts.Opened(c, state != nil)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/signal"
 	"syscall"
@@ -23,7 +24,13 @@ func botCommand() *cobra.Command {
 		Use:   "bot --http URL",
 		Short: "Let players play on a cluster and check what they receive",
 		Long: `bot plays against any cluster and counts, for every receiver, the reliable
-messages that were lost, duplicated or reordered. It exits with 1 if there were any.
+messages that were lost, duplicated or reordered, and those that went with a node that
+was killed. While the cluster is away or full it tries again and says why; what trying
+again can't mend (a wrong client key or ticket, a type that nobody runs) ends it at once.
+
+It exits with 0 when all is well, with 1 when messages were lost, bots were not playing
+at the end or nobody could play, and with 64 when the command line is wrong. Ctrl-C ends
+it with the same summary.
 
 Against a cluster that asks for tickets it signs them itself, with the key in
 --ticket-key-file, DIARKIS_TICKET_KEY_FILE or DIARKIS_TICKET_KEY.`,
@@ -31,6 +38,9 @@ Against a cluster that asks for tickets it signs them itself, with the key in
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.URL == "" {
 				return &usageError{fmt.Errorf("--http is needed: the URL of an http node, such as http://127.0.0.1:7000")}
+			}
+			if err := setToNothing(cmd, "count", "rate", "size", "type"); err != nil {
+				return err
 			}
 			cfg, err := config.Load(config.Options{Role: config.RoleHTTP})
 			if err != nil {
@@ -51,20 +61,32 @@ Against a cluster that asks for tickets it signs them itself, with the key in
 	f := cmd.Flags()
 	f.StringVar(&o.URL, "http", "", "`URL` of an http node")
 	f.IntVar(&o.Count, "count", 4, "how many bots play")
-	f.StringVar(&o.Type, "type", "UDP", "node type the bots ask for: UDP, TCP, mixed, or one of your own")
+	f.StringVar(&o.Type, "type", "UDP", "node `type` the bots ask for, as the nodes spell it: UDP, TCP, mixed (UDP and TCP), or one of your own")
 	f.Float64Var(&o.Rate, "rate", 10, "messages a bot sends per second")
-	f.IntVar(&o.Size, "size", 64, "bytes per message")
+	f.IntVar(&o.Size, "size", 64, fmt.Sprintf("bytes per message, %d to %d", bot.SizeMin, bot.SizeMax))
 	f.Var(lossFlag{&o.Loss}, "loss", "`percent` of datagrams to lose, each way, as a bad network does")
-	f.DurationVar(&o.Duration, "duration", 30*time.Second, "how long they play (0: until Ctrl-C)")
+	f.DurationVar(&o.Duration, "duration", 30*time.Second, "how long all of it takes, connecting included; up to 10 s more for what is on its way (0: until Ctrl-C)")
+	f.StringVar(&o.Prefix, "prefix", "", "`text` that starts the user ids, which must be in use nowhere else (default: bot- and random letters)")
 	f.StringVar(&ticketKeyFile, "ticket-key-file", "", "sign tickets with the key in `file`: a secret, or a private key in PEM")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object at the end and nothing else")
 	return cmd
 }
 
+// setToNothing refuses a flag that is given with the zero value, which the options would take
+// for their default.
+func setToNothing(cmd *cobra.Command, names ...string) error {
+	for _, name := range names {
+		if v := cmd.Flag(name).Value.String(); cmd.Flags().Changed(name) && (v == "0" || v == "") {
+			return &usageError{fmt.Errorf("--%s %s makes no sense: leave it out, or give it a value", name, v)}
+		}
+	}
+	return nil
+}
+
 func runBots(ctx context.Context, cmd *cobra.Command, o bot.Options, asJSON bool) error {
 	sum, err := bot.Run(ctx, o)
-	if err != nil {
-		return &lifecycle.Error{Code: lifecycle.ExitFailed, Err: err}
+	if errors.Is(err, bot.ErrOptions) {
+		return &usageError{err}
 	}
 	if asJSON {
 		if err := json.NewEncoder(cmd.OutOrStdout()).Encode(sum); err != nil {
@@ -73,11 +95,11 @@ func runBots(ctx context.Context, cmd *cobra.Command, o bot.Options, asJSON bool
 	} else {
 		fmt.Fprintln(cmd.OutOrStdout(), sum)
 	}
-	switch {
-	case sum.Faulty():
-		return &lifecycle.Error{Code: lifecycle.ExitFailed, Err: fmt.Errorf("%d reliable messages lost, %d duplicated, %d reordered", sum.Lost, sum.Duplicated, sum.Reordered)}
-	case sum.Connected == 0:
-		return &lifecycle.Error{Code: lifecycle.ExitFailed, Err: fmt.Errorf("no bot could connect through %s", o.URL)}
+	if err == nil && sum.Failure() != "" {
+		err = errors.New(sum.Failure())
+	}
+	if err != nil {
+		return &lifecycle.Error{Code: lifecycle.ExitFailed, Err: err}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -9,10 +10,26 @@ import (
 	"github.com/Diarkis/diarkis/internal/lifecycle"
 )
 
+// goodText says what was found to be good: which roles' settings, and where they come from.
+func goodText(c *config.Config) string {
+	roles := "every role (mars, http, udp, tcp)"
+	if c.Role != "" {
+		roles = "the role " + string(c.Role)
+	}
+	from := "no directory of settings files: environment and defaults"
+	if c.Dir != "" {
+		from = "directory " + c.Dir
+	}
+	if len(c.Files) > 0 {
+		from += ", files " + strings.Join(c.Files, " ")
+	}
+	return "settings of " + roles + " are good; " + from
+}
+
 func configCommand() *cobra.Command {
-	var dir, role string
+	var dir, file, role string
 	load := func() (*config.Config, error) {
-		o := config.Options{Dir: dir}
+		o := config.Options{Dir: dir, File: file}
 		if role != "" {
 			r, ok := config.ParseRole(role)
 			if !ok {
@@ -31,23 +48,22 @@ func configCommand() *cobra.Command {
 		},
 	}
 	cmd.PersistentFlags().StringVar(&dir, "config-dir", "", "read settings from `dir`")
+	cmd.PersistentFlags().StringVar(&file, "config", "", "read the role's settings from `file` instead of <dir>/<role>/main.json")
 	cmd.PersistentFlags().StringVar(&role, "role", "", "only the settings of this role (default: of every role)")
 	cmd.AddCommand(&cobra.Command{
-		Use: "check", Short: "List every problem in the settings; exit 78 if there is one", Args: noArgs,
+		Use: "check", Short: "List what would keep a node with these settings from starting on this machine", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := load()
 			if err != nil {
 				return err
 			}
-			if role == "" || role == string(config.RoleHTTP) {
-				if err := lifecycle.CheckTickets(c); err != nil {
-					return err
-				}
-			}
 			for _, w := range c.Warnings {
 				fmt.Fprintln(cmd.OutOrStdout(), "warning:", w)
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), "settings are good")
+			if err := lifecycle.Check(cmd.Context(), c); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), goodText(c))
 			return nil
 		},
 	}, &cobra.Command{

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,13 +34,21 @@ func run(args []string) int {
 	}
 	root := rootCommand()
 	root.SetArgs(args[1:])
+	out := &output{to: os.Stdout}
+	root.SetOut(out)
 	err := root.ExecuteContext(context.Background())
+	if out.err != nil && (err == nil || errors.Is(err, out.err)) {
+		err = &lifecycle.Error{Code: lifecycle.ExitFailed, Err: fmt.Errorf("answer not written: %w", out.err)}
+	}
 	if err == nil {
 		return lifecycle.ExitOK
 	}
 	code := lifecycle.CodeOf(err)
 	if _, ok := errors.AsType[*usageError](err); ok {
 		code = lifecycle.ExitUsage
+	}
+	if health, ok := errors.AsType[healthExit](err); ok {
+		return int(health) // it has said why
 	}
 	text := err.Error()
 	if lines := strings.Count(text, "\n") + 1; lines > 1 {
@@ -61,6 +70,7 @@ func rootCommand() *cobra.Command {
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetHelpCommand(helpCommand(root))
 	root.AddCommand(devCommand(), botCommand(), taskCommand(), marsCommand(), configCommand(), healthCheckCommand(), versionCommand())
 	return root
 }
@@ -70,8 +80,25 @@ func versionCommand() *cobra.Command {
 		Use:   "version",
 		Short: "Print the version",
 		Args:  noArgs,
-		Run: func(cmd *cobra.Command, _ []string) {
-			fmt.Fprintln(cmd.OutOrStdout(), lifecycle.BuildText(commit))
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), lifecycle.BuildText(commit))
+			return err
+		},
+	}
+}
+
+// helpCommand is cobra's, but what it does not know is a usage error.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Help about any command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return &usageError{fmt.Errorf("no command is called %q: see diarkisd --help", strings.Join(args, " "))}
+			}
+			cmd.InitDefaultHelpFlag()
+			return cmd.Help()
 		},
 	}
 }
@@ -84,13 +111,41 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// healthCheckCommand shows up in the help; run parses its arguments itself, because
-// its exit codes and its older calling form are a contract with existing scripts.
+// healthExit is the exit code of a health check that was not well.
+type healthExit int
+
+func (healthExit) Error() string { return "health check failed" }
+
+// healthCheckCommand parses its arguments itself, because its exit codes and its older
+// calling form are a contract with existing scripts. run calls it directly; it comes
+// to be here when something stands before its name.
 func healthCheckCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:                "health-check in|out|mars",
-		Short:              "Tell whether the node on this machine is healthy (see health-check --help)",
+	cmd := &cobra.Command{
+		Use:                "health-check [ADDRESS] in|out|mars|ready…",
+		Short:              "Tell whether the node on this machine is healthy",
 		DisableFlagParsing: true,
-		Run:                func(*cobra.Command, []string) {},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if code := healthcheck.Main(cmd.Context(), args, os.Stdout, os.Stderr); code != healthcheck.ExitHealthy {
+				return healthExit(code)
+			}
+			return nil
+		},
 	}
+	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) { fmt.Fprint(cmd.OutOrStdout(), healthcheck.Usage) })
+	return cmd
+}
+
+// output is stdout, and remembers that it could not be written: a command that could
+// not say what it was asked for has failed.
+type output struct {
+	to  io.Writer
+	err error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.to.Write(b)
+	if err != nil && o.err == nil {
+		o.err = err
+	}
+	return n, err
 }

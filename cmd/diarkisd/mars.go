@@ -7,50 +7,22 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/Diarkis/diarkis/internal/config"
 	"github.com/Diarkis/diarkis/internal/healthcheck"
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/lifecycle"
 	"github.com/Diarkis/diarkis/internal/rundir"
 )
 
-// marsFlags choose the node on this machine that is asked.
-type marsFlags struct {
-	pid  int
-	role string
-}
-
-// runDir returns where the nodes of this machine keep their files.
-func (f *marsFlags) runDir() (string, error) {
-	if f.role != "" {
-		if _, ok := config.ParseRole(f.role); !ok {
-			return "", &usageError{fmt.Errorf("unknown role %q; roles are mars, http, udp, tcp", f.role)}
-		}
-	}
-	cfg, err := config.Load(config.Options{})
-	if err != nil {
-		return "", err
-	}
-	return cfg.Env.RunDir, nil
-}
-
-// task sends a task to the chosen node.
-func (f *marsFlags) task(cmd *cobra.Command, name string, params ...string) error {
-	dir, err := f.runDir()
-	if err != nil {
-		return err
-	}
-	return runTask(cmd, dir, f.role, f.pid, rundir.Task{Name: name, Params: params})
-}
-
 func marsCommand() *cobra.Command {
-	f := &marsFlags{}
+	f := &nodeFlags{}
 	cmd := &cobra.Command{
 		Use:   "mars status|recover|transfer",
 		Short: "Show who leads the cluster, or change it",
@@ -59,19 +31,24 @@ func marsCommand() *cobra.Command {
 			return &usageError{errors.New("say status, recover or transfer")}
 		},
 	}
-	cmd.PersistentFlags().IntVar(&f.pid, "pid", 0, "ask the node with this process `id`")
-	cmd.PersistentFlags().StringVar(&f.role, "role", "", "ask the node of this `role`")
+	f.add(cmd.PersistentFlags())
 	cmd.AddCommand(marsStatusCommand(f), &cobra.Command{
 		Use:   "recover",
 		Short: "Found the cluster anew from a node on this machine, if nobody has an authority",
 		Long: `recover is for a cluster that has lost most of its voters at once where the
 setting mars.recovery is manual. The node asks every other one first and founds
-nothing when one of them still has an authority. Its log says what came of it.`,
+nothing when one of them still has an authority.
+
+It waits until the node follows an authority, and exits with 0 then, with 1 when that
+takes too long or there was one all the time, with 3 when no such node runs here.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.task(cmd, "MarsRecover") },
 	}, &cobra.Command{
 		Use:   "transfer NODE",
 		Short: "Hand the office of the authority to the node at a mesh address",
+		Long: `transfer asks a node on this machine to have the office handed over, and waits until
+that has happened: exit 0. Exit 1 when it can't be or takes too long, 3 when no such
+node runs here. A healthy mars node gets the office back after a while.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return &usageError{errors.New("give the mesh address of one node: see diarkisd mars status")}
@@ -86,34 +63,41 @@ nothing when one of them still has an authority. Its log says what came of it.`,
 	return cmd
 }
 
-func marsStatusCommand(f *marsFlags) *cobra.Command {
+func marsStatusCommand(f *nodeFlags) *cobra.Command {
 	var asJSON bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the authority, its voters and the members, as a node on this machine sees them",
 		Long: `status asks the nodes on this machine and shows what the authority says if it
-is one of them, else the first that answers.`,
+is one of them, else the first that answers.
+
+Exit codes: 0 there is an authority, 1 there is none that may write at the moment (what
+is known is shown all the same), 3 no node runs here, or none answers.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			dir, err := f.runDir()
+			if timeout <= 0 {
+				return &usageError{fmt.Errorf("--timeout has to be above 0, got %v", timeout)}
+			}
+			_, nodes, err := f.find(cmd)
 			if err != nil {
 				return err
-			}
-			nodes, err := healthcheck.Find(dir, f.role, f.pid)
-			if err != nil {
-				return &lifecycle.Error{Code: lifecycle.ExitUnavailable, Err: err}
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			st, err := askMARS(ctx, nodes)
 			if err != nil {
-				return &lifecycle.Error{Code: lifecycle.ExitUnavailable, Err: err}
+				return &lifecycle.Error{Code: lifecycle.ExitNoNode, Err: err}
 			}
 			if asJSON {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(st)
+				err = json.NewEncoder(cmd.OutOrStdout()).Encode(st)
+			} else {
+				err = printMARS(cmd.OutOrStdout(), st)
 			}
-			return printMARS(cmd.OutOrStdout(), st)
+			if err != nil {
+				return err
+			}
+			return leaderless(st)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
@@ -121,28 +105,50 @@ is one of them, else the first that answers.`,
 	return cmd
 }
 
-// askMARS asks nodes until one is the authority, and returns its answer or the
-// first there was.
+// leaderless returns an error when the cluster has no authority that may write, as
+// the node that answered sees it.
+func leaderless(st *lifecycle.MARSStatus) error {
+	var why string
+	switch {
+	case st.Authority == "":
+		why = "no authority is known"
+	case st.Reigns && st.LeaseMS <= 0:
+		why = "the authority " + st.Authority + " has no lease"
+	case !st.Reigns && !st.Live:
+		why = "the authority " + st.Authority + " is silent"
+	default:
+		return nil
+	}
+	if st.Waiting != "" {
+		why += "; " + st.Role + " " + strconv.Itoa(st.PID) + " waits " + st.Waiting
+	}
+	return &lifecycle.Error{Code: lifecycle.ExitFailed, Err: errors.New(why)}
+}
+
+// askMARS asks all nodes at once, so that one that does not answer takes no time from
+// the others, and returns the answer of the authority or else the first node's.
 func askMARS(ctx context.Context, nodes []rundir.Node) (*lifecycle.MARSStatus, error) {
-	var first *lifecycle.MARSStatus
-	var errs []error
-	for _, n := range nodes {
-		var st lifecycle.MARSStatus
-		if err := healthcheck.Ask(ctx, n, "/mars", &st); err != nil {
-			errs = append(errs, fmt.Errorf("%s %d: %w", n.Role, n.PID, err))
-			continue
-		}
-		if st.Reigns {
-			return &st, nil
-		}
-		if first == nil {
-			first = &st
+	answers := make([]lifecycle.MARSStatus, len(nodes))
+	errs := make([]error, len(nodes))
+	var wg sync.WaitGroup
+	for i, n := range nodes {
+		wg.Go(func() {
+			if err := healthcheck.Ask(ctx, n, "/mars", &answers[i]); err != nil {
+				errs[i] = fmt.Errorf("%s %d: %w", n.Role, n.PID, err)
+			}
+		})
+	}
+	wg.Wait()
+	var best *lifecycle.MARSStatus
+	for i := range answers {
+		if errs[i] == nil && (best == nil || answers[i].Reigns) {
+			best = &answers[i]
 		}
 	}
-	if first == nil {
+	if best == nil {
 		return nil, errors.Join(errs...)
 	}
-	return first, nil
+	return best, nil
 }
 
 // printMARS writes a status for people.

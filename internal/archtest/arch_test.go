@@ -35,7 +35,7 @@ var floors = map[string]int{
 var clientMayImport = []string{"internal/id", "internal/wire", "internal/status", "internal/reliable", "internal/secure"}
 
 // pure lists the packages that take time and randomness as arguments.
-var pure = []string{"internal/id", "internal/wire", "internal/status", "internal/mars", "internal/path", "internal/reliable", "internal/secure"}
+var pure = []string{"internal/id", "internal/wire", "internal/status", "internal/mars", "internal/path", "internal/reliable", "internal/secure", "internal/users/exchange"}
 
 // impureImports can't be used by a pure package: they open sockets or roll dice.
 var impureImports = []string{"net", "net/http", "os", "math/rand", "math/rand/v2", "crypto/rand", "syscall", "golang.org/x/sys/unix"}

@@ -136,17 +136,26 @@ func newArena(t *testing.T, deliver func(*clienttest.Conn, []byte, reliable.Reli
 	return a
 }
 
+// connections are those that are open.
+func (a *arena) connections() (open int) {
+	for _, n := range []*clienttest.Node{a.udp, a.tcp} {
+		n.Do(func() { open += len(n.Conns()) })
+	}
+	return open
+}
+
 func (a *arena) options() Options {
 	return Options{
-		URL: a.url, Count: 8, Rate: 50, Duration: 300 * time.Millisecond, ConnectTimeout: 20 * time.Second,
-		DrainTimeout: 5 * time.Second,
+		URL: a.url, Count: 8, Rate: 50, Duration: time.Minute, Play: 300 * time.Millisecond,
+		DrainTimeout: 5 * time.Second, Prefix: "bot-",
 	}
 }
 
 func TestRun(t *testing.T) {
 	for _, typ := range []string{"UDP", "TCP", "mixed"} {
 		t.Run(typ, func(t *testing.T) {
-			o := newArena(t, faithful).options()
+			a := newArena(t, faithful)
+			o := a.options()
 			o.Type, o.Count = typ, 16
 			s, err := Run(context.Background(), o)
 			if err != nil {
@@ -154,6 +163,15 @@ func TestRun(t *testing.T) {
 			}
 			if !s.Clean() || s.Bots != 16 || s.Reconnects != 0 {
 				t.Errorf("summary %v", s)
+			}
+			for range 100 { // they said goodbye, far sooner than idle connections end
+				if a.connections() == 0 {
+					break
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+			if n := a.connections(); n != 0 {
+				t.Errorf("%d bots left without a goodbye", n)
 			}
 			if s.Sent < 16 || s.Delivered < 2*s.Sent || s.Delivered > 3*s.Sent || s.P50 <= 0 || s.P99 < s.P50 || s.Seconds < 0.3 {
 				t.Errorf("summary %v", s)
@@ -243,7 +261,7 @@ func TestRunNoticesWhatGoesWrong(t *testing.T) {
 func TestRunSurvivesGaps(t *testing.T) {
 	a := newArena(t, faithful)
 	o := a.options()
-	o.Duration = 0
+	o.Duration, o.Play = 0, 0
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	var lines atomic.Int64
@@ -266,20 +284,11 @@ func TestRunSurvivesGaps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !s.Clean() || s.Reconnects != 3 {
+	if s.Faulty() || s.Connected != s.Bots || s.Errors != 0 || s.Reconnects != 3 || s.Gaps != 3 || !s.Interrupted {
 		t.Errorf("summary %v", s)
 	}
-}
-
-func TestRunWithoutCluster(t *testing.T) {
-	s := httptest.NewServer(clienttest.Endpoints(func(string) *clienttest.Node { return nil }))
-	defer s.Close()
-	sum, err := Run(context.Background(), Options{URL: s.URL, Count: 2, ConnectTimeout: 100 * time.Millisecond, Duration: time.Millisecond})
-	if err == nil || sum.Connected != 0 || sum.Errors == 0 {
-		t.Errorf("summary %v, error %v", sum, err)
-	}
-	if _, err := Run(context.Background(), Options{Count: -1, Size: 1 << 20, RoomSize: 1, Rate: -1}); err == nil {
-		t.Error("bad options went through")
+	if text := s.String(); !strings.Contains(text, "started over: "+a.udp.Addr().String()) || !strings.Contains(text, "internal") {
+		t.Errorf("the summary does not name the node that forgot three bots, and why:\n%s", text)
 	}
 }
 
@@ -292,7 +301,7 @@ func TestSummaryKeys(t *testing.T) {
 	if err := json.Unmarshal(b, &m); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"bots", "connected", "sent", "delivered", "lost", "duplicated", "reordered", "errors", "reconnects", "p50_ms", "p99_ms", "seconds"}
+	want := []string{"bots", "connected", "sent", "delivered", "lost", "duplicated", "reordered", "taken", "errors", "reconnects", "gaps", "p50_ms", "p99_ms", "seconds", "causes", "interrupted"}
 	for _, k := range want {
 		if _, ok := m[k]; !ok {
 			t.Errorf("no %q in the summary", k)
@@ -305,7 +314,7 @@ func TestSummaryKeys(t *testing.T) {
 
 func FuzzParseMessage(f *testing.F) {
 	f.Add(message{what: last, reliable: true, sender: 1, epoch: 2, seq: 3, sent: 4}.appendTo(nil, 64))
-	f.Add([]byte("bot1"))
+	f.Add([]byte("bot2"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := parseMessage(b)
 		if err != nil {

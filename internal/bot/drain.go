@@ -19,9 +19,6 @@ type stay struct {
 // drain has every bot announce its last reliable message, reliably, and waits until
 // all members of its room heard it and all before it. What is missing then is lost.
 func (r *run) drain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.opts.DrainTimeout)
-	defer cancel()
-	r.wait(ctx, func() bool { return r.joining.Load() == 0 })
 	rooms := make(map[client.RoomID][]stay)
 	for _, b := range r.bots {
 		if s, ok := b.sayLast(); ok {
@@ -77,10 +74,8 @@ func (s stay) holds() bool {
 	return s.bot.gap == s.gap
 }
 
-// closeAll says goodbye for every bot, some at a time.
-func (r *run) closeAll() {
-	ctx, cancel := context.WithTimeout(context.Background(), r.opts.DrainTimeout)
-	defer cancel()
+// closeAll says goodbye for every bot, some at a time, until ctx ends; those left just go.
+func (r *run) closeAll(ctx context.Context) {
 	next := make(chan *bot)
 	var wg sync.WaitGroup
 	for range r.opts.Ramp {

@@ -1,8 +1,10 @@
 package bot
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,9 +38,18 @@ type bot struct {
 	gap     uint32 // connections that started over
 	relSeq  uint64
 	unrSeq  uint64
-	even    bool // the next message is reliable
-	last    bool // the last reliable message was sent
+	before  stint  // the last one that is over
+	addr    string // of the node with the room
+	lost    string // why the last connection ended
+	even    bool   // the next message is reliable
+	last    bool   // the last reliable message was sent
 	payload []byte
+}
+
+// stint is how many reliable messages a bot sent in one stay in a room.
+type stint struct {
+	epoch uint32
+	total uint64
 }
 
 func newBot(r *run, n uint32) *bot {
@@ -72,13 +83,22 @@ func (b *bot) enter(ctx context.Context) time.Duration {
 	if err == nil {
 		return 0
 	}
-	if !isComeback(err) && ctx.Err() == nil {
-		b.run.fail(err)
-	}
+	b.failed(ctx, err)
 	if e, ok := errors.AsType[*client.EndpointError](err); ok {
 		return max(retryAfter, e.RetryAfter)
 	}
 	return retryAfter
+}
+
+// failed counts an error, and ends the run when trying again can't mend it.
+func (b *bot) failed(ctx context.Context, err error) {
+	if isComeback(err) || ctx.Err() != nil {
+		return
+	}
+	b.run.fail(err)
+	if b.run.hopeless(b, err) {
+		b.run.end(&refusal{explain(err, b.serverType())})
+	}
 }
 
 // isComeback reports whether an error only says that the connection was lost, which
@@ -109,6 +129,7 @@ func (b *bot) connect(ctx context.Context) (*client.Client, error) {
 	if err := c.Connect(ctx); err != nil {
 		return nil, err
 	}
+	b.run.letIn(copts.Type)
 	b.mu.Lock()
 	b.client = c
 	b.mu.Unlock()
@@ -121,10 +142,11 @@ func (b *bot) joinRoom(ctx context.Context, c *client.Client) error {
 		b.mu.Unlock()
 		return nil
 	}
+	b.before = stint{b.epoch, b.relSeq}
 	b.epoch++
 	b.relSeq, b.unrSeq, b.last = 0, 0, false
 	gap := b.gap
-	hello := message{what: join, reliable: true, sender: b.number, epoch: b.epoch, sent: time.Since(b.run.start)}
+	hello := message{run: b.run.id, what: join, reliable: true, sender: b.number, epoch: b.epoch, sent: time.Since(b.run.start)}
 	b.mu.Unlock()
 
 	r, err := c.RandomJoinRoom(ctx, client.RoomOptions{MembersMax: b.run.opts.RoomSize}, hello.appendTo(nil, headBytes))
@@ -136,8 +158,9 @@ func (b *bot) joinRoom(ctx context.Context, c *client.Client) error {
 	if b.gap != gap {
 		return client.ErrGap // the room was joined by a connection that is no more
 	}
-	b.room = r.ID
+	b.room, b.addr = r.ID, c.Addr()
 	b.run.inRoom.Add(1)
+	b.run.everIn.Store(true)
 	return nil
 }
 
@@ -164,7 +187,7 @@ func (b *bot) sendLocked(m message) bool {
 	if m.reliable {
 		seq, rel = &b.relSeq, client.Reliable
 	}
-	m.seq, m.sent = *seq, time.Since(b.run.start)
+	m.run, m.seq, m.sent = b.run.id, *seq, time.Since(b.run.start)
 	b.payload = m.appendTo(b.payload[:0], b.run.opts.Size)
 	if err := b.client.Broadcast(b.room, b.payload, rel); err != nil {
 		if !isComeback(err) {
@@ -196,7 +219,7 @@ func (b *bot) push(p client.Push) {
 		}
 		b.mu.Unlock()
 	case client.CmdRoomJoin:
-		if m, err := parseMessage(p.Payload); err == nil && m.what == join {
+		if m, err := parseMessage(p.Payload); err == nil && m.what == join && m.run == b.run.id {
 			b.mu.Lock()
 			b.tracker.joined(m.sender, m.epoch)
 			b.mu.Unlock()
@@ -208,6 +231,9 @@ func (b *bot) push(p client.Push) {
 
 func (b *bot) heardLocked(now time.Duration, payload []byte, reliably bool) {
 	m, err := parseMessage(payload)
+	if errors.Is(err, errStranger) || err == nil && m.run != b.run.id {
+		return // others may be in the room
+	}
 	if err != nil || m.what == join || m.reliable != reliably || m.sender == b.number {
 		b.run.fail(errMessage) // altered, sent the wrong way, or back to its sender
 		return
@@ -234,8 +260,34 @@ func (b *bot) memberGone(payload []byte) {
 		return
 	}
 	b.mu.Lock()
-	b.tracker.gone(uint32(n))
+	h, open := b.tracker.gone(uint32(n))
 	b.mu.Unlock()
+	if open {
+		b.run.took(h)
+	}
+}
+
+// took counts what a stream still lacked when the state of a connection went.
+func (r *run) took(h progress) {
+	if !r.playing.Load() || int(h.sender) >= len(r.bots) {
+		return
+	}
+	if total := r.bots[h.sender].sentIn(h.epoch); total > h.next {
+		r.taken.Add(int64(total - h.next))
+	}
+}
+
+// sentIn returns how many reliable messages the bot sent in a stay, 0 when that is long over.
+func (b *bot) sentIn(epoch uint32) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch epoch {
+	case b.epoch:
+		return b.relSeq
+	case b.before.epoch:
+		return b.before.total
+	}
+	return 0
 }
 
 // refused is called by the client's goroutine with answers to broadcasts, which come
@@ -250,33 +302,51 @@ func (b *bot) refused(r client.Response) {
 func (b *bot) reconnected(gap bool) {
 	b.run.reconnects.Add(1)
 	if gap {
-		b.outOfRoom()
+		b.startOver()
 		b.run.enqueue(b)
+	}
+}
+
+// startOver is for a connection whose state is gone, with all that was on its way.
+func (b *bot) startOver() {
+	b.mu.Lock()
+	addr, why := b.addr, b.lost
+	b.mu.Unlock()
+	b.run.gaps.Add(1)
+	if addr != "" {
+		b.run.causes.add(fmt.Sprintf("started over: %s did not know the bot any more (%s)", addr, cmp.Or(why, "connection replaced")))
+	}
+	for _, h := range b.outOfRoom() {
+		b.run.took(h)
 	}
 }
 
 // disconnected is called by the client's goroutine.
 func (b *bot) disconnected(d client.Disconnect) {
+	b.mu.Lock()
+	b.lost = (&client.CloseError{Code: d.Code, Reason: d.Reason}).Error()
+	b.mu.Unlock()
 	if !d.Final {
 		return
 	}
-	b.run.fail(errors.New("client ended: " + d.Code.String()))
-	b.outOfRoom()
+	b.failed(context.Background(), cmp.Or[error](d.Err, &client.CloseError{Code: d.Code, Reason: d.Reason}))
+	b.startOver()
 	b.mu.Lock()
 	b.client = nil
 	b.mu.Unlock()
 	b.retryAt.Store(int64(time.Since(b.run.start) + retryAfter))
 }
 
-// outOfRoom forgets the room and what was expected in it.
-func (b *bot) outOfRoom() {
+// outOfRoom forgets the room and what was expected in it, and returns how far that was heard.
+func (b *bot) outOfRoom() []progress {
 	b.mu.Lock()
 	if b.room != "" {
 		b.run.inRoom.Add(-1)
 	}
 	b.room = ""
 	b.gap++
-	b.tracker.reset()
+	open := b.tracker.reset()
 	b.mu.Unlock()
 	b.run.hint()
+	return open
 }

@@ -34,8 +34,23 @@ func newTracker(t *tally) *tracker {
 	return &tracker{tally: t, streams: make(map[uint32]*stream)}
 }
 
-// reset forgets everything: the receiver left its room.
-func (t *tracker) reset() { clear(t.streams) }
+// progress is how far a receiver heard a sender.
+type progress struct {
+	sender, epoch uint32
+	next          uint64 // the number after the last
+}
+
+// reset forgets everything, since the receiver left its room, and returns the streams that
+// had not ended.
+func (t *tracker) reset() (open []progress) {
+	for n, s := range t.streams {
+		if !s.ended {
+			open = append(open, progress{n, s.epoch, s.next})
+		}
+	}
+	clear(t.streams)
+	return open
+}
 
 // joined starts a stream at its first message: the receiver was there before the sender.
 func (t *tracker) joined(sender, epoch uint32) {
@@ -46,11 +61,15 @@ func (t *tracker) joined(sender, epoch uint32) {
 	t.streams[sender] = &stream{epoch: epoch}
 }
 
-// gone ends a stream whose length is unknown: the sender disappeared.
-func (t *tracker) gone(sender uint32) {
-	if s := t.streams[sender]; s != nil {
-		s.ended = true
+// gone ends a stream whose length is unknown: the sender disappeared. It returns how far it
+// went, and whether it had not ended before.
+func (t *tracker) gone(sender uint32) (p progress, open bool) {
+	s := t.streams[sender]
+	if s == nil || s.ended {
+		return progress{}, false
 	}
+	s.ended = true
+	return progress{sender, s.epoch, s.next}, true
 }
 
 // left ends a stream of total messages.

@@ -16,7 +16,7 @@ func joined(epoch uint32) step                 { return func(t *tracker) { t.joi
 func gone() step                               { return func(t *tracker) { t.gone(1) } }
 func left(epoch uint32, total uint64) step     { return func(t *tracker) { t.left(1, epoch, total) } }
 func finished(epoch uint32, total uint64) step { return func(t *tracker) { t.finish(1, epoch, total) } }
-func reset() step                              { return (*tracker).reset }
+func reset() step                              { return func(t *tracker) { t.reset() } }
 
 func TestTracker(t *testing.T) {
 	for _, c := range []struct {

@@ -1,7 +1,7 @@
 // Package cloudaddr finds the address clients reach this machine at.
 //
-// In a known cloud the provider's metadata service says it; elsewhere it is an
-// address of the machine itself. A metadata service is asked without proxy and
+// In a known cloud the provider's metadata service says it ([Discover]); elsewhere it
+// is an address of the machine itself ([Host], [NIC]). A metadata service is asked without proxy and
 // without following redirects: whoever could answer in its place would choose
 // where players are sent.
 package cloudaddr
@@ -30,8 +30,7 @@ const (
 
 // Options says where to ask.
 type Options struct {
-	// Cloud is GCP, AWS, AZURE, TENCENT, ALIBABA or LINODE, in any case. Any other
-	// value means the machine itself.
+	// Cloud is GCP, AWS, AZURE, TENCENT, ALIBABA or LINODE, in any case.
 	Cloud string
 	// Base replaces scheme and host of the metadata service, for tests.
 	Base string
@@ -39,7 +38,7 @@ type Options struct {
 
 // Error means that no address was found.
 type Error struct {
-	URL string // what was asked last, "" for the machine itself
+	URL string // what was asked last, "" when nobody was
 	Err error
 }
 
@@ -61,11 +60,7 @@ func (e *Error) ExitCode() int { return exitNoAddr }
 func Discover(ctx context.Context, o Options) (netip.Addr, error) {
 	p, ok := providers[strings.ToUpper(strings.TrimSpace(o.Cloud))]
 	if !ok {
-		a, err := Host()
-		if err != nil {
-			return netip.Addr{}, &Error{"", err}
-		}
-		return a, nil
+		return netip.Addr{}, &Error{"", fmt.Errorf("%q is no cloud that has a metadata service we know", o.Cloud)}
 	}
 	return newClient(o.Base, p.base).discover(ctx, p)
 }
@@ -185,41 +180,65 @@ func (c *client) getJSON(ctx context.Context, path string, v any, headers ...hea
 	return nil
 }
 
+// Family is which of several addresses is taken.
+type Family uint8
+
+const (
+	IPv4First Family = iota // the first IPv4 address, else the first IPv6 one
+	IPv6First               // the other way round
+)
+
 // Host returns an address of this machine that others can reach: the first
-// global unicast one of an interface that is up, IPv4 before IPv6.
-func Host() (netip.Addr, error) {
+// global unicast one of an interface that is up.
+func Host(want Family) (netip.Addr, error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("list addresses of this machine: %w", err)
 	}
-	if a, ok := first(addrs); ok {
+	if a, ok := first(addrs, want); ok {
 		return a, nil
 	}
 	return netip.Addr{}, errors.New("no interface of this machine has a global unicast address")
 }
 
-// NIC returns the first global unicast address of a network interface, IPv4
-// before IPv6. For a loopback interface it is the loopback address.
-func NIC(name string) (netip.Addr, error) {
+// NIC returns the first global unicast address of a network interface. For a
+// loopback interface it is the loopback address.
+func NIC(name string, want Family) (netip.Addr, error) {
 	i, err := net.InterfaceByName(name)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("network interface %q: %w", name, errors.Unwrap(err))
+		return netip.Addr{}, fmt.Errorf("network interface %q: %w; this machine has %s", name, errors.Unwrap(err), nicNames())
 	}
 	addrs, err := i.Addrs()
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("network interface %q: %w", name, err)
 	}
-	if a, ok := first(addrs); ok {
+	if a, ok := first(addrs, want); ok {
 		return a, nil
 	}
 	if i.Flags&net.FlagLoopback != 0 {
+		if want == IPv6First {
+			return netip.IPv6Loopback(), nil
+		}
 		return netip.AddrFrom4([4]byte{127, 0, 0, 1}), nil
 	}
 	return netip.Addr{}, fmt.Errorf("network interface %q has no global unicast address", name)
 }
 
-// first picks the first global unicast IPv4 address, else IPv6.
-func first(addrs []net.Addr) (found netip.Addr, ok bool) {
+func nicNames() string {
+	all, err := net.Interfaces()
+	if err != nil {
+		return "none that can be listed"
+	}
+	names := make([]string, len(all))
+	for i := range all {
+		names[i] = all[i].Name
+	}
+	return strings.Join(names, ", ")
+}
+
+// first picks the first global unicast address of the family that is wanted, else of
+// the other.
+func first(addrs []net.Addr, want Family) (found netip.Addr, ok bool) {
 	for _, a := range addrs {
 		p, err := netip.ParsePrefix(a.String())
 		if err != nil {
@@ -228,7 +247,7 @@ func first(addrs []net.Addr) (found netip.Addr, ok bool) {
 		ip := p.Addr().Unmap().WithZone("")
 		switch {
 		case !ip.IsGlobalUnicast():
-		case ip.Is4():
+		case ip.Is4() == (want == IPv4First):
 			return ip, true
 		case !ok:
 			found, ok = ip, true

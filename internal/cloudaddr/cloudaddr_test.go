@@ -3,13 +3,18 @@ package cloudaddr
 import (
 	"context"
 	"errors"
+	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/Diarkis/diarkis/internal/config"
 )
 
 // answers is a metadata service: by "METHOD path?query [header=value]".
@@ -156,14 +161,33 @@ func TestProxyIsNotUsed(t *testing.T) {
 	}
 }
 
-func TestUnknownCloudIsTheMachine(t *testing.T) {
-	want, wantErr := Host()
-	got, err := Discover(t.Context(), Options{Cloud: "basement"})
-	if got != want || (err == nil) != (wantErr == nil) {
-		t.Errorf("Discover = %v, %v, want %v, %v", got, err, want, wantErr)
+// What the settings take for a cloud is what can be asked, and nothing else is.
+func TestCloudsAreThoseOfTheSettings(t *testing.T) {
+	if got := slices.Sorted(maps.Keys(providers)); !slices.Equal(got, slices.Sorted(slices.Values(config.Clouds))) {
+		t.Errorf("providers are %v, the settings take %v", got, config.Clouds)
 	}
-	if err == nil && !got.IsGlobalUnicast() {
-		t.Errorf("Discover = %v, not global unicast", got)
+	if got, err := Discover(t.Context(), Options{Cloud: "basement"}); err == nil || got.IsValid() {
+		t.Errorf("Discover in a basement = %v, %v", got, err)
+	}
+}
+
+func TestHostFamily(t *testing.T) {
+	addrs := []net.Addr{}
+	for _, s := range []string{"127.0.0.1/8", "::1/128", "fe80::1/64", "fd00::2/64", "192.0.2.2/24", "fd00::3/64", "192.0.2.3/24"} {
+		ip, n, err := net.ParseCIDR(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.IP = ip
+		addrs = append(addrs, n)
+	}
+	for want, addr := range map[Family]string{IPv4First: "192.0.2.2", IPv6First: "fd00::2"} {
+		if got, ok := first(addrs, want); !ok || got.String() != addr {
+			t.Errorf("first of family %v = %v", want, got)
+		}
+	}
+	if got, ok := first(addrs[:4], IPv4First); !ok || got.String() != "fd00::2" {
+		t.Errorf("first without one of the family = %v", got)
 	}
 }
 
@@ -176,10 +200,10 @@ func TestDiscoverUsesBase(t *testing.T) {
 }
 
 func TestNIC(t *testing.T) {
-	if _, err := NIC("no-such-nic0"); err == nil || !strings.Contains(err.Error(), `"no-such-nic0"`) {
+	if _, err := NIC("no-such-nic0", IPv4First); err == nil || !strings.Contains(err.Error(), `"no-such-nic0"`) {
 		t.Errorf("NIC of nothing = %v", err)
 	}
-	if a, err := NIC("lo"); err == nil && !a.IsLoopback() && !a.IsGlobalUnicast() {
+	if a, err := NIC("lo", IPv6First); err == nil && !a.IsLoopback() && !a.IsGlobalUnicast() {
 		t.Errorf("NIC(lo) = %v", a)
 	}
 }

@@ -66,6 +66,8 @@ type Config struct {
 
 	// Dir is the configuration directory in use, "" when there is none.
 	Dir string
+	// Files are the settings files that were read.
+	Files []string
 	// Warnings are sentences to log once the logger exists.
 	Warnings []string
 
@@ -82,7 +84,8 @@ func Load(o Options) (*Config, error) {
 		l.defaults(s)
 		l.file(s)
 	}
-	if c.Dir != "" && l.files == 0 {
+	c.Files = l.files
+	if c.Dir != "" && len(l.files) == 0 {
 		l.warn("%s holds no settings file for this role, such as udp/main.json or shared/mesh.json: defaults are used", c.Dir)
 	}
 	l.strayFiles()
@@ -118,7 +121,7 @@ func LoadHealthCheck(file string) (HealthCheck, Env, error) {
 		l.environment(s)
 		l.store(s)
 	}
-	env := Env{RunDir: cmp.Or(os.Getenv(envRunDir), os.TempDir())}
+	env := Env{RunDir: cmp.Or(getenv(envRunDir), os.TempDir())}
 	if len(l.problems) > 0 {
 		return c.HealthCheck, env, &Errors{l.problems}
 	}
@@ -146,17 +149,29 @@ type loader struct {
 	viper    *viper.Viper
 	builtIn  map[string]any // raw values by "udp.port"
 	instead  string         // read instead of a section's file, whatever its name; "" normally
-	files    int            // read from the directory or given by name
+	files    []string       // read from the directory or given by name
 	problems []Problem
+	places   map[string]Problem // where a setting that is no default stands, by "udp.port"; without text
 }
 
 func newLoader(o Options, c *Config) *loader {
 	c.sources, c.changed = map[string]string{}, map[string]bool{}
-	return &loader{options: o, config: c, viper: viper.New(), builtIn: map[string]any{}}
+	return &loader{options: o, config: c, viper: viper.New(), builtIn: map[string]any{}, places: map[string]Problem{}}
 }
 
 func (l *loader) report(source, key, format string, args ...any) {
 	l.problems = append(l.problems, Problem{Source: source, Key: key, Text: fmt.Sprintf(format, args...)})
+}
+
+// reportEach reports every error that err joins.
+func (l *loader) reportEach(source, key string, err error) {
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range many.Unwrap() {
+			l.reportEach(source, key, e)
+		}
+		return
+	}
+	l.report(source, key, "%v", err)
 }
 
 func (l *loader) warn(format string, args ...any) {
@@ -167,7 +182,7 @@ func (l *loader) warn(format string, args ...any) {
 func (l *loader) findDir() {
 	dir, from := l.options.Dir, "--config-dir"
 	if dir == "" {
-		dir, from = os.Getenv(envConfigRoot), envConfigRoot
+		dir, from = getenv(envConfigRoot), envConfigRoot
 	}
 	if dir == "" {
 		for _, d := range []string{"configs", "/configs"} {
@@ -242,13 +257,15 @@ func (l *loader) file(s section) {
 	if foreign { // what is wrong with the rest of it stops only its own role
 		r.problems = slices.DeleteFunc(r.problems, func(p Problem) bool { _, ours := s.field(p.Key); return !ours })
 	} else {
-		l.files++
+		l.files = append(l.files, name)
 	}
 	l.problems = append(l.problems, r.problems...)
 	tree := map[string]any{}
 	for key, v := range r.values {
 		nest(tree, s.name+"."+key, v)
-		l.config.sources[s.name+"."+key] = fmt.Sprintf("%s:%d", name, r.lines[key])
+		at := r.places[key]
+		l.config.sources[s.name+"."+key] = fmt.Sprintf("%s:%d", name, at.Line)
+		l.places[s.name+"."+key] = at
 	}
 	if err := l.viper.MergeConfigMap(tree); err != nil {
 		l.report(name, "", "%v", err)

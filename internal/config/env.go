@@ -32,6 +32,8 @@ const (
 	envClusterSecretFile = "DIARKIS_CLUSTER_SECRET_FILE"
 	envTicketKey         = "DIARKIS_TICKET_KEY"
 	envTicketKeyFile     = "DIARKIS_TICKET_KEY_FILE"
+
+	envMemory = "AUTOMEMLIMIT" // named by whoever reads it, not by us
 )
 
 var envNames = []string{envConfigRoot, envCloud, envShutdownTimeout, envServerType, envStructErr, envJSONLog, envAppName,
@@ -49,7 +51,8 @@ const (
 
 // Env is the settings that only the environment has.
 type Env struct {
-	CloudEnv        string        // provider whose metadata knows the public address; "" means not in a cloud
+	Cloud           string        // of Clouds, whose metadata knows the public address; "" means none
+	PublicAddress   string        // what DIARKIS_CLOUD_ENV is when it is no cloud: the host or IP that players are told
 	ShutdownTimeout time.Duration // whole time from the signal to the exit
 	ServerType      string        // label of this node; the role in capitals unless set
 	StructErr       bool          // errors to clients are a code and a text
@@ -102,7 +105,6 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // env reads and checks the settings of the environment.
 func (l *loader) env() Env {
 	e := Env{
-		CloudEnv:        strings.ToUpper(strings.TrimSpace(os.Getenv(envCloud))),
 		ShutdownTimeout: shutdownDefault,
 		ServerType:      l.label(envServerType),
 		StructErr:       l.bool(envStructErr),
@@ -110,37 +112,78 @@ func (l *loader) env() Env {
 		StopOnSIGHUP:    l.bool(envStopOnSIGHUP),
 		AppName:         l.label(envAppName),
 		AppVersion:      l.label(envAppVersion),
-		RunDir:          os.Getenv(envRunDir),
+		RunDir:          getenv(envRunDir),
 	}
+	l.cloud(&e)
+	l.memory()
 	if e.ServerType == "" {
 		e.ServerType = l.options.Role.Type()
 	}
 	if e.RunDir == "" {
 		e.RunDir = os.TempDir()
 	}
-	if s := os.Getenv(envShutdownTimeout); s != "" {
+	if s := getenv(envShutdownTimeout); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 || n > shutdownSecondsMax {
 			l.report(envShutdownTimeout, "", "expected a whole number of seconds from 1 to %d, got %s", shutdownSecondsMax, shorten(s))
 		}
 		e.ShutdownTimeout = time.Duration(n) * time.Second
 	}
-	key := os.Getenv(envClientKey)
-	if len(key) > clientKeyBytesMax || !utf8.ValidString(key) {
-		l.report(envClientKey, "", "expected at most %d bytes of UTF-8, got %d bytes", clientKeyBytesMax, len(key))
+	key := getenv(envClientKey)
+	if len(key) > clientKeyBytesMax || !utf8.ValidString(key) || strings.ContainsFunc(key, unicode.IsControl) {
+		l.report(envClientKey, "", "expected at most %d bytes of UTF-8 in one line, without control characters; it has %d bytes", clientKeyBytesMax, len(key))
 	}
 	e.ClientKey = Secret{key}
-	e.ClusterSecretFile = os.Getenv(envClusterSecretFile)
-	e.ClusterSecret = l.secret(envClusterSecret, envClusterSecretFile, "cluster secret", SecretLines)
+	e.ClusterSecretFile = getenv(envClusterSecretFile)
+	e.ClusterSecret = l.secret(envClusterSecret, envClusterSecretFile, "cluster secret", ClusterSecretLines)
 	if r := l.options.Role; r == RoleHTTP || r == "" { // only http nodes check tickets, and may be the only ones with the file
-		e.TicketKeyFile = os.Getenv(envTicketKeyFile)
+		e.TicketKeyFile = getenv(envTicketKeyFile)
 		e.TicketKey = l.secret(envTicketKey, envTicketKeyFile, "ticket key", TicketKeyLines)
 	}
 	return e
 }
 
+// getenv is a variable without what got around its value by accident.
+func getenv(name string) string { return trim(os.Getenv(name)) }
+
+// Clouds are the providers whose metadata service is asked for the public address.
+var Clouds = []string{"GCP", "AWS", "AZURE", "TENCENT", "ALIBABA", "LINODE"}
+
+// cloud reads which cloud this is or, when it is none that we know, what players are
+// told. One word is neither: most likely a cloud that was mistyped, and players would
+// be sent to a host of that name.
+func (l *loader) cloud(e *Env) {
+	s := getenv(envCloud)
+	if c := strings.ToUpper(s); slices.Contains(Clouds, c) {
+		e.Cloud = c
+		return
+	}
+	if err := checkPublic(s); err != nil {
+		l.report(envCloud, "", "%v", err)
+		return
+	}
+	if s != "" && !strings.ContainsAny(s, ".:") && !strings.EqualFold(s, "localhost") {
+		l.report(envCloud, "", "expected a cloud (%s) or the host name or IP address that players are told, got %s%s",
+			strings.Join(Clouds, ", "), shorten(s), nearest(s, Clouds))
+		return
+	}
+	e.PublicAddress = unbracket(s)
+}
+
+// memory checks the variable that sets the share of the container's memory, which is
+// read where the limit is set.
+func (l *loader) memory() {
+	s := os.Getenv(envMemory)
+	if s == "" || s == "off" {
+		return
+	}
+	if n, err := strconv.ParseFloat(s, 64); err != nil || !(n > 0 && n <= 1) {
+		l.report(envMemory, "", "expected a share of the container's memory above 0 and up to 1, such as 0.8, or off, got %s", shorten(s))
+	}
+}
+
 func (l *loader) bool(name string) bool {
-	s := os.Getenv(name)
+	s := getenv(name)
 	if s == "" {
 		return false
 	}
@@ -152,7 +195,7 @@ func (l *loader) bool(name string) bool {
 }
 
 func (l *loader) label(name string) string {
-	s := os.Getenv(name)
+	s := getenv(name)
 	control := strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == '/' })
 	if len(s) > labelBytesMax || control || !utf8.ValidString(s) {
 		l.report(name, "", "expected at most %d bytes of UTF-8 without control characters and slashes", labelBytesMax)
@@ -165,7 +208,7 @@ func (l *loader) label(name string) string {
 // from another variable. The value never gets into a problem's text.
 func (l *loader) secret(variable, fileVariable, what string, split func([]byte) ([][]byte, error)) Secret {
 	text, from := os.Getenv(variable), variable
-	file := os.Getenv(fileVariable)
+	file := getenv(fileVariable)
 	if file != "" {
 		src, err := readRegular(file)
 		if err != nil {
@@ -177,6 +220,10 @@ func (l *loader) secret(variable, fileVariable, what string, split func([]byte) 
 	if text == "" && file == "" {
 		return Secret{}
 	}
+	if strings.HasPrefix(text, "\xff\xfe") || strings.HasPrefix(text, "\xfe\xff") {
+		l.report(from, "", "%s: it is UTF-16: write it as ASCII or UTF-8", what)
+		return Secret{}
+	}
 	lines, err := split([]byte(text))
 	if err != nil {
 		l.report(from, "", "%s: %v", what, err)
@@ -185,9 +232,8 @@ func (l *loader) secret(variable, fileVariable, what string, split func([]byte) 
 	return Secret{string(bytes.Join(lines, []byte("\n")))}
 }
 
-// SecretLines splits the content of a cluster secret into its lines, of which
-// the first signs and all verify. Blank lines and line ends don't count; every
-// other line has at least [SecretBytesMin] bytes.
+// SecretLines splits the content of a secret into its lines. Blank lines and line ends
+// don't count; every other line has at least [SecretBytesMin] bytes.
 func SecretLines(content []byte) ([][]byte, error) {
 	var lines [][]byte
 	for line := range bytes.Lines(content) {
@@ -242,7 +288,7 @@ func checkTicketKey(line string) error {
 	distinct := map[rune]bool{}
 	for _, c := range line {
 		if c <= ' ' || c > '~' {
-			return errors.New("has something else than letters, digits and punctuation in it: write random bytes as hex or base64")
+			return errors.New("has something else than letters, digits and punctuation in it, perhaps a space at the end: write random bytes as hex or base64")
 		}
 		distinct[c] = true
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -11,14 +12,14 @@ import (
 
 // reading is what one file said.
 type reading struct {
-	values   map[string]any // checked raw values by key
-	lines    map[string]int
+	values   map[string]any     // checked raw values by key
+	places   map[string]Problem // where each stands, as a Problem without text
 	problems []Problem
 }
 
 // read parses a section's file and checks every key in it.
 func (l *loader) read(s section, name string, src []byte, lookup func(string) (string, bool)) reading {
-	r := reading{values: map[string]any{}, lines: map[string]int{}}
+	r := reading{values: map[string]any{}, places: map[string]Problem{}}
 	root, problems, ok := parseFile(name, src, lookup)
 	r.problems = problems
 	switch {
@@ -62,20 +63,40 @@ func (r *reading) walk(s section, file string, n node, prefix string) {
 }
 
 func (r *reading) keep(f field, file string, n node) {
-	if n.broken || slices.ContainsFunc(n.elems, func(e node) bool { return e.broken }) {
+	if n.broken || slices.ContainsFunc(n.elems, func(e node) bool { return e.broken }) || r.badElems(f, file, n) {
 		return
 	}
 	v, err := f.fromNode(n)
 	if err != nil {
 		text := err.Error()
-		fromEnv := n.env != "" || slices.ContainsFunc(n.elems, func(e node) bool { return e.env != "" })
-		if fromEnv && f.only == "" { // a variable's value may be a secret put in the wrong place
+		if n.env != "" && f.only == "" { // a variable's value may be a secret put in the wrong place
 			text = "expected " + f.expects() + ", got " + n.describe()
 		}
 		r.problems = append(r.problems, Problem{file, n.line, n.col, f.key, text})
 		return
 	}
-	r.values[f.key], r.lines[f.key] = v, n.line
+	r.values[f.key], r.places[f.key] = v, Problem{Source: file, Line: n.line, Column: n.col, Key: f.key}
+}
+
+// badElems reports what is wrong with each entry of a list, where it stands.
+func (r *reading) badElems(f field, file string, n node) (bad bool) {
+	if f.typ.Kind() != reflect.Slice || n.kind != kindArray || n.env != "" {
+		return false
+	}
+	for _, e := range n.elems {
+		text := ""
+		if err := f.checkText(trim(e.text)); e.kind != kindString {
+			text = "expected " + f.expects() + ", got " + e.describe() + " in it"
+		} else if err != nil && e.env != "" {
+			text = "expected " + f.expects() + ", got something else in it, " + e.describe()
+		} else if err != nil {
+			text = err.Error()
+		} else {
+			continue
+		}
+		r.problems, bad = append(r.problems, Problem{file, e.line, e.col, f.key, text}), true
+	}
+	return bad
 }
 
 // flags puts the command line on top of everything.
@@ -95,12 +116,29 @@ func (l *loader) flags() {
 		}
 		v, err := f.fromText(text)
 		if err != nil {
-			l.report("flag", key, "%v", err)
+			l.reportEach(flagOf(key), key, err)
 			continue
 		}
 		l.viper.Set(key, v)
 		l.config.sources[key] = sourceFlag
+		l.places[key] = Problem{Source: flagOf(key), Key: key}
 	}
+}
+
+// flagOf is the flag that sets a key.
+func flagOf(key string) string {
+	switch key {
+	case "mesh.marsAddress":
+		return "--mars-address"
+	case "mesh.marsPort":
+		return "--mars-port"
+	case "metrics.port":
+		return "--admin-port"
+	case "log.level":
+		return "--log-level"
+	}
+	_, name, _ := strings.Cut(key, ".")
+	return "--" + name // address and port, of the role
 }
 
 // serviceLink is what Kubernetes sets for a Service named like one of our files:
@@ -112,7 +150,7 @@ var serviceLink = regexp.MustCompile(`^(tcp|udp|sctp)://`)
 func (l *loader) environment(s section) {
 	for _, f := range s.fields {
 		name, key := envName(s.name, f.key), s.name+"."+f.key
-		text := os.Getenv(name)
+		text := getenv(name)
 		if text == "" {
 			continue
 		}
@@ -121,7 +159,7 @@ func (l *loader) environment(s section) {
 			continue
 		}
 		if _, err := f.fromText(text); err != nil {
-			l.report(name, key, "%v", err)
+			l.reportEach(name, key, err)
 			continue
 		}
 		if err := l.viper.BindEnv(key, name); err != nil {
@@ -129,6 +167,7 @@ func (l *loader) environment(s section) {
 		}
 		if l.config.sources[key] != sourceFlag {
 			l.config.sources[key] = name
+			l.places[key] = Problem{Source: name, Key: key}
 		}
 	}
 }
@@ -207,30 +246,83 @@ func (l *loader) strayVariables() {
 	}
 }
 
+// reportAt reports what is wrong with a setting that can be read but does not go with others.
+func (l *loader) reportAt(key, format string, args ...any) {
+	p, ok := l.places[key]
+	if !ok {
+		p = Problem{Source: l.config.sources[key], Key: key}
+	}
+	p.Text = fmt.Sprintf(format, args...)
+	l.problems = append(l.problems, p)
+}
+
 // together checks what no key can tell by itself.
 func (l *loader) together() {
-	if t := l.config.Mesh.TLS; t.IsSet() && (t.Cert == "" || t.Key == "" || t.CA == "") {
-		at := ""
-		for _, key := range []string{"mesh.tls.cert", "mesh.tls.key", "mesh.tls.ca"} {
-			if !l.config.IsDefault(key) {
-				at = l.config.sources[key]
-			}
-		}
-		l.report(at, "tls", "cert, key and ca have to be set together")
-	}
+	l.tls()
 	if l.options.File != "" && l.options.Role == "" {
 		l.report("--config", "", "a settings file belongs to a role: give --role")
 	}
 	l.tickets()
 	l.proxies()
+	l.marsPort()
 	for _, b := range []struct {
-		name   string
+		role   Role
 		limits Limits
-	}{{"udp", l.config.UDP.Limits}, {"tcp", l.config.TCP.Limits}} {
+		public Public
+		port   int
+	}{
+		{RoleUDP, l.config.UDP.Limits, l.config.UDP.Public, l.config.UDP.Port},
+		{RoleTCP, l.config.TCP.Limits, l.config.TCP.Public, l.config.TCP.Port},
+	} {
 		if b.limits.BytesPerSecond%1024 != 0 {
-			key := b.name + ".bytesPerSecond"
-			l.report(l.config.sources[key], key, "expected a multiple of 1024, since clients are told KiB, got %d", b.limits.BytesPerSecond)
+			l.reportAt(string(b.role)+".bytesPerSecond", "expected a multiple of 1024, since clients are told KiB, got %d", b.limits.BytesPerSecond)
 		}
+		if n := b.limits; n.SendQueueBytesMax < n.SendQueueBytes {
+			l.reportAt(string(b.role)+".sendQueueBytesMax", "expected at least sendQueueBytes, which is %d, got %d", n.SendQueueBytes, n.SendQueueBytesMax)
+		}
+		if b.public.PublicPort != 0 && b.port == 0 {
+			l.reportAt(string(b.role)+".publicPort", "it is mapped to one port, but port is 0, any that is free: set port too")
+		}
+	}
+}
+
+func (l *loader) tls() {
+	t := l.config.Mesh.TLS
+	var missing []string
+	at := ""
+	for _, f := range []struct{ key, value string }{{"cert", t.Cert}, {"key", t.Key}, {"ca", t.CA}} {
+		if f.value == "" {
+			missing = append(missing, f.key)
+		} else {
+			at = "mesh.tls." + f.key
+		}
+	}
+	if at != "" && len(missing) > 0 {
+		l.reportAt(at, "cert, key and ca have to be set together; missing: %s", strings.Join(missing, ", "))
+	}
+}
+
+// marsPort makes the port that mars listens on and the one that nodes look for it at the
+// same, when only one of them was set: for a second cluster on a machine either will do.
+// A mars node elsewhere has settings of its own.
+func (l *loader) marsPort() {
+	c := l.config
+	here := IsLoopback(c.Mesh.MARSAddress)
+	if !here && c.Role != RoleMARS {
+		return
+	}
+	const own, told = "mars.port", "mesh.marsPort"
+	switch {
+	case c.MARS.Port == c.Mesh.MARSPort:
+	case c.IsDefault(told):
+		c.Mesh.MARSPort, c.changed[told], c.sources[told] = c.MARS.Port, true, own+" from "+c.sources[own]
+	case c.IsDefault(own):
+		c.MARS.Port, c.changed[own], c.sources[own] = c.Mesh.MARSPort, true, told+" from "+c.sources[told]
+	case here:
+		l.reportAt(told, "nodes look for mars at port %d, but mars listens on %d (%s from %s): set one of the two, the other follows",
+			c.Mesh.MARSPort, c.MARS.Port, own, c.sources[own])
+	default:
+		l.warn("mars listens on port %d (%s), but nodes are told to look for it at %d (%s)", c.MARS.Port, c.sources[own], c.Mesh.MARSPort, c.sources[told])
 	}
 }
 
@@ -253,7 +345,7 @@ func (l *loader) proxies() {
 			least = proxyBitsMin4
 		}
 		if p.Bits() < least {
-			l.report(l.config.sources["http.trustedProxies"], "trustedProxies",
+			l.reportAt("http.trustedProxies",
 				"expected the addresses of your proxies, got %s: whoever comes from there is believed to be any client", s)
 		}
 	}
@@ -266,12 +358,12 @@ func (l *loader) tickets() {
 	if r := l.options.Role; r != "" && r != RoleHTTP {
 		return
 	}
-	keyed := h.TicketKeys != "" || e.TicketKey.IsSet() || e.TicketKeyFile != ""
+	keyed := h.TicketKeys != "" || getenv(envTicketKey) != "" || e.TicketKeyFile != ""
 	switch {
 	case h.Auth == "ticket" && !keyed:
-		l.report(l.config.sources["http.auth"], "auth", "ticket needs a key: set %s, %s or ticketKeys", envTicketKeyFile, envTicketKey)
+		l.reportAt("http.auth", "ticket needs a key: set %s, %s or ticketKeys", envTicketKeyFile, envTicketKey)
 	case h.Auth == "ticket" && h.TicketAudience == "":
-		l.report(l.config.sources["http.ticketAudience"], "ticketAudience", "expected who tickets are for, got nothing")
+		l.reportAt("http.ticketAudience", "expected who tickets are for, got nothing")
 	case h.Auth != "ticket" && keyed && l.options.Role == RoleHTTP:
 		l.warn("a ticket key is set, but no ticket is asked for: http.auth is %s", h.Auth)
 	}

@@ -192,7 +192,7 @@ func (p *parser) object(n *node) error {
 		m := member{}
 		m.line, m.col = p.at()
 		if c != '"' {
-			return p.fail(m.line, m.col, "expected a key in quotes, got "+p.here())
+			return p.fail(m.line, m.col, "expected a key in double quotes, got "+p.here()+p.hint())
 		}
 		var err error
 		if m.key, _, err = p.str(false); err != nil {
@@ -214,7 +214,7 @@ func (p *parser) object(n *node) error {
 		}
 		p.path = p.path[:len(p.path)-1]
 		n.members = append(n.members, m)
-		more, err := p.separator('}')
+		more, err := p.separator('}', m.val)
 		if !more {
 			return err
 		}
@@ -233,25 +233,53 @@ func (p *parser) array(n *node) error {
 			return err
 		}
 		n.elems = append(n.elems, e)
-		more, err := p.separator(']')
+		more, err := p.separator(']', e)
 		if !more {
 			return err
 		}
 	}
 }
 
-// separator reads the comma between two members, or the closing bracket.
-func (p *parser) separator(closing byte) (more bool, err error) {
-	switch p.next() {
-	case ',':
+// separator reads the comma between two members, or the closing bracket, behind the
+// value last. The two mistakes that everybody makes don't end the parse.
+func (p *parser) separator(closing byte, last node) (more bool, err error) {
+	endLine, endCol := p.at()
+	adjacent := p.off
+	switch c := p.next(); {
+	case c == ',':
+		line, col := p.at()
 		p.off++
+		if p.next() == closing {
+			p.report(line, col, fmt.Sprintf("a comma with nothing behind it but %q: take it out", closing))
+			p.off++
+			return false, nil
+		}
 		return true, nil
-	case closing:
+	case c == closing:
 		p.off++
 		return false, nil
+	case c == '"' && closing == '}' && p.line > endLine:
+		p.report(endLine, endCol, "a comma is missing here: the next key follows")
+		return true, nil
 	}
 	line, col := p.at()
-	return false, p.fail(line, col, fmt.Sprintf("expected ',' or %q, got %s", closing, p.here()))
+	hint := p.hint()
+	if last.kind == kindString && p.off == adjacent {
+		hint = "; a quotation mark inside text is written \\\""
+	}
+	return false, p.fail(line, col, fmt.Sprintf("expected ',' or %q, got %s%s", closing, p.here(), hint))
+}
+
+// hint says what the next character is meant to be, where JSON does not have it.
+func (p *parser) hint() string {
+	rest := p.src[p.off:]
+	switch {
+	case bytes.HasPrefix(rest, []byte("//")), bytes.HasPrefix(rest, []byte("/*")), bytes.HasPrefix(rest, []byte("#")):
+		return "; JSON has no comments"
+	case bytes.HasPrefix(rest, []byte("'")):
+		return "; JSON has double quotes only"
+	}
+	return ""
 }
 
 func (p *parser) scalar(n *node) error {
@@ -268,9 +296,14 @@ func (p *parser) scalar(n *node) error {
 	case n.text != "" && json.Valid([]byte(n.text)):
 		n.kind = kindNumber
 	case n.text == "":
-		return p.fail(n.line, n.col, "expected a value, got "+p.here())
+		return p.fail(n.line, n.col, "expected a value, got "+p.here()+p.hint())
 	default:
-		return p.fail(n.line, n.col, fmt.Sprintf("%s is not a JSON value", shorten(n.text)))
+		p.off = start
+		hint := p.hint()
+		if hint == "" {
+			hint = "; text is written in double quotes, a number without zeros in front"
+		}
+		return p.fail(n.line, n.col, fmt.Sprintf("%s is not a JSON value%s", shorten(n.text), hint))
 	}
 	return nil
 }
@@ -374,11 +407,13 @@ func (n *node) relocate(line, col int, env string) {
 	}
 }
 
+// shownMax is how many characters of a value an error shows.
+const shownMax = 40
+
 // shorten quotes s for an error, cut to a readable length.
 func shorten(s string) string {
-	const charactersMax = 40
-	if r := []rune(s); len(r) > charactersMax {
-		s = string(r[:charactersMax]) + "…"
+	if r := []rune(s); len(r) > shownMax {
+		s = string(r[:shownMax]) + "…"
 	}
 	return fmt.Sprintf("%q", s)
 }

@@ -13,6 +13,9 @@ import (
 // name in them: it may be a secret that was put into the wrong variable.
 func ReadRegular(name string, most int64) ([]byte, error) {
 	f, err := openAtOnce(name)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("%w%s", nameless(err), whoMayNot(name))
+	}
 	if err != nil {
 		return nil, nameless(err)
 	}

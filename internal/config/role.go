@@ -3,7 +3,6 @@ package config
 import (
 	"cmp"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 )
@@ -36,7 +35,8 @@ func ParseRole(s string) (Role, bool) {
 // ResolveRole decides the role of this process: flag when given, else
 // DIARKIS_SERVER_TYPE when that names a role. The error is a [*UsageError].
 func ResolveRole(flag string) (Role, error) {
-	name := cmp.Or(flag, os.Getenv(envServerType))
+	flag = trim(flag)
+	name := cmp.Or(flag, getenv(envServerType))
 	if r, ok := ParseRole(name); ok {
 		return r, nil
 	}

@@ -111,6 +111,12 @@ func (s section) keysUnder(prefix string) []string {
 	return out
 }
 
+// EnvName is the variable that sets a key such as "mesh.marsAddress".
+func EnvName(key string) string {
+	file, rest, _ := strings.Cut(key, ".")
+	return envName(file, rest)
+}
+
 // envName is the variable that sets a key: DIARKIS_MESH_MARS_ADDRESS.
 func envName(section, key string) string {
 	return envPrefix + upperSnake(section) + "_" + upperSnake(key)

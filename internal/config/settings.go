@@ -13,8 +13,8 @@ import "time"
 
 // MARS is mars/main.json: the registry every node reports to.
 type MARS struct {
-	Address string `key:"address" is:"host"`                  // bind address of the mesh listener of this role
-	Port    int    `key:"port" is:"port" min:"1" max:"65535"` // never searched: everyone has to know it
+	Address string `key:"address" is:"host"`                                // bind address of the mesh listener of this role
+	Port    int    `key:"port" is:"port" min:"1" max:"65535" cluster:"yes"` // never searched: everyone has to know it
 	// FullSyncRoles are the roles that get every node value in full.
 	FullSyncRoles []string `key:"fullSyncRoles" is:"role" cluster:"yes"` // whichever node keeps the registry must know
 	// EnableMetricsLogging writes the metrics as JSON to stdout each second.
@@ -46,6 +46,13 @@ type HTTP struct {
 	MaxConnections          int      `key:"maxConnections" min:"16" max:"1000000"`
 	ExemptAddresses         []string `key:"exemptAddresses" is:"prefix" max:"1024"` // that the limits don't count
 	TrustedProxies          []string `key:"trustedProxies" is:"prefix" max:"1024"`  // whose X-Forwarded-For is believed
+}
+
+// Public is what players are told of a udp or tcp node, where that is not what the node
+// binds: behind NAT, a container's port mapping or a DNS name.
+type Public struct {
+	PublicAddress string `key:"publicAddress" is:"public"`                // host name or IP; over DIARKIS_CLOUD_ENV
+	PublicPort    int    `key:"publicPort" is:"port" min:"0" max:"65535"` // 0: the port that was bound
 }
 
 // Limits are what clients may do to a udp or tcp node. A rate of 0 is unlimited.
@@ -93,6 +100,7 @@ type Limits struct {
 
 // UDP is udp/main.json.
 type UDP struct {
+	Public
 	Address            string        `key:"address" is:"host"`
 	Port               int           `key:"port" is:"port" min:"0" max:"65535"`
 	NIC                string        `key:"nic"`                               // interface whose address is bound when Address is empty
@@ -112,6 +120,7 @@ type UDP struct {
 
 // TCP is tcp/main.json.
 type TCP struct {
+	Public
 	Address          string        `key:"address" is:"host"`
 	Port             int           `key:"port" is:"port" min:"0" max:"65535"`
 	NIC              string        `key:"nic"`

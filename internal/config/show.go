@@ -2,8 +2,8 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
-	"os"
 	"reflect"
 	"time"
 )
@@ -46,7 +46,7 @@ func (c *Config) Show() []byte {
 
 func (e Env) show() map[string]shown {
 	values := map[string]any{
-		envCloud: e.CloudEnv, envShutdownTimeout: int64(e.ShutdownTimeout / time.Second), envServerType: e.ServerType,
+		envCloud: cmp.Or(e.Cloud, e.PublicAddress), envShutdownTimeout: int64(e.ShutdownTimeout / time.Second), envServerType: e.ServerType,
 		envStructErr: e.StructErr, envJSONLog: e.JSONLog, envStopOnSIGHUP: e.StopOnSIGHUP, envAppName: e.AppName,
 		envAppVersion: e.AppVersion, envClientKey: e.ClientKey, envRunDir: e.RunDir,
 		envClusterSecret: e.ClusterSecret, envClusterSecretFile: e.ClusterSecretFile,
@@ -55,7 +55,7 @@ func (e Env) show() map[string]shown {
 	out := map[string]shown{}
 	for name, v := range values {
 		from := sourceDefault
-		if os.Getenv(name) != "" {
+		if getenv(name) != "" {
 			from = name
 		}
 		if name == envClusterSecret && e.ClusterSecretFile != "" {

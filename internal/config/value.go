@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // A setting's raw value is a string, bool, int64 or []string, whatever layer it
@@ -58,7 +59,7 @@ func (f field) fromNode(n node) (any, error) {
 		}
 	case reflect.String:
 		if n.kind == kindString || f.is == "auto|true|false" && n.kind == kindBool {
-			return f.check(n.text)
+			return f.check(trim(n.text))
 		}
 	case reflect.Slice:
 		if n.kind != kindArray {
@@ -69,12 +70,12 @@ func (f field) fromNode(n node) (any, error) {
 			if e.kind != kindString {
 				return nil, fmt.Errorf("expected %s, got %s in it", f.expects(), e.describe())
 			}
-			list = append(list, e.text)
+			list = append(list, trim(e.text))
 		}
 		return f.check(list)
 	default:
 		if n.kind == kindNumber || n.kind == kindString && f.is == "port" {
-			i, err := strconv.ParseInt(n.text, 10, 64)
+			i, err := strconv.ParseInt(trim(n.text), 10, 64)
 			if err != nil {
 				return nil, mismatch()
 			}
@@ -89,17 +90,38 @@ func (n node) describe() string {
 	switch {
 	case n.env != "":
 		return n.kind.String() + " from " + n.env
-	case n.kind == kindString || n.kind == kindNumber:
-		return n.kind.String() + " " + shorten(n.text)
+	case n.kind == kindString:
+		return "the text " + shorten(n.text)
+	case n.kind == kindNumber && len(n.text) <= shownMax:
+		return n.text
 	case n.kind == kindBool:
 		return n.text
 	}
 	return n.kind.String()
 }
 
+// trim takes off what gets around a value by accident: a line end behind what a file or
+// a secret's mount holds, spaces, the byte order mark that some editors write.
+func trim(s string) string { return strings.TrimSpace(strings.TrimPrefix(s, byteOrderMark)) }
+
+const (
+	byteOrderMark = "\ufeff"
+	hintQuoted    = "; the quotation marks are part of the value: leave them out"
+)
+
 // fromText reads the field's raw value from a variable or a flag. A list is
-// separated by commas or written as JSON.
+// separated by commas or written as JSON. The error may join several.
 func (f field) fromText(s string) (any, error) {
+	s = trim(s)
+	v, err := f.parse(s)
+	quoted := len(s) > 1 && (s[0] == '"' || s[0] == '\'') && s[len(s)-1] == s[0]
+	if err != nil && quoted && !strings.HasSuffix(err.Error(), hintQuoted) {
+		err = fmt.Errorf("%w%s", err, hintQuoted)
+	}
+	return v, err
+}
+
+func (f field) parse(s string) (any, error) {
 	switch f.typ.Kind() {
 	case reflect.Bool:
 		b, err := strconv.ParseBool(strings.ToLower(s))
@@ -154,10 +176,12 @@ func (f field) check(v any) (any, error) {
 		if f.bounded && int64(len(v)) > f.max {
 			return nil, fmt.Errorf("expected at most %d entries, got %d", f.max, len(v))
 		}
+		var errs []error
 		for _, e := range v {
-			if err := f.checkText(e); err != nil {
-				return nil, err
-			}
+			errs = append(errs, f.checkText(e))
+		}
+		if err := errors.Join(errs...); err != nil {
+			return nil, err
 		}
 	}
 	return v, nil
@@ -167,6 +191,7 @@ func (f field) check(v any) (any, error) {
 var textKinds = map[string]func(string) error{
 	"":         func(string) error { return nil },
 	"host":     checkHost,
+	"public":   checkPublic,
 	"hostport": checkHostPort,
 	"origin":   checkOrigin,
 	"role":     checkRole,
@@ -191,14 +216,67 @@ func (f field) checkText(s string) error {
 var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?$`)
 
 func checkHost(s string) error {
-	if _, err := netip.ParseAddr(unbracket(s)); err == nil {
+	if s == "" || isHost(s) {
 		return nil
 	}
-	looksNumeric := strings.Trim(s, "0123456789.") == ""
-	if s == "" || !looksNumeric && len(s) <= 253 && hostName.MatchString(s) {
-		return nil
+	return fmt.Errorf("expected an IP address or a host name without a port, got %s%s", shorten(s), hostFault(s))
+}
+
+func isHost(s string) bool {
+	if a, err := netip.ParseAddr(unbracket(s)); err == nil {
+		return a.Is6() || unbracket(s) == s
 	}
-	return fmt.Errorf("expected an IP address or a host name without a port, got %s", shorten(s))
+	return !isNumeric(s) && len(s) <= 253 && hostName.MatchString(s)
+}
+
+// isNumeric: a name of nothing but digits and dots is a mistyped IPv4 address.
+func isNumeric(s string) bool { return strings.Trim(s, "0123456789.") == "" }
+
+// hostFault says what is wrong with something that is no host, when that is plain.
+func hostFault(s string) string {
+	host, port, hasPort := cutPort(s)
+	_, notPort := strconv.ParseUint(port, 10, 16)
+	switch {
+	case strings.ContainsAny(s, "\"'"):
+		return hintQuoted
+	case strings.Contains(s, "://"):
+		return "; leave out the scheme, everything up to //, and what may follow the host"
+	case strings.ContainsFunc(s, unicode.IsSpace):
+		return "; there is a space in it"
+	case strings.Contains(s, "/"):
+		return "; there is a slash in it"
+	case hasPort && notPort == nil && isHost(host):
+		return "; leave out the port, which is a setting of its own"
+	case strings.ContainsAny(s, "[]"):
+		return "; brackets are for IPv6 addresses only, and may be left out"
+	case isNumeric(s):
+		return "; that is no whole IPv4 address"
+	case strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII }):
+		return "; write such a name in its xn-- form"
+	}
+	return ""
+}
+
+// checkPublic is checkHost of something that players, who are elsewhere, connect to.
+func checkPublic(s string) error {
+	if err := checkHost(s); err != nil {
+		return err
+	}
+	a, err := netip.ParseAddr(unbracket(s))
+	switch {
+	case err != nil: // a name, or nothing
+	case a.IsUnspecified():
+		return fmt.Errorf("expected what players connect to, got %s: that stands for every address of a machine", shorten(s))
+	case a.IsMulticast() || a.Zone() != "":
+		return fmt.Errorf("expected what players connect to, got %s, which has no meaning elsewhere", shorten(s))
+	}
+	return nil
+}
+
+// IsLoopback tells whether a host setting is this machine's loopback address.
+func IsLoopback(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return strings.EqualFold(host, "localhost") || err == nil && a.Unmap().IsLoopback()
 }
 
 func checkHostPort(s string) error {
@@ -207,8 +285,8 @@ func checkHostPort(s string) error {
 	}
 	host, port, ok := cutPort(s)
 	n, err := strconv.ParseUint(port, 10, 16)
-	if !ok || err != nil || n == 0 || host == "" || checkHost(host) != nil {
-		return fmt.Errorf("expected host or host:port, got %s", shorten(s))
+	if !ok || err != nil || n == 0 || !isHost(host) || strings.Contains(host, ":") && unbracket(host) == host {
+		return fmt.Errorf("expected host or host:port, got %s%s", shorten(s), hostFault(s))
 	}
 	return nil
 }
@@ -227,9 +305,21 @@ func checkOrigin(s string) error {
 	}
 	for o := range strings.SplitSeq(s, ",") {
 		u, err := url.Parse(strings.TrimSpace(o))
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
-			return fmt.Errorf("expected *, or origins such as https://game.example separated by commas, got %s", shorten(s))
+		hint := ""
+		switch {
+		case strings.TrimSpace(o) == "":
+			hint = ": one is empty"
+		case strings.TrimSpace(o) == "*":
+			hint = ": * stands alone, for all"
+		case err == nil && u.Path == "/" && u.Host != "":
+			hint = ": an origin has no slash at its end"
+		case err == nil && strings.Contains(u.Host, "*"):
+			hint = ": a part of a host can't be *, name each"
+		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil:
+		default:
+			continue
 		}
+		return fmt.Errorf("expected *, or origins such as https://game.example separated by commas, got %s%s", shorten(s), hint)
 	}
 	return nil
 }
@@ -266,7 +356,7 @@ func (f field) set(target any, v any) {
 	case bool:
 		dst.SetBool(v)
 	case string:
-		if f.is == "host" {
+		if f.is == "host" || f.is == "public" {
 			v = unbracket(v)
 		}
 		dst.SetString(v)

@@ -15,25 +15,28 @@ import (
 
 // Find lists the running nodes of this user in a run directory, of one role and
 // one pid where these are given. None is an error.
-func Find(runDir, role string, pid int) ([]rundir.Node, error) {
-	dir, err := rundir.Open(runDir)
+func Find(runDir, role string, pid int) (*rundir.Dir, []rundir.Node, error) {
+	dir, err := rundir.Look(runDir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	nodes, err := dir.Nodes()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	o := Options{Role: strings.ToLower(role), PID: pid}
 	if nodes = matching(nodes, o); len(nodes) == 0 {
-		return nil, errors.New(noNode(o))
+		return nil, nil, errors.New(noNode(dir, o))
 	}
-	return nodes, nil
+	return dir, nodes, nil
 }
 
 // Ask reads a page of a node's admin listener, such as /mars, into v, after making
 // sure that the listener is that node's.
 func Ask(ctx context.Context, n rundir.Node, path string, v any) error {
+	if n.Admin == "" {
+		return errors.New("is starting")
+	}
 	c := checker{log: zerolog.Nop(), node: n}
 	if _, err := c.status(ctx); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -32,8 +33,14 @@ type checker struct {
 	node rundir.Node // the node that is meant
 }
 
+// verdict is what one check came to.
+type verdict struct {
+	name, reason string
+	err          error
+}
+
 func (c *checker) run(ctx context.Context, o Options, settings config.HealthCheck) (reason string, err error) {
-	dir, err := rundir.Open(o.RunDir)
+	dir, err := rundir.Look(o.RunDir)
 	if err != nil {
 		return "", unreachable("%v", err)
 	}
@@ -41,61 +48,85 @@ func (c *checker) run(ctx context.Context, o Options, settings config.HealthChec
 	if err != nil {
 		return "", unreachable("%v", err)
 	}
-	plain, _ := dir.ReadAddress(rundir.MeshAddr) // "" matches no node
-	if c.node, err = choose(nodes, o, plain); err != nil {
+	if c.node, err = choose(dir, nodes, o); err != nil {
 		return "", err
 	}
 	c.log.Debug().Str("role", c.node.Role).Int("pid", c.node.PID).Msg("node chosen")
-	switch o.Check {
+	if c.node.Admin == "" {
+		return "", unreachable("%s %d is starting", c.node.Role, c.node.PID)
+	}
+	// All at once: one that gets no answer must not take the time of the others.
+	verdicts := make([]verdict, len(o.Checks))
+	var wg sync.WaitGroup
+	for i, name := range o.Checks {
+		wg.Go(func() {
+			v := verdict{name: name}
+			v.reason, v.err = c.check(ctx, name, settings)
+			verdicts[i] = v
+		})
+	}
+	wg.Wait()
+	return c.judge(verdicts)
+}
+
+func (c *checker) check(ctx context.Context, name string, settings config.HealthCheck) (string, error) {
+	switch name {
 	case "in":
 		return c.in(ctx)
 	case "out":
 		return c.out(ctx, settings)
+	case "ready":
+		return c.ready(ctx, settings)
 	default:
 		return c.mars(ctx)
 	}
 }
 
-// choose picks the node that is meant. An address no node has made known is
-// where the only node is asked instead, as seen from a script that knows better.
-func choose(nodes []rundir.Node, o Options, plain string) (rundir.Node, error) {
-	var named []rundir.Node
-	left := matching(nodes, o)
-	for _, n := range left {
-		if o.Address != "" && (o.Address == n.Mesh || o.Address == n.Public || o.Address == n.Bind || o.Address == n.Admin) {
-			named = append(named, n)
+// judge makes one answer of several: what holds, or everything that does not.
+func (c *checker) judge(verdicts []verdict) (string, error) {
+	var good, bad []string
+	exit := ExitUnhealthy
+	for _, v := range verdicts {
+		name := ""
+		if len(verdicts) > 1 {
+			name = v.name + ": "
+		}
+		if v.err == nil {
+			good = append(good, name+v.reason)
+			continue
+		}
+		bad = append(bad, name+v.err.Error())
+		if f, ok := errors.AsType[*failure](v.err); !ok || f.exit == ExitUnreachable {
+			exit = ExitUnreachable
 		}
 	}
-	if len(named) == 1 {
-		return named[0], nil
+	node := fmt.Sprintf("%s %d: ", c.node.Role, c.node.PID)
+	if len(bad) == 0 {
+		return node + strings.Join(good, "; "), nil
 	}
-	if len(left) == 0 {
-		return rundir.Node{}, unreachable("%s", noNode(o))
+	reason := node + strings.Join(bad, "; ")
+	if exit == ExitUnreachable && rundir.Stopped(c.node.PID) {
+		reason += " (the process is stopped: SIGCONT lets it go on)"
 	}
-	n := left[0]
-	if len(left) > 1 {
-		var found bool
-		if n, found = byMesh(left, plain); !found {
-			return rundir.Node{}, &failure{ExitUsage, "several nodes run here, choose with --role or --pid: " + list(left)}
-		}
-	}
-	switch {
-	case o.Address == "":
-	case o.Check == "in":
-		n.Mesh = o.Address
-	case o.Check == "out":
-		n.Bind = o.Address
-	}
-	return n, nil
+	return "", &failure{exit, reason}
 }
 
-func byMesh(nodes []rundir.Node, address string) (rundir.Node, bool) {
-	for _, n := range nodes {
-		if address != "" && n.Mesh == address {
-			return n, true
+// choose picks the node that is meant: the one with the address, else the only one.
+func choose(dir *rundir.Dir, nodes []rundir.Node, o Options) (rundir.Node, error) {
+	left := matching(nodes, o)
+	if len(left) == 0 {
+		return rundir.Node{}, unreachable("%s", noNode(dir, o))
+	}
+	if o.Address != nil {
+		left = slices.DeleteFunc(left, func(n rundir.Node) bool { return !named(n, *o.Address) })
+		if len(left) == 0 {
+			return rundir.Node{}, unreachable("no running node%s has the address %q; %s", filters(o), *o.Address, addresses(matching(nodes, o)))
 		}
 	}
-	return rundir.Node{}, false
+	if len(left) > 1 {
+		return rundir.Node{}, &failure{ExitUsage, "several nodes run here, say which with --role, --pid or an address: " + list(left)}
+	}
+	return left[0], nil
 }
 
 // matching returns the nodes of the role and pid that were asked for.
@@ -105,8 +136,12 @@ func matching(nodes []rundir.Node, o Options) []rundir.Node {
 	})
 }
 
-func noNode(o Options) string {
-	return "no running node of this user is recorded in the run directory" + filters(o)
+func noNode(dir *rundir.Dir, o Options) string {
+	s := "no running node of this user" + filters(o) + " is recorded in " + dir.Path()
+	if others := dir.OtherUsers(); others != "" {
+		s += " (" + others + ")"
+	}
+	return s
 }
 
 func filters(o Options) string {
@@ -128,6 +163,21 @@ func list(nodes []rundir.Node) string {
 	return strings.Join(names, ", ")
 }
 
+// addresses lists by which addresses nodes are known.
+func addresses(nodes []rundir.Node) string {
+	var names []string
+	for _, n := range nodes {
+		var known []string
+		for _, a := range []string{n.Mesh, n.Public, n.Bind} {
+			if a != "" && !slices.Contains(known, a) {
+				known = append(known, a)
+			}
+		}
+		names = append(names, fmt.Sprintf("%s %d has %s", n.Role, n.PID, strings.Join(known, ", ")))
+	}
+	return strings.Join(names, "; ")
+}
+
 // in asks this process only: nothing that happens to others may kill it.
 func (c *checker) in(ctx context.Context) (string, error) {
 	st, err := c.status(ctx)
@@ -138,7 +188,7 @@ func (c *checker) in(ctx context.Context) (string, error) {
 		return "", unhealthy("main loop has not started")
 	}
 	if age := time.Duration(st.TickAgeMS) * time.Millisecond; age >= tickMax {
-		return "", unhealthy("main loop last turned %v ago", age)
+		return "", unhealthy("main loop last turned %s ago", telemetry.Span(age))
 	}
 	if err := probeMesh(ctx, c.node.Mesh); err != nil {
 		return "", unreachable("mesh address %s does not answer: %v", c.node.Mesh, err)
@@ -207,6 +257,33 @@ func message(body []byte) string {
 	return line
 }
 
+// ready is the one check for orchestrators: out alone passes on a node that never
+// joined, mars alone on one that drains.
+func (c *checker) ready(ctx context.Context, settings config.HealthCheck) (string, error) {
+	st, err := c.status(ctx)
+	switch {
+	case err != nil:
+		return "", err
+	case st.State != "online":
+		reason := st.Reason
+		if !st.Draining {
+			reason = "taken out of the hand-out: state is " + st.State
+		}
+		return "", unhealthy("%s", reason)
+	case !st.Joined:
+		return "", notJoined(st)
+	}
+	reason, err := c.out(ctx, settings)
+	if err != nil {
+		return "", err
+	}
+	return "joined and online, " + reason, nil
+}
+
+func notJoined(st telemetry.Status) error {
+	return unhealthy("not joined: %s", strings.TrimPrefix(st.Reason, "not joined: "))
+}
+
 // mars asks the node whether it is in the cluster. An authority that is silent for
 // a while, as during a succession, is no reason to fail.
 func (c *checker) mars(ctx context.Context) (string, error) {
@@ -216,7 +293,7 @@ func (c *checker) mars(ctx context.Context) (string, error) {
 	}
 	switch {
 	case !st.Joined:
-		return "", unhealthy("not joined: %s", strings.TrimPrefix(st.Reason, "not joined: "))
+		return "", notJoined(st)
 	case st.Authority == telemetry.AuthorityLive || st.Authority == telemetry.AuthorityStale:
 		return fmt.Sprintf("joined, the authority is %s", st.Authority), nil
 	}

@@ -1,18 +1,21 @@
-// Package healthcheck is the health-check command: one question about the node on
+// Package healthcheck is the health-check command: questions about one node on
 // this machine, one line of answer, one exit code.
 //
-//	in    the mesh address answers and the main loop turned less than 5 s ago.
-//	      Depends on this process only: fit for liveness.
-//	out   the public port answers: a keyed probe over UDP or TCP, GET /healthcheck
-//	      over HTTP. A node that is offline or taken answers and is unhealthy: it is
-//	      alive, but not for new players. A mars node has no public port and passes.
-//	mars  the node joined, and the authority is live, or known though silent now.
+//	in     the mesh address answers and the main loop turned less than 5 s ago.
+//	       Depends on this process only: fit for liveness.
+//	out    the public port answers: a keyed probe over UDP or TCP, GET /healthcheck
+//	       over HTTP. A node that is offline or taken answers and is unhealthy: it is
+//	       alive, but not for new players. A mars node has no public port and passes.
+//	mars   the node joined, and the authority is live, or known though silent now.
+//	ready  the node joined, nobody took it out of the hand-out, it does not drain, and
+//	       out holds. Joined is for good, so it does not flap when the authority changes.
 //
 // A node is found through the files it keeps in the run directory (package
 // rundir): [rundir.Node] says where its mesh, client and admin listeners are and
-// which file holds the probe's key. Where several nodes share a run directory,
-// --role and --pid choose; else the address given, else the node that has the
-// plain name DIARKIS_MESH_ADDR.
+// which file holds the probe's key. What is knocked at is where it listens, which
+// answers behind NAT and names too. Where several nodes share a run directory, the
+// address given, --role or --pid says which is meant; without any the question has
+// no answer.
 package healthcheck
 
 import (
@@ -22,6 +25,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,12 +44,19 @@ const (
 	ExitUnreachable = 3 // no node, or no answer in time
 )
 
-const usage = `usage: health-check [flags] in|out|mars
-       health-check [flags] ADDRESS in|out|mars [CONFIG]
+// Usage is the help of the command.
+const Usage = `usage: health-check [flags] in|out|mars|ready…
+       health-check [flags] ADDRESS in|out|mars|ready… [CONFIG]
 
-  in    the mesh address answers and the main loop turns (liveness)
-  out   the public port answers and takes players
-  mars  the node has joined the cluster
+Asks the node on this machine, and with several names whether all of them hold:
+
+  in     the mesh address answers and the main loop turns (liveness)
+  out    the public port answers and the node takes new players; mars has none and passes
+  mars   the node has joined the cluster
+  ready  it has joined, takes new players, does not drain, and its public port
+         answers (readiness)
+
+ADDRESS, its mesh address or its public one as told or as bound, says which node is meant.
 
   --timeout 1s     time for the whole check
   --json           answer as one JSON object
@@ -52,13 +64,16 @@ const usage = `usage: health-check [flags] in|out|mars
   --run-dir DIR    where nodes keep their files (DIARKIS_RUN_DIR, else the temporary directory)
   --role, --pid    which node, when several share the run directory
 
-exit codes: 0 healthy, 1 unhealthy, 2 usage, 3 unreachable
+exit codes: 0 healthy, 1 unhealthy, 2 usage, 3 no such node, or no answer in time
 `
+
+// checks are the names of the checks, as usage lists them.
+var checks = []string{"in", "out", "mars", "ready"}
 
 // Options is one health check.
 type Options struct {
-	Check      string        // in, out or mars
-	Address    string        // host:port of the node that is meant, "" for the one there is
+	Checks     []string      // of in, out, mars and ready: all have to hold
+	Address    *string       // host:port of the node that is meant, nil for the one there is
 	ConfigFile string        // instead of shared/health-check.json
 	Timeout    time.Duration // of the whole check
 	JSON       bool          // answer as one JSON object
@@ -69,10 +84,10 @@ type Options struct {
 
 // Result is the answer.
 type Result struct {
-	Check     string `json:"check"`
+	Check     string `json:"check"` // the names, with spaces between them
 	Healthy   bool   `json:"healthy"`
 	Exit      int    `json:"exit"`
-	Reason    string `json:"reason"`
+	Reason    string `json:"reason"` // one line
 	Role      string `json:"role,omitempty"`
 	PID       int    `json:"pid,omitempty"`
 	ElapsedMS int64  `json:"elapsed_ms"`
@@ -99,11 +114,11 @@ func unreachable(format string, args ...any) error {
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parse(args)
 	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(stdout, usage)
+		fmt.Fprint(stdout, Usage)
 		return ExitHealthy
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "health-check: %v\n%s", err, usage)
+		fmt.Fprintf(stderr, "%shealth-check: %v\n", Usage, err)
 		return ExitUsage
 	}
 	settings, env, err := config.LoadHealthCheck(o.ConfigFile)
@@ -139,7 +154,12 @@ func parse(args []string) (Options, error) {
 	fs.BoolVar(&o.JSON, "json", false, "")
 	fs.StringVar(&o.ConfigFile, "config", "", "")
 	fs.StringVar(&o.Role, "role", "", "")
-	fs.IntVar(&o.PID, "pid", 0, "")
+	fs.Func("pid", "", func(s string) (err error) {
+		if o.PID, err = strconv.Atoi(s); err != nil || o.PID <= 0 {
+			return errors.New("expected a process id")
+		}
+		return nil
+	})
 	fs.StringVar(&o.RunDir, "run-dir", "", "")
 	var words []string
 	for rest := args; ; {
@@ -155,34 +175,48 @@ func parse(args []string) (Options, error) {
 	if o.Timeout <= 0 {
 		return o, fmt.Errorf("--timeout has to be above 0, got %v", o.Timeout)
 	}
-	o.Role = strings.ToLower(o.Role)
+	if o.Role != "" {
+		r, ok := config.ParseRole(o.Role)
+		if !ok {
+			return o, fmt.Errorf("unknown role %q; roles are mars, http, udp, tcp", o.Role)
+		}
+		o.Role = string(r)
+	}
 	return o, o.words(words)
 }
 
+// words reads [ADDRESS] CHECK… [CONFIG]. An empty ADDRESS is one: a script that found
+// no address must not be told of whatever node there is.
 func (o *Options) words(words []string) error {
+	rest := words
+	if len(rest) > 0 && !isCheck(rest[0]) {
+		if len(rest) == 1 {
+			return fmt.Errorf("%q is none of %s", rest[0], strings.Join(checks, ", "))
+		}
+		o.Address, rest = &rest[0], rest[1:]
+	}
+	for len(rest) > 0 && isCheck(rest[0]) {
+		if !slices.Contains(o.Checks, rest[0]) {
+			o.Checks = append(o.Checks, rest[0])
+		}
+		rest = rest[1:]
+	}
 	switch {
 	case len(words) == 0:
-		return errors.New("in, out or mars is missing")
-	case isCheck(words[0]) && len(words) == 1:
-		o.Check = words[0]
-		return nil
-	case isCheck(words[0]):
-		return fmt.Errorf("%q after %s is too much", words[1], words[0])
-	case len(words) == 1:
-		return fmt.Errorf("%q is none of in, out, mars", words[0])
-	case !isCheck(words[1]):
-		return fmt.Errorf("%q is none of in, out, mars", words[1])
-	case len(words) > 3:
-		return fmt.Errorf("%q after %s is too much", words[3], words[2])
-	}
-	o.Address, o.Check = words[0], words[1]
-	if len(words) == 3 {
-		o.ConfigFile = words[2]
+		return fmt.Errorf("say what to check: %s", strings.Join(checks, ", "))
+	case len(o.Checks) == 0:
+		return fmt.Errorf("%q is none of %s", rest[0], strings.Join(checks, ", "))
+	case len(rest) == 1 && o.Address != nil && o.ConfigFile == "":
+		o.ConfigFile = rest[0] // the original form
+	case len(rest) > 0 && o.Address == nil:
+		return fmt.Errorf("%q is none of %s; an address goes first", rest[0], strings.Join(checks, ", "))
+	case len(rest) > 0:
+		return fmt.Errorf("%q is too much", rest[len(rest)-1])
 	}
 	return nil
 }
 
-func isCheck(s string) bool { return s == "in" || s == "out" || s == "mars" }
+func isCheck(s string) bool { return slices.Contains(checks, s) }
 
 // Run makes one health check. It blocks for at most Options.Timeout.
 func Run(ctx context.Context, o Options, settings config.HealthCheck, log zerolog.Logger) Result {
@@ -191,14 +225,14 @@ func Run(ctx context.Context, o Options, settings config.HealthCheck, log zerolo
 	defer cancel()
 	c := &checker{log: log}
 	reason, err := c.run(ctx, o, settings)
-	r := Result{Check: o.Check, Healthy: err == nil, Reason: reason, Role: c.node.Role, PID: c.node.PID}
+	r := Result{Check: strings.Join(o.Checks, " "), Healthy: err == nil, Reason: reason, Role: c.node.Role, PID: c.node.PID}
 	if err != nil {
 		r.Reason, r.Exit = err.Error(), ExitUnreachable
 		if f, ok := errors.AsType[*failure](err); ok {
 			r.Exit = f.exit
 		}
 	}
-	r.Reason = strings.ReplaceAll(r.Reason, "\n", "; ")
+	r.Reason = strings.ReplaceAll(strings.ReplaceAll(r.Reason, "\r", ""), "\n", "; ")
 	r.ElapsedMS = time.Since(start).Milliseconds()
 	return r
 }

@@ -212,7 +212,7 @@ func TestOutUDP(t *testing.T) {
 	f.record.Bind = silent(t)
 	f.save()
 	f.want(ExitUnreachable, "no answer in time", "out", "--timeout=50ms")
-	f.want(ExitUnhealthy, "answers", c.LocalAddr().String(), "out") // a script that knows better
+	f.want(ExitUnreachable, "no running node has the address", c.LocalAddr().String(), "out") // it is no address of this node
 	if err := os.Remove(f.record.ProbeKeyFile); err != nil {
 		t.Fatal(err)
 	}
@@ -292,11 +292,12 @@ func TestSeveralNodes(t *testing.T) {
 	a.want(ExitUnhealthy, "not joined", "mars", "--role=tcp")
 	a.want(ExitUnhealthy, "not joined", "127.0.0.1:2", "mars")
 
+	// The plain name says whose address scripts get, not whom they mean.
 	files, err := a.dir.WriteAddresses("udp", os.Getpid(), a.record.Mesh, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.want(ExitHealthy, "joined", "mars") // the plain name's owner
+	a.want(ExitUsage, "several nodes run here", "mars")
 	if err := files.Remove(); err != nil {
 		t.Fatal(err)
 	}
@@ -304,10 +305,10 @@ func TestSeveralNodes(t *testing.T) {
 
 func TestAsk(t *testing.T) {
 	f := newFake(t, "udp")
-	if _, err := Find(f.dir.Path(), "tcp", 0); err == nil || !strings.Contains(err.Error(), "with role tcp") {
+	if _, _, err := Find(f.dir.Path(), "tcp", 0); err == nil || !strings.Contains(err.Error(), "with role tcp") {
 		t.Errorf("Find a tcp node = %v", err)
 	}
-	nodes, err := Find(f.dir.Path(), "UDP", os.Getpid())
+	_, nodes, err := Find(f.dir.Path(), "UDP", os.Getpid())
 	if err != nil || len(nodes) != 1 {
 		t.Fatalf("Find = %v, %v", nodes, err)
 	}
@@ -352,7 +353,7 @@ func TestJSON(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
-		{}, {"up"}, {"in", "out"}, {"a:1", "b:1"}, {"a:1", "in", "c", "d"}, {"--timeout", "0s", "in"}, {"--timeout", "x", "in"}, {"--loud", "in"}, {"in", "--config", "/none.json"},
+		{}, {"up"}, {"in", "up"}, {"a:1", "b:1"}, {"a:1", "in", "c", "--config", "d"}, {"in", "--role", "upd"}, {"in", "--pid", "0"}, {"in", "--pid", "-1"}, {"in", "--pid", "x"}, {"a:1", "in", "c", "d"}, {"--timeout", "0s", "in"}, {"--timeout", "x", "in"}, {"--loud", "in"}, {"in", "--config", "/none.json"},
 		{"a:1", "in", "/none.json"},
 	} {
 		if code, answer := run(t, args...); code != ExitUsage || answer == "" {
@@ -390,5 +391,98 @@ func TestCauseIsShort(t *testing.T) {
 	_, _, err := get(t.Context(), "http://127.0.0.1:1/status")
 	if err == nil || strings.Contains(err.Error(), "127.0.0.1") || errors.Unwrap(err) != nil {
 		t.Errorf("error %v, want only what went wrong", err)
+	}
+}
+
+// TestAnAddressSaysWhichNode: whatever is asked, of the node with that address and no other.
+func TestAnAddressSaysWhichNode(t *testing.T) {
+	udp := newFake(t, "udp")
+	udp.mesh()
+	udp.record.Public, udp.record.Bind, udp.record.Bound = "game.example.com:7100", "127.0.0.1:17100", "0.0.0.0:17100"
+	udp.status.Joined, udp.status.Reason = false, "asked"
+	udp.save()
+	mars := newFakeIn(t, udp.dir, "mars")
+	mars.mesh()
+	for _, address := range []string{udp.record.Mesh, "game.example.com:7100", "GAME.example.com:7100", "127.0.0.1:17100", "localhost:17100", "[::1]:17100", "0.0.0.0:17100", " 127.0.0.1:17100\n"} {
+		udp.want(ExitHealthy, "udp ", address, "in")
+		udp.want(ExitUnhealthy, "udp ", address, "mars")
+		udp.want(ExitUnhealthy, "not joined", address, "ready")
+		udp.want(ExitUnhealthy, "udp ", address, "mars", "--role", "udp")
+		udp.want(ExitUnreachable, "no running node with role mars has the address", address, "mars", "--role", "mars")
+	}
+	udp.want(ExitHealthy, "mars ", mars.record.Mesh, "in", "out", "mars", "ready")
+	for _, nobody := range []string{"garbage", "", "127.0.0.1", "127.0.0.1:1", "8.8.8.8:17100", ":17100", "example.com:7100"} {
+		for _, what := range checks {
+			udp.want(ExitUnreachable, "no running node has the address", nobody, what)
+		}
+	}
+	// udp and tcp have ports of their own, so that one address can be two nodes'.
+	tcp := newFakeIn(t, udp.dir, "tcp")
+	tcp.record.Public = udp.record.Public
+	tcp.save()
+	udp.want(ExitUsage, "", "game.example.com:7100", "mars")
+	udp.want(ExitHealthy, "tcp ", "game.example.com:7100", "mars", "--role", "tcp")
+}
+
+// TestReady is the one check that neither out nor mars is alone.
+func TestReady(t *testing.T) {
+	f := newFake(t, "mars")
+	f.want(ExitHealthy, "joined and online", "ready")
+	f.status.Authority = telemetry.AuthorityStale // a succession: no flapping
+	f.want(ExitHealthy, "joined and online", "ready")
+	f.status.Joined, f.status.Reason = false, "not joined: asked"
+	f.want(ExitHealthy, "no public port", "out")
+	f.want(ExitUnhealthy, "not joined: asked", "ready")
+	f.status.Joined, f.status.State, f.status.Draining, f.status.Reason = true, "offline", true, "draining: the process is terminating"
+	f.want(ExitHealthy, "joined", "mars")
+	f.want(ExitUnhealthy, "draining: the process", "ready")
+	f.status.State, f.status.Draining, f.status.Reason = "taken", false, "joined"
+	f.want(ExitUnhealthy, "state is taken", "ready")
+
+	g := newFake(t, "http")
+	code := http.StatusOK
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }))
+	g.record.Transport, g.record.Bind = "http", strings.TrimPrefix(srv.URL, "http://")
+	g.save()
+	g.want(ExitHealthy, "http port", "ready")
+	code = http.StatusServiceUnavailable
+	g.want(ExitUnhealthy, "answers 503", "ready")
+	srv.Close()
+	g.want(ExitUnreachable, "connection refused", "ready")
+}
+
+func TestSeveralChecksAllHold(t *testing.T) {
+	f := newFake(t, "mars")
+	f.mesh()
+	f.want(ExitHealthy, "in: mesh address", "in", "out", "mars", "ready", "in")
+	f.status.Joined = false
+	if code, answer := f.check("in", "mars", "out"); code != ExitUnhealthy || !strings.Contains(answer, "mars: not joined") || strings.Contains(answer, "in: ") || strings.Contains(answer, "out: ") {
+		t.Errorf("one of three fails: %d %q", code, answer)
+	}
+	f.record.Mesh = silent(t)
+	f.save()
+	if code, answer := f.check("in", "mars", "--timeout", "50ms"); code != ExitUnreachable || !strings.Contains(answer, "mars: not joined") || !strings.Contains(answer, "in: mesh address") {
+		t.Errorf("one is unhealthy and one unreachable: %d %q", code, answer)
+	}
+	if code, answer := f.check("mars", "out", "--json"); code != ExitUnhealthy || !strings.Contains(answer, `"check":"mars out"`) {
+		t.Errorf("as JSON: %d %q", code, answer)
+	}
+}
+
+func TestANodeThatStarts(t *testing.T) {
+	f := newFake(t, "udp")
+	f.record.Admin = ""
+	f.save()
+	f.want(ExitUnreachable, "is starting", "in")
+}
+
+// TestAskingMakesNothing: a check leaves no trace, and works where nothing can be written.
+func TestAskingMakesNothing(t *testing.T) {
+	dir := t.TempDir()
+	if code, answer := run(t, "in", "--run-dir", dir); code != ExitUnreachable {
+		t.Errorf("exit %d %q", code, answer)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("a check made %v, %v", entries, err)
 	}
 }

@@ -20,11 +20,18 @@ func (s *Server) places(h http.HandlerFunc) http.HandlerFunc {
 	return s.private(s.withMemory(s.withTicket(h)))
 }
 
-// withKey refuses requests without the client key. Hashes are compared, so that
+// withKey refuses requests without the client key, and those with one where there is none. Hashes are compared, so that
 // the time taken tells nothing about the key, its length included.
 func (s *Server) withKey(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		got := sha256.Sum256([]byte(r.Header.Get("ClientKey")))
+		sent := r.Header.Get("ClientKey")
+		if s.cfg.ClientKey == "" && sent != "" {
+			// The nodes have none either, so that the handshake would end in silence.
+			s.refused.WithLabelValues("client_key").Inc()
+			writeError(w, http.StatusUnauthorized, "this cluster has no client key: send no header ClientKey, and give the client none")
+			return
+		}
+		got := sha256.Sum256([]byte(sent))
 		if s.cfg.ClientKey != "" && subtle.ConstantTimeCompare(got[:], s.keyHash[:]) != 1 {
 			s.refused.WithLabelValues("client_key").Inc()
 			writeError(w, http.StatusUnauthorized, "the header ClientKey is missing or wrong")

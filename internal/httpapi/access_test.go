@@ -290,6 +290,7 @@ func TestTickets(t *testing.T) {
 		{"a body beside it", "POST", "/endpoint/type/UDP/user/ann", `{"rank":99}`, bearer(ann), 400},
 		{"a body beside it, both nodes", "POST", "/auth/ann", `{"rank":99}`, bearer(ann), 400},
 		{"properties that are a list", "GET", "/endpoint/type/UDP/user/ann", "", bearer(ticketFor(t, "ann", "props", []int{1})), 400},
+		{"properties that are a text", "GET", "/endpoint/type/UDP/user/ann", "", bearer(ticketFor(t, "ann", "props", "x")), 400},
 		{"properties nested too deep", "GET", "/endpoint/type/UDP/user/ann", "", bearer(ticketFor(t, "ann", "props", json.RawMessage(nested(9)))), 400},
 		{"too many properties", "GET", "/endpoint/type/UDP/user/ann", "", bearer(ticketFor(t, "ann", "props", json.RawMessage(ones(300)))), 413},
 	} {
@@ -305,6 +306,10 @@ func TestTickets(t *testing.T) {
 			s.ServeHTTP(w, r)
 			if w.Code != c.want {
 				t.Errorf("answer %d %s, want %d", w.Code, w.Body, c.want)
+			}
+			if w.Code == 400 && strings.HasPrefix(c.name, "properties") && (!strings.Contains(w.Body.String(), "ticket") || strings.Contains(w.Body.String(), "body")) &&
+				!strings.Contains(w.Body.String(), "levels") {
+				t.Errorf("blames something else than the ticket: %s", w.Body)
 			}
 			if w.Code == 200 != (len(f.asked) > 0) {
 				t.Errorf("answer %d after asking %v", w.Code, f.asked)

@@ -92,9 +92,13 @@ const anyFactor = 5
 // for places. It stands before everything else. Past it the connection goes too, so that
 // the next refusal costs a handshake: a refusal alone is cheaper to ask for than to give.
 // Trusted proxies that speak for themselves are free, as their health checks have to get
-// through.
+// through. Questions after nodes are counted apart.
 func (s *Server) bounded(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asksNode(r) {
+			s.boundedNode(w, r, h)
+			return
+		}
 		client := s.clientOf(r)
 		if s.spared(client) || len(r.Header[forwarded]) == 0 && within(s.cfg.TrustedProxies, client) {
 			h.ServeHTTP(w, r)

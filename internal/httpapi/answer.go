@@ -3,13 +3,11 @@ package httpapi
 import (
 	_ "embed"
 	"encoding/json"
-	"log"
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
-
-	"github.com/rs/zerolog"
 )
 
 //go:embed openapi.json
@@ -38,10 +36,22 @@ func writeError(w http.ResponseWriter, code int, message string) {
 }
 
 func writeJSON(w http.ResponseWriter, code int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
+	_ = sendJSON(w, code, v) // the peer is gone when this fails
+}
+
+// sendJSON is writeJSON for who wants to know whether the peer is gone.
+func sendJSON(w http.ResponseWriter, code int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err // never of our own types
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Length", strconv.Itoa(len(b)+1))
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(v) // the peer is gone when this fails
+	_, err = w.Write(append(b, '\n'))
+	return err
 }
 
 // allow refuses methods that are not listed; nil allows all.
@@ -57,15 +67,3 @@ func allow(methods []string, h http.HandlerFunc) http.HandlerFunc {
 }
 
 func choose(n int) int { return rand.IntN(n) }
-
-// quietLog turns what net/http has to say about broken peers into Debug lines.
-func quietLog(l zerolog.Logger) *log.Logger {
-	return log.New(debugWriter{l}, "", 0)
-}
-
-type debugWriter struct{ log zerolog.Logger }
-
-func (d debugWriter) Write(p []byte) (int, error) {
-	d.log.Debug().Str("cause", strings.TrimSpace(string(p))).Msg("http connection failed")
-	return len(p), nil
-}

@@ -37,6 +37,7 @@ type conns struct {
 	perAddress int // 0: no limit
 	spared     func(netip.Addr) bool
 	dropped    *prometheus.CounterVec
+	malformed  func(code int) // is called for an answer that no handler gave; nil: nobody counts
 
 	mu      sync.Mutex // guards the fields below and those of conn and queues that say so
 	all     queues

@@ -95,16 +95,18 @@ func served(t *testing.T, f *fake, l httpapi.Limits, change func(*httpapi.Config
 		if change != nil {
 			change(&cfg)
 		}
-		s := httpapi.New(cfg, f, f, func() error { return nil })
+		s := httpapi.New(cfg, f, f, f.why)
 		st := newStreet()
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan error, 1)
 		go func() { ended <- s.Serve(ctx, st) }()
 		play(st, func(name ...string) float64 { return figure(t, reg, name[0], name[1:]...) })
+		began := time.Now()
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
+		f.stopped = time.Since(began)
 	})
 }
 

@@ -16,11 +16,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -76,7 +79,8 @@ type Config struct {
 	ClientKey string
 	// Tickets checks who asks for a place. Nil: whoever asks for a user's place gets it.
 	Tickets *ticket.Verifier
-	// AllowOrigin is answered as Access-Control-Allow-Origin. Empty: no CORS.
+	// AllowOrigin are the origins of web pages that may ask, separated by commas, or *.
+	// Empty: no CORS.
 	AllowOrigin string
 	// Timeout bounds the whole answer. Zero means 5 s.
 	Timeout time.Duration
@@ -106,13 +110,16 @@ type Config struct {
 type Cluster interface {
 	// Directory returns the newest snapshot. It must not block.
 	Directory() *mars.Directory
+	// Current tells whether the directory is the whole truth right now, so that who is
+	// not in it is gone. It must not block.
+	Current() bool
 }
 
 // Mesh carries reservations to the nodes.
 type Mesh interface {
-	// Request sends payload to node and returns its answer, or an error by the
-	// time ctx ends.
-	Request(ctx context.Context, node id.Node, cmd uint16, payload []byte) ([]byte, error)
+	// RequestRun sends payload to node and returns its answer, or an error by the time ctx
+	// ends: [mesh.ErrOtherRun] when another process than that run answers there.
+	RequestRun(ctx context.Context, node id.Node, run id.Incarnation, cmd uint16, payload []byte) ([]byte, error)
 }
 
 // Server is the HTTP role's API. Its methods are safe for concurrent use.
@@ -123,6 +130,7 @@ type Server struct {
 	mesh    Mesh
 	serving func() error
 	keyHash [sha256.Size]byte
+	origins origins
 	handler http.Handler
 	answers *prometheus.CounterVec
 	latency prometheus.Histogram
@@ -130,19 +138,30 @@ type Server struct {
 	refused *prometheus.CounterVec
 	dropped *prometheus.CounterVec
 	loaded  *prometheus.CounterVec
-	short   *telemetry.Episode // no node takes players
+	short   *telemetry.Episode // nodes that are online refused, or were silent
 	proxy   *telemetry.Episode // a proxy is not trusted
+	panics  *telemetry.Episode // a handler panicked
 	epoch   time.Time          // of the two tables
 	buckets *limit.Table       // of requests for places
 	// requests are the buckets of requests of any kind.
 	requests *limit.Table
+	asked    *limit.Table // buckets of questions after nodes
 	pulse    pulse
 	bodies   bodies
+	cancels  *cancels
+	watch    *watch
+	tokens   atomic.Pointer[tokens]
+	indexing sync.Mutex // one index is made at a time
+
+	// Owned by the goroutine of look.
+	lookedAt   time.Time
+	censusOf   *mars.Directory
+	lastCensus map[string]census // of it
 
 	mu     sync.Mutex          // guards the fields below
 	seen   *mars.Directory     // the one learnt from last
 	types  map[string]typeSeen // types for players
-	handed map[id.Node]handed  // places handed out
+	handed map[id.Node]*handed // places handed out, of members
 }
 
 // New returns the API. serving returns nil while the node may be sent requests,
@@ -158,13 +177,15 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 	auto := promauto.With(cfg.Registerer)
 	rate := limit.NewRate(cfg.Limits.RequestsPerAddress, cfg.Limits.RequestsPerAddressBurst)
 	anyRate := limit.NewRate(anyFactor*cfg.Limits.RequestsPerAddress, anyFactor*cfg.Limits.RequestsPerAddressBurst)
+	nodeRate := limit.NewRate(nodeFactor*cfg.Limits.RequestsPerAddress, nodeFactor*cfg.Limits.RequestsPerAddressBurst)
 	s := &Server{
 		cfg: cfg, cluster: c, mesh: m, serving: serving,
-		keyHash: sha256.Sum256([]byte(cfg.ClientKey)),
-		types:   map[string]typeSeen{}, handed: map[id.Node]handed{},
-		epoch: time.Now(), buckets: limit.NewTable(rate, tableSize), requests: limit.NewTable(anyRate, tableSize),
-		short: telemetry.NewEpisode(cfg.Log, episodeQuiet, "no node takes players", "nodes take players again, or nobody asks"),
-		proxy: telemetry.NewEpisode(cfg.Log, episodeQuiet, "proxy not trusted", "no requests through a proxy that is not trusted any more"),
+		keyHash: sha256.Sum256([]byte(cfg.ClientKey)), origins: parseOrigins(cfg.AllowOrigin),
+		types: map[string]typeSeen{}, handed: map[id.Node]*handed{},
+		epoch: time.Now(), buckets: limit.NewTable(rate, tableSize), requests: limit.NewTable(anyRate, tableSize), asked: limit.NewTable(nodeRate, tableSize),
+		short:  telemetry.NewEpisode(cfg.Log, episodeQuiet, "nodes gave no place", "nodes give places again, or nobody asks"),
+		proxy:  telemetry.NewEpisode(cfg.Log, episodeQuiet, "proxy not trusted", "no requests through a proxy that is not trusted any more"),
+		panics: telemetry.NewEpisode(cfg.Log, episodeQuiet, "handler panicked", "handlers panic no more, or nobody asks"),
 		answers: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "http", Name: "responses_total",
 			Help: "Answers of the public API.",
@@ -180,7 +201,7 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 		}, []string{"result"}),
 		refused: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "http", Name: "refused_total",
-			Help: "Requests that were refused because of who asked: requests, rate, client_key, ticket_….",
+			Help: "Requests that were refused because of who asked: requests, rate, node, client_key, ticket_….",
 		}, []string{"reason"}),
 		loaded: auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "diarkis", Subsystem: "http", Name: "overloaded_total",
@@ -192,6 +213,11 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 		}, []string{"reason"}),
 	}
 	s.answers.WithLabelValues("endpoint", "503") // there from the start: an alert sees the first only beside a 0
+	s.cancels = newCancels(m, cfg.Log, auto.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "diarkis", Subsystem: "http", Name: "cancels_total",
+		Help: "Places that nobody was told of and that were taken back, by outcome.",
+	}, []string{"result"}))
+	s.watch = newWatch(cfg.Log)
 	s.handler = s.routes()
 	return s
 }
@@ -204,8 +230,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.S
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer s.short.End()
 	defer s.proxy.End()
+	defer s.panics.End()
 	free := func(a netip.Addr) bool { return s.spared(a) || within(s.cfg.TrustedProxies, a) }
 	c := newConns(s.cfg.Limits.ConnectionsPerAddress, free, s.dropped)
+	c.malformed = func(code int) { s.answers.WithLabelValues("malformed", strconv.Itoa(code)).Inc() }
 	l = gate{listener.Wrap(l, listener.Options{
 		Name: "http", Max: s.cfg.Limits.ConnectionsMax, MakeRoom: c.makeRoom, Log: s.cfg.Log, Reg: s.cfg.Registerer,
 	}), c}
@@ -216,13 +244,17 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		WriteTimeout:      2 * s.cfg.Timeout,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          quietLog(s.cfg.Log),
-		ConnState:         c.state,
-		ConnContext:       withConn,
+		ErrorLog:          telemetry.HTTPErrorLog(s.cfg.Log.With().Str("listener", "http").Logger()),
+		// OPTIONS * is answered like everything else that is no path.
+		DisableGeneralOptionsHandler: true,
+		ConnState:                    c.state,
+		ConnContext:                  withConn,
 	}
+	s.cancels.start()
+	defer s.cancels.finish()
 	stopped := make(chan error, 1)
 	go func() {
-		s.pulse.run(ctx, func() { s.learn() })
+		s.pulse.run(ctx, s.look)
 		c, cancel := context.WithTimeout(context.Background(), drainTimeout)
 		defer cancel()
 		err := srv.Shutdown(c)
@@ -237,36 +269,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return <-stopped
 }
 
-// routes builds the table of paths. Methods are checked by the handlers, so that a
-// wrong one gets the same JSON error as everything else.
-func (s *Server) routes() http.Handler {
-	mux := http.NewServeMux()
-	add := func(pattern, route string, methods []string, h http.HandlerFunc) {
-		mux.Handle(pattern, s.counted(route, allow(methods, h)))
-	}
-	get := []string{http.MethodGet, http.MethodHead}
-	both := []string{http.MethodGet, http.MethodPost}
-	add("/endpoint/type/{type}/user/{uid}", "endpoint", both, s.places(s.endpoint))
-	add("/auth/{uid}", "auth", both, s.places(s.auth))
-	add("/healthcheck", "healthcheck", get, s.healthcheck)
-	metrics := noMetrics
-	if s.cfg.ExposeMetrics {
-		metrics = Figures(s.cfg.Gatherer, s.cluster.Directory).ServeHTTP
-	}
-	add("/metrics", "metrics", get, metrics)
-	add("/metrics/prometheus/v/3", "metrics", get, metrics)
-	add("/metrics/json", "metrics_json", get, metrics)
-	add("/openapi.json", "openapi", get, openAPI)
-	if s.cfg.ExposeDebugAPI {
-		add("/debug/server/list/type/{type}", "debug_list", get, s.private(s.debugList))
-		add("/debug/endpoint/type/{type}/user/{uid}/address/{addr}", "debug_endpoint", both, s.places(s.debugEndpoint))
-	}
-	add("/", "unknown", nil, func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, http.StatusNotFound, "no such path: see /openapi.json")
-	})
-	return s.cors(s.bounded(s.preflight(mux)))
-}
-
 // counted limits the time and the body of a request and counts its answer.
 func (s *Server) counted(route string, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -279,12 +281,28 @@ func (s *Server) counted(route string, h http.Handler) http.Handler {
 		if k, ok := r.Context().Value(connKey{}).(*conn); ok && !s.shared(peerOf(r)) {
 			rec.refusals = &k.refusals
 		}
-		h.ServeHTTP(rec, r)
+		s.shielded(h, rec, r)
 		if rec.overloaded {
 			route = "overloaded"
 		}
 		s.answers.WithLabelValues(route, strconv.Itoa(rec.code)).Inc()
 	})
+}
+
+// shielded answers 500 when a handler panics, which is our own bug: net/http would close the
+// connection without a word and log in its own format.
+func (s *Server) shielded(h http.Handler, rec *recorder, r *http.Request) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		s.panics.Note(fmt.Errorf("%v: %s", v, debug.Stack()))
+		if !rec.wrote {
+			writeError(rec, http.StatusInternalServerError, "internal error")
+		}
+	}()
+	h.ServeHTTP(rec, r)
 }
 
 // refusalsMax is how many requests of a connection may be wrong before it is closed: a
@@ -295,12 +313,13 @@ const refusalsMax = 8
 type recorder struct {
 	http.ResponseWriter
 	code       int
+	wrote      bool // a status
 	overloaded bool // the status is the fault of this node alone
 	refusals   *int // of the connection, nil where they are not counted
 }
 
 func (r *recorder) WriteHeader(code int) {
-	r.code = code
+	r.code, r.wrote = code, true
 	if r.refusals != nil && code >= 400 && code < 500 {
 		if *r.refusals++; *r.refusals > refusalsMax {
 			r.Header().Set("Connection", "close")
@@ -309,35 +328,10 @@ func (r *recorder) WriteHeader(code int) {
 	r.ResponseWriter.WriteHeader(code)
 }
 
+func (r *recorder) Write(b []byte) (int, error) {
+	r.wrote = true
+	return r.ResponseWriter.Write(b)
+}
+
 // Unwrap lets http.ResponseController reach the real writer.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
-
-// cors marks answers when an origin is allowed.
-func (s *Server) cors(h http.Handler) http.Handler {
-	if s.cfg.AllowOrigin == "" {
-		return h
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Access-Control-Allow-Origin", s.cfg.AllowOrigin)
-		w.Header().Set("Access-Control-Expose-Headers", "Retry-After")
-		w.Header().Set("Vary", "Origin")
-		h.ServeHTTP(w, r)
-	})
-}
-
-// preflight answers what browsers ask before they send a request, when an origin is allowed.
-func (s *Server) preflight(h http.Handler) http.Handler {
-	if s.cfg.AllowOrigin == "" {
-		return h
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodOptions {
-			h.ServeHTTP(w, r)
-			return
-		}
-		w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
-		w.Header().Set("Access-Control-Allow-Headers", "Authorization, ClientKey, Content-Type, ResponseVersion")
-		w.Header().Set("Access-Control-Max-Age", "600")
-		w.WriteHeader(http.StatusNoContent)
-	})
-}

@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,23 +35,61 @@ type fake struct {
 	refuse  map[id.Node]users.Refusal
 	dead    map[id.Node]bool
 	serving error
+	behind  bool          // the directory is not current
 	slow    time.Duration // that an answer takes
 	late    time.Duration // how late a dead node's silence is noticed
 
-	mu    sync.Mutex
-	asked []id.Node
-	last  users.ReserveRequest
+	runs map[id.Node]id.Incarnation // that answer there
+	lie  users.ReserveReply         // what nodes say of themselves
+	deaf int                        // cancels that get lost
+
+	stopped time.Duration // how long the end of served took
+
+	mu        sync.Mutex
+	asked     []id.Node
+	last      users.ReserveRequest
+	nonces    []string // of requests, as node and nonce
+	cancelled []string
+}
+
+func (f *fake) cancel(node id.Node, payload []byte) ([]byte, error) {
+	q, err := users.ParseCancelRequest(payload)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.deaf > 0 {
+		f.deaf--
+		return nil, mesh.ErrTimeout
+	}
+	f.cancelled = append(f.cancelled, fmt.Sprintf("%s %x", node, q.Nonce))
+	return users.CancelReply{Cancelled: true}.Marshal(), nil
 }
 
 func (f *fake) Directory() *mars.Directory {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return mars.NewDirectory(1, f.members...)
+	return mars.NewDirectory(1, slices.Clone(f.members)...)
 }
 
-func (f *fake) Request(ctx context.Context, node id.Node, cmd uint16, payload []byte) ([]byte, error) {
+func (f *fake) why() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.serving
+}
+
+func (f *fake) Current() bool { return !f.behind }
+
+func (f *fake) RequestRun(ctx context.Context, node id.Node, run id.Incarnation, cmd uint16, payload []byte) ([]byte, error) {
+	if cmd == mesh.CmdCancelReserve {
+		return f.cancel(node, payload)
+	}
 	if cmd != mesh.CmdReserve {
 		return nil, errors.New("unexpected command")
+	}
+	if other, ok := f.runs[node]; ok && other != run {
+		return nil, mesh.ErrOtherRun
 	}
 	req, err := users.ParseReserveRequest(payload)
 	if err != nil {
@@ -57,6 +97,8 @@ func (f *fake) Request(ctx context.Context, node id.Node, cmd uint16, payload []
 	}
 	f.mu.Lock()
 	f.asked, f.last = append(f.asked, node), req
+	refusal := f.refuse[node]
+	f.nonces = append(f.nonces, fmt.Sprintf("%s %x", node, req.Nonce))
 	f.mu.Unlock()
 	if f.dead[node] {
 		<-ctx.Done()
@@ -69,7 +111,10 @@ func (f *fake) Request(ctx context.Context, node id.Node, cmd uint16, payload []
 	case <-time.After(f.slow):
 	}
 	m, _ := f.Directory().Lookup(node)
-	rep := users.ReserveReply{Refused: f.refuse[node], Role: m.Role, Host: "192.0.2.7", Port: 7100, ExpiresIn: 60e9}
+	rep := users.ReserveReply{Refused: refusal, Role: m.Role, Host: "192.0.2.7", Port: 7100, ExpiresIn: 60e9}
+	if f.lie.Host != "" {
+		rep.Role, rep.Host, rep.Port = f.lie.Role, f.lie.Host, f.lie.Port
+	}
 	rep.SID, rep.Key = id.SID{1}, [16]byte{2}
 	if c := req.Credentials; c != nil {
 		rep.SID, rep.Key = c.SID, c.Key
@@ -112,10 +157,14 @@ func newAPI(t *testing.T, f *fake, change func(*httpapi.Config)) (*httpapi.Serve
 	return httpapi.New(cfg, f, f, func() error { return f.serving }), log
 }
 
+func newConfig() httpapi.Config {
+	reg := prometheus.NewRegistry()
+	return httpapi.Config{Log: zerolog.Nop(), Registerer: reg, Gatherer: reg}
+}
+
 // newServer is newAPI without a log.
 func newServer(f *fake, change func(*httpapi.Config)) *httpapi.Server {
-	reg := prometheus.NewRegistry()
-	cfg := httpapi.Config{Log: zerolog.Nop(), Registerer: reg, Gatherer: reg}
+	cfg := newConfig()
 	change(&cfg)
 	return httpapi.New(cfg, f, f, func() error { return nil })
 }
@@ -144,9 +193,9 @@ func TestEndpoint(t *testing.T) {
 	if w.Code != 200 || w.Header().Get("Cache-Control") != "no-store" || !strings.HasPrefix(w.Header().Get("Content-Type"), "application/json") {
 		t.Fatalf("answer %d %v %s", w.Code, w.Header(), w.Body)
 	}
-	const want = `{"sid":"01000000000000000000000000000000","encryptionKey":"02000000000000000000000000000000",` +
+	want := `{"sid":"01000000000000000000000000000000","encryptionKey":"02000000000000000000000000000000",` +
 		`"encryptionIV":"00000000000000000000000000000000","encryptionMacKey":"00000000000000000000000000000000",` +
-		`"serverType":"UDP","serverHost":"192.0.2.7","serverPort":7100,"expiresIn":60}`
+		`"serverType":"UDP","serverHost":"192.0.2.7","serverPort":7100,"transport":"udp","expiresIn":60,"node":"` + mars.Token(id.Incarnation{}) + `"}`
 	if got := strings.TrimSpace(w.Body.String()); got != want {
 		t.Errorf("answer\n%s, want\n%s", got, want)
 	}
@@ -335,28 +384,37 @@ func TestMetricsAreNotForStrangers(t *testing.T) {
 
 func exposed(c *httpapi.Config) { c.ExposeMetrics = true }
 
+// TestOpenAPINamesEveryRoute: what is described is there, and nothing else is.
 func TestOpenAPINamesEveryRoute(t *testing.T) {
 	s, _ := newAPI(t, oneOfEach(), exposed)
-	var doc struct{ Paths map[string]any }
+	var doc struct{ Paths map[string]map[string]any }
 	if err := json.Unmarshal(do(s, "GET", "/openapi.json", "").Body.Bytes(), &doc); err != nil {
 		t.Fatal(err)
 	}
 	for path := range doc.Paths {
-		p := strings.NewReplacer("{type}", "UDP", "{uid}", "ann").Replace(path)
+		p := strings.NewReplacer("{type}", "UDP", "{uid}", "ann", "{token}", tokenOf(1)).Replace(path)
 		if w := do(s, "GET", p, ""); w.Code != 200 {
 			t.Errorf("GET %s = %d: described but not there", p, w.Code)
+		}
+	}
+	for path, methods := range s.Routes() {
+		described := doc.Paths[path]
+		for _, m := range []string{"GET", "HEAD", "POST", "PUT", "DELETE"} {
+			if _, ok := described[strings.ToLower(m)]; ok != slices.Contains(methods, m) {
+				t.Errorf("%s %s: described %v, there %v", m, path, ok, !ok)
+			}
 		}
 	}
 }
 
 func TestCORSAndDebug(t *testing.T) {
 	s, _ := newAPI(t, oneOfEach(), func(c *httpapi.Config) { c.AllowOrigin, c.ExposeDebugAPI = "https://game.example", true })
-	w := do(s, "OPTIONS", "/endpoint/type/UDP/user/a", "")
+	w := do(s, "OPTIONS", "/endpoint/type/UDP/user/a", "", "Origin", "https://game.example")
 	if w.Code != 204 || w.Header().Get("Access-Control-Allow-Origin") != "https://game.example" ||
 		!strings.Contains(w.Header().Get("Access-Control-Allow-Headers"), "Authorization") {
 		t.Errorf("preflight %d %v", w.Code, w.Header())
 	}
-	if w := do(s, "GET", "/endpoint/type/NOPE/user/a", ""); w.Code != 404 || w.Header().Get("Access-Control-Allow-Origin") != "https://game.example" {
+	if w := do(s, "GET", "/endpoint/type/NOPE/user/a", "", "Origin", "https://game.example"); w.Code != 404 || w.Header().Get("Access-Control-Allow-Origin") != "https://game.example" {
 		t.Errorf("an error without CORS headers: %d %v", w.Code, w.Header())
 	}
 	if w := do(s, "GET", "/debug/server/list/type/UDP", ""); w.Code != 200 || !strings.Contains(w.Body.String(), "10.0.0.1:8000") {

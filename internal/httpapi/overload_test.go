@@ -139,7 +139,7 @@ func TestLateNodeIsNotDeadNodes(t *testing.T) {
 				if n := figure(t, reg, "diarkis_http_overloaded_total", "late"); n != c.want {
 					t.Errorf("%v were late, want %v", n, c.want)
 				}
-				if warns := strings.Contains(log.String(), "no node takes players"); warns != (c.want == 0) {
+				if warns := strings.Contains(log.String(), "nodes gave no place"); warns != (c.want == 0) {
 					t.Errorf("log %s", log)
 				}
 				synctest.Wait()

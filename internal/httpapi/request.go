@@ -70,7 +70,7 @@ func (s *Server) initialProps(w http.ResponseWriter, r *http.Request, uid id.UID
 	if claims.Props == nil {
 		return nil, nil
 	}
-	return decodeProps(claims.Props)
+	return decodeProps(claims.Props, "props in the ticket")
 }
 
 // forType refuses a ticket that is for nodes of another type.
@@ -108,8 +108,12 @@ func (s *Server) bodyProps(w http.ResponseWriter, r *http.Request) (map[string]a
 	case r.Header.Get("Content-Encoding") != "":
 		return nil, &httpError{http.StatusUnsupportedMediaType, "an encoded body is not supported"}
 	case r.Header.Get("Content-Type") == "", err == nil && kind == "application/json":
-		return decodeProps(b)
+		return decodeProps(b, "the body")
 	case err == nil && kind == "application/x-www-form-urlencoded":
+		if t := bytes.TrimSpace(b); len(t) > 0 && (t[0] == '{' || t[0] == '[') {
+			// What curl -d sends. As a form it would be one property of that name.
+			return nil, &httpError{http.StatusUnsupportedMediaType, "the body looks like JSON, but its Content-Type says that it is a form: send application/json"}
+		}
 		return formProps(string(b))
 	}
 	return nil, &httpError{http.StatusUnsupportedMediaType, "the body must be application/json or application/x-www-form-urlencoded"}
@@ -139,19 +143,19 @@ func tooMany() error {
 }
 
 // decodeProps reads a JSON object. It counts as it goes, because decoded a body can take
-// a hundred times its size. A key given twice is refused, since readers disagree on
+// a hundred times its size; what names it in errors. A key given twice is refused, since readers disagree on
 // which one counts; so is a number that is no float64; half a surrogate pair becomes U+FFFD.
-func decodeProps(b []byte) (map[string]any, error) {
+func decodeProps(b []byte, what string) (map[string]any, error) {
 	if !utf8.Valid(b) {
-		return nil, badRequest("the body is not UTF-8")
+		return nil, badRequest("%s is not UTF-8", what)
 	}
 	if !json.Valid(b) {
-		return nil, badRequest("the body is not JSON")
+		return nil, badRequest("%s is not JSON", what)
 	}
-	d := propsDecoder{json.NewDecoder(bytes.NewReader(b)), users.PropsEntriesMax}
+	d := propsDecoder{json.NewDecoder(bytes.NewReader(b)), users.PropsEntriesMax, what}
 	t, err := d.Token()
 	if err != nil || t != json.Delim('{') {
-		return nil, badRequest("the body is not a JSON object")
+		return nil, badRequest("%s is not a JSON object", what)
 	}
 	return d.object(users.PropsDepthMax)
 }
@@ -159,7 +163,8 @@ func decodeProps(b []byte) (map[string]any, error) {
 // propsDecoder reads JSON that is known to be valid.
 type propsDecoder struct {
 	*json.Decoder
-	left int // entries that may still come
+	left int    // entries that may still come
+	what string // is read
 }
 
 // object reads what follows a brace. levels is how deep it may go, itself included.
@@ -171,11 +176,11 @@ func (d *propsDecoder) object(levels int) (map[string]any, error) {
 		}
 		k, err := d.Token()
 		if err != nil {
-			return nil, badRequest("the body is not JSON")
+			return nil, badRequest("%s is not JSON", d.what)
 		}
 		key, _ := k.(string) // a key is nothing else in valid JSON
 		if _, ok := m[key]; ok {
-			return nil, badRequest("the body has a key twice in one object")
+			return nil, badRequest("%s has a key twice in one object", d.what)
 		}
 		if m[key], err = d.value(levels); err != nil {
 			return nil, err
@@ -205,7 +210,7 @@ func (d *propsDecoder) array(levels int) ([]any, error) {
 func (d *propsDecoder) value(levels int) (any, error) {
 	t, err := d.Token()
 	if err != nil { // the JSON is valid, so the number isn't
-		return nil, badRequest("the body has a number that is too large")
+		return nil, badRequest("%s has a number that is too large", d.what)
 	}
 	delim, ok := t.(json.Delim)
 	if !ok {

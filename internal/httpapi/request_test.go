@@ -193,8 +193,8 @@ func TestStrangersRingNoAlert(t *testing.T) {
 			t.Errorf("%d %s, want 503", w.Code, w.Body)
 		}
 	}
-	if n := strings.Count(log.String(), "no node takes players"); n != 1 {
-		t.Errorf("%d warnings for one state: %s", n, log)
+	if strings.Contains(log.String(), `"warn"`) {
+		t.Errorf("who asks writes into the log: %s", log)
 	}
 }
 

@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"sort"
 
@@ -150,12 +150,15 @@ type debugNode struct {
 	State    string  `json:"state"`
 	Users    int     `json:"users"`
 	Load     float64 `json:"load"`
+	// Available says that it is handed out: online, and neither silent nor suspected.
+	Available bool   `json:"available"`
+	Token     string `json:"token"` // of its run, for /node/{token}
 }
 
 func (s *Server) debugList(w http.ResponseWriter, r *http.Request) {
 	out := []debugNode{}
 	for _, m := range s.cluster.Directory().ByType(r.PathValue("type")) {
-		out = append(out, debugNode{m.Node, m.Endpoint, m.Role, fmt.Sprint(m.State), m.Users, m.Load})
+		out = append(out, debugNode{m.Node, m.Endpoint, m.Role, fmt.Sprint(m.State), m.Users, m.Load, m.Available(), mars.Token(m.Incarnation)})
 	}
 	writeJSON(w, http.StatusOK, out)
 }
@@ -164,8 +167,8 @@ func (s *Server) debugList(w http.ResponseWriter, r *http.Request) {
 // whatever its load.
 func (s *Server) debugEndpoint(w http.ResponseWriter, r *http.Request) {
 	addr := r.PathValue("addr")
-	if _, err := netip.ParseAddrPort(addr); err != nil {
-		writeError(w, http.StatusBadRequest, "the address is not ip:port")
+	if _, _, err := net.SplitHostPort(addr); err != nil { // a name or an address, as players are told
+		writeError(w, http.StatusBadRequest, "the address is not host:port")
 		return
 	}
 	all := s.cluster.Directory().ByType(r.PathValue("type"))
@@ -183,8 +186,9 @@ func (s *Server) debugEndpoint(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer atWork(r.Context())()
-	rep, err := s.reserve(r.Context(), all[i].Node, req)
-	if rep.Refused == users.BadRequest {
+	s.handOut(all[i])
+	p, err := s.reserve(r.Context(), all[i], req)
+	if p.Refused == users.BadRequest {
 		s.fail(w, badRequest("the node does not take this request"))
 		return
 	}
@@ -196,5 +200,5 @@ func (s *Server) debugEndpoint(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusServiceUnavailable, "the node refused or did not answer")
 		return
 	}
-	s.writePlace(w, r, all[i], rep)
+	s.writePlace(w, r, p)
 }

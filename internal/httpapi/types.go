@@ -31,6 +31,7 @@ func (s *Server) learn() *mars.Directory {
 		return d
 	}
 	s.seen = d
+	s.arriveLocked(d)
 	now := time.Now()
 	for typ, t := range s.types {
 		if t.here {

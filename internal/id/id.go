@@ -39,6 +39,13 @@ type Incarnation [16]byte
 
 func (i Incarnation) String() string { return hex.EncodeToString(i[:]) }
 
+// Run returns what all incarnations of one run of a process have in common: a node that
+// was evicted from the cluster alive counts the last 4 bytes up and joins again.
+func (i Incarnation) Run() Incarnation {
+	clear(i[len(i)-4:])
+	return i
+}
+
 // UID is a user id as the game knows it: 1 to [UIDBytesMax] bytes of UTF-8
 // without control characters.
 type UID string

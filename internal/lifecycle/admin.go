@@ -1,14 +1,17 @@
 package lifecycle
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/Diarkis/diarkis/internal/listener"
 	"github.com/Diarkis/diarkis/internal/telemetry"
@@ -27,12 +30,18 @@ const (
 )
 
 // startAdmin listens for scrapes, probes and profiles.
-func (n *Node) startAdmin(s *stack) error {
-	l, err := listenTCP(n.cfg.Metrics.Address, n.cfg.Metrics.Port, searchFrom(n.cfg.Metrics.Port))
+func (n *Node) startAdmin(ctx context.Context, s *stack) error {
+	address, err := n.adminAddress(ctx)
 	if err != nil {
-		return fmt.Errorf("listen for metrics on %s:%d: %w", n.cfg.Metrics.Address, n.cfg.Metrics.Port, err)
+		return err
+	}
+	port, search := n.cfg.Metrics.Port, searchFrom(n.cfg.Metrics.Port)
+	l, err := listenTCP(address, port, search)
+	if err != nil {
+		return listenError(n.cfg, "metrics", address, port, search, err)
 	}
 	n.adminAddr = l.Addr()
+	n.portMoved(zerolog.InfoLevel, "metrics", port, l.Addr().(*net.TCPAddr).Port)
 	var open guests
 	l = listener.Wrap(l, listener.Options{
 		Name: "admin", Reserved: true, Max: adminConnections, MakeRoom: open.makeRoom, Log: n.log, Reg: n.reg,
@@ -43,6 +52,7 @@ func (n *Node) startAdmin(s *stack) error {
 			MARS: func(ctx context.Context) (any, error) { return n.marsStatus(ctx) },
 		}),
 		ReadTimeout: adminReadTimeout, WriteTimeout: adminWriteTimeout, IdleTimeout: time.Minute, ConnState: open.note,
+		ErrorLog: telemetry.HTTPErrorLog(n.log.With().Str("listener", "admin").Logger()),
 	}
 	s.start("admin listener", func(ctx context.Context) error {
 		stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
@@ -53,6 +63,11 @@ func (n *Node) startAdmin(s *stack) error {
 		return nil
 	})
 	return nil
+}
+
+// adminAddress is where the admin listener listens.
+func (n *Node) adminAddress(ctx context.Context) (netip.Addr, error) {
+	return hostAddr(ctx, n.cfg, "metrics.address", cmp.Or(n.cfg.Metrics.Address, netip.IPv4Unspecified().String()))
 }
 
 // guests are the connections of an http.Server, of which one goes when there are too many:

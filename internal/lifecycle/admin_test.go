@@ -22,7 +22,7 @@ func adminOf(t *testing.T) string {
 	n := &Node{cfg: &config.Config{Metrics: config.Metrics{Address: "127.0.0.1"}}, log: zerolog.Nop(), reg: prometheus.NewRegistry()}
 	n.beat.Beat()
 	s := newStack(n.log)
-	if err := n.startAdmin(s); err != nil {
+	if err := n.startAdmin(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.stop(context.Background()) })

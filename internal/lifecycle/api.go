@@ -12,17 +12,18 @@ import (
 	"github.com/Diarkis/diarkis/internal/config"
 	"github.com/Diarkis/diarkis/internal/httpapi"
 	"github.com/Diarkis/diarkis/internal/httpapi/ticket"
+	"github.com/Diarkis/diarkis/internal/listener"
 	"github.com/Diarkis/diarkis/internal/mars"
 )
 
 // startAPI starts the public API of an http node.
-func (n *Node) startAPI(_ context.Context, s *stack) error {
+func (n *Node) startAPI(ctx context.Context, s *stack) error {
 	h := n.cfg.HTTP
 	tickets, err := ticketsOf(n.cfg, n.log)
 	if err != nil {
 		return err
 	}
-	address, err := bindAddress(n.cfg, h.Address, "", "")
+	address, err := bindAddress(ctx, n.cfg, "http", h.Address, "")
 	if err != nil {
 		return err
 	}
@@ -30,14 +31,13 @@ func (n *Node) startAPI(_ context.Context, s *stack) error {
 	if h.UseFixedPort {
 		search = 0
 	}
+	n.checkDescriptors(listener.Process(), "http.maxConnections", h.MaxConnections, h.MaxConnections)
 	l, err := listenTCP(address, h.Port, search)
 	if err != nil {
-		return err
+		return listenError(n.cfg, "http", address, h.Port, search, err)
 	}
-	if bound := l.Addr().(*net.TCPAddr); h.Port != 0 && bound.Port != h.Port {
-		n.log.Warn().Int("configured_port", h.Port).Int("port", bound.Port).Msg("port taken, next free one bound")
-	}
-	if !onLoopback(address) && tickets == nil {
+	n.portMoved(zerolog.WarnLevel, "http", h.Port, l.Addr().(*net.TCPAddr).Port)
+	if !address.IsLoopback() && tickets == nil {
 		n.log.Warn().Str("address", l.Addr().String()).Msg("whoever reaches this port can take any user id: let only the game's backend reach it, or set http.auth to ticket")
 	}
 	api := httpapi.New(httpapi.Config{
@@ -55,9 +55,10 @@ func (n *Node) startAPI(_ context.Context, s *stack) error {
 	// Games reach this port through a load balancer or an ingress, so unlike a
 	// player's node it needs no address of its own that is known outside.
 	n.record.Transport, n.record.Bind = "http", localAddress(bound).String()
+	n.listens = netip.AddrPortFrom(address, bound.Port()).String()
 	host := bound.Addr().Unmap()
 	if host.IsUnspecified() {
-		if host, err = hostAddress(n.cfg.Mesh.NIC); err != nil {
+		if host, err = hostAddress(n.cfg); err != nil {
 			host = localAddress(bound).Addr()
 		}
 	}
@@ -68,13 +69,6 @@ func (n *Node) startAPI(_ context.Context, s *stack) error {
 	}
 	s.start("http api", func(ctx context.Context) error { return api.Serve(ctx, l) })
 	return nil
-}
-
-// CheckTickets says what is wrong with the keys that tickets are checked with, where the
-// settings ask for tickets.
-func CheckTickets(cfg *config.Config) error {
-	_, err := ticketsOf(cfg, zerolog.Nop())
-	return err
 }
 
 // ticketsOf returns what checks tickets, nil when none are asked for.

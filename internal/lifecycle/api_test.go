@@ -231,8 +231,12 @@ func TestCheckTickets(t *testing.T) {
 		if err := os.WriteFile(set, []byte(c.content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		cfg := &config.Config{HTTP: config.HTTP{Auth: c.auth, TicketKeys: set, TicketAudience: "diarkis"}}
-		err := CheckTickets(cfg)
+		cfg, err := config.Load(config.Options{Role: config.RoleHTTP})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.HTTP.Auth, cfg.HTTP.TicketKeys = c.auth, set
+		err = Check(t.Context(), cfg)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || CodeOf(err) != ExitConfig) {
 			t.Errorf("%s: %v, want %q", c.content, err, c.want)
 		}

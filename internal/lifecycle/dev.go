@@ -65,7 +65,7 @@ func (d *dev) build() error {
 		return fmt.Errorf("make a cluster secret: %w", err)
 	}
 	var mars *Node
-	for _, role := range config.Roles {
+	for i, role := range config.Roles {
 		cfg, err := config.Load(config.Options{Role: role, Dir: d.opts.ConfigDir, Flags: map[string]string{
 			"mars.address": "127.0.0.1", "mesh.address": "127.0.0.1", "mesh.marsAddress": "127.0.0.1",
 			string(role) + ".address": "127.0.0.1",
@@ -78,6 +78,8 @@ func (d *dev) build() error {
 			return &Error{ExitConfig, err}
 		}
 		cfg.Env.ServerType = role.Type()
+		// Bots come over loopback, whatever this machine's players are told.
+		cfg.Env.Cloud, cfg.Env.PublicAddress, cfg.UDP.Public, cfg.TCP.Public = "", "", config.Public{}, config.Public{}
 		cfg.Env.ClusterSecretFile, cfg.Env.ClusterSecret = "", config.NewSecret(hex.EncodeToString(secret))
 		cfg.Env.RunDir = filepath.Join(d.dir, string(role))
 		if err := os.Mkdir(cfg.Env.RunDir, 0o700); err != nil {
@@ -86,7 +88,9 @@ func (d *dev) build() error {
 		if role == config.RoleMARS {
 			cfg.MARS.Port = 0
 		}
-		n := New(Options{Config: cfg, Log: d.log, Level: level, Build: buildInfo(d.opts.Commit), ColdBoot: -1})
+		// They don't get into each other's way: a port that is taken is somebody else's.
+		cfg.Metrics.Port, cfg.Mesh.Port = above(cfg.Metrics.Port, i), above(cfg.Mesh.Port, max(0, i-1)) // mars has none of these
+		n := New(Options{Config: cfg, Log: d.log, Level: level, Build: buildInfo(d.opts.Commit), ColdBoot: -1, Trial: true})
 		if role == config.RoleMARS {
 			mars = n
 		}
@@ -104,6 +108,14 @@ func (d *dev) build() error {
 	return nil
 }
 
+// above is the port i above one that was set; 0 stays any.
+func above(port, i int) int {
+	if port == 0 || port+i > 65535 {
+		return port
+	}
+	return port + i
+}
+
 // url is where the http node serves.
 func (d *dev) url() string { return "http://" + d.nodes[1].record.Bind }
 
@@ -114,7 +126,7 @@ func (d *dev) play(ctx context.Context) error {
 		return nil // stopped before there was anything to play on
 	}
 	if d.opts.Bots <= 0 {
-		fmt.Fprintf(out, "cluster ready: curl %s/endpoint/type/UDP/user/me\n", d.url())
+		fmt.Fprintf(out, "cluster ready: curl %s%s/endpoint/type/UDP/user/me\n", headers(d.nodes[1].cfg), d.url())
 		<-ctx.Done()
 		return nil
 	}
@@ -129,13 +141,25 @@ func (d *dev) play(ctx context.Context) error {
 		Status: func(line string) { fmt.Fprintln(out, d.prefix()+line) },
 	})
 	if err != nil {
-		return err
+		return &Error{ExitFailed, err}
 	}
 	fmt.Fprintln(out, sum)
-	if sum.Faulty() {
-		return &Error{ExitFailed, fmt.Errorf("%d reliable messages lost, %d duplicated, %d reordered", sum.Lost, sum.Duplicated, sum.Reordered)}
+	if why := sum.Failure(); why != "" {
+		return &Error{ExitFailed, errors.New(why)}
 	}
 	return nil
+}
+
+// headers are what a place has to be asked for with, as arguments of curl.
+func headers(cfg *config.Config) string {
+	h := ""
+	if cfg.Env.ClientKey.IsSet() {
+		h += `-H "ClientKey: $DIARKIS_CLIENT_KEY" `
+	}
+	if cfg.HTTP.Auth == "ticket" {
+		h += `-H "Authorization: Bearer $TICKET" `
+	}
+	return h
 }
 
 // BotTickets returns what makes the tickets of bots, as a game's backend does for its

@@ -11,23 +11,12 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/Diarkis/diarkis/internal/config"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 )
 
 // figuresInterval is how often load and figures are measured. It is also the beat
 // that liveness is judged by.
 const figuresInterval = time.Second
-
-// announcedFigures says which of our metrics become the node values that an http
-// node publishes for the whole cluster, summed over the labels not named here.
-var announcedFigures = []struct{ name, metric, protocol string }{
-	{"UDP_Packets_In", "diarkis_transport_packets_in_total", "UDP"},
-	{"UDP_Packets_Out", "diarkis_transport_packets_out_total", "UDP"},
-	{"TCP_Packets_In", "diarkis_transport_packets_in_total", "TCP"},
-	{"TCP_Packets_Out", "diarkis_transport_packets_out_total", "TCP"},
-	{"RUDP_Retries", "diarkis_transport_retransmissions_total", "UDP"},
-	{"Commands_In", "diarkis_router_commands_total", ""},
-	{"Commands_Out", "diarkis_users_messages_out_total", ""},
-}
 
 // tickFigures measures this node once a second and announces what it finds.
 func (n *Node) tickFigures(ctx context.Context) error {
@@ -44,79 +33,68 @@ func (n *Node) tickFigures(ctx context.Context) error {
 		}
 		n.memory.watch()
 		n.announceFigures(cpu.share())
-		if n.files != nil {
-			if err := n.files.Refresh(); err != nil {
-				n.log.Debug().Err(err).Msg("address files not refreshed")
-			}
-		}
+		n.keepFiles()
 	}
+}
+
+// figure is a node value that an http node publishes for the whole cluster.
+type figure struct {
+	name  string // as in httpapi.ClusterFigures
+	value uint64
+}
+
+// figures asks the parts of this node, each of which knows its own.
+func (n *Node) figures() []figure {
+	m := n.mesh.Stats()
+	out := []figure{{"Mesh_Packets_In", m.In}, {"Mesh_Packets_Out", m.Out}, {"Mesh_Retry", m.Retries}}
+	if n.users == nil {
+		return out
+	}
+	t, c := n.server.Figures(), n.commands.Figures()
+	out = append(out,
+		figure{"Users", uint64(n.users.CCU())}, figure{"Rooms", uint64(n.rooms.Count())},
+		figure{"Commands_In", c.Commands}, figure{"Commands_Out", c.Answers + n.rooms.Pushes() + n.users.Pushes()},
+		figure{n.server.Protocol() + "_Packets_In", t.PacketsIn}, figure{n.server.Protocol() + "_Packets_Out", t.PacketsOut},
+	)
+	if n.cfg.Role == config.RoleUDP {
+		out = append(out, figure{"RUDP_Retries", t.Retransmissions})
+	}
+	return out
 }
 
 func (n *Node) announceFigures(load float64) {
-	count := 0
-	set := func(name string, v any) {
-		if err := n.marsNode.SetValue(name, v); err != nil {
-			n.log.Debug().Err(err).Str("name", name).Msg("node value not set")
+	for _, f := range n.figures() {
+		if err := n.marsNode.SetValue(f.name, int64(f.value)); err != nil {
+			n.log.Debug().Err(err).Str("name", f.name).Msg("node value not set")
 		}
 	}
+	count := 0
 	if n.users != nil {
 		count = n.users.CCU()
-		set("Users", int64(count))
-		set("Rooms", int64(n.rooms.Count()))
-	}
-	st := n.mesh.Stats()
-	set("Mesh_Packets_In", int64(st.In))
-	set("Mesh_Packets_Out", int64(st.Out))
-	set("Mesh_Retry", int64(st.Retries))
-	families, err := n.reg.Gather()
-	if err != nil {
-		n.log.Warn().Err(err).Msg("metrics not gathered")
-	}
-	for _, f := range announcedFigures {
-		if v, ok := sum(families, f.metric, f.protocol); ok {
-			set(f.name, int64(v))
-		}
 	}
 	n.marsNode.SetLoad(count, load)
 	if n.cfg.Role == config.RoleMARS && n.cfg.MARS.EnableMetricsLogging {
-		logMetrics(families)
+		n.logMetrics()
 	}
-}
-
-// sum adds up a counter or gauge over its labels; protocol "" takes every one.
-func sum(families []*dto.MetricFamily, name, protocol string) (total float64, ok bool) {
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			if protocol != "" && !hasLabel(m, "protocol", protocol) {
-				continue
-			}
-			ok = true
-			total += m.GetCounter().GetValue() + m.GetGauge().GetValue()
-		}
-	}
-	return total, ok
-}
-
-func hasLabel(m *dto.Metric, name, value string) bool {
-	for _, l := range m.GetLabel() {
-		if l.GetName() == name && strings.EqualFold(l.GetValue(), value) {
-			return true
-		}
-	}
-	return false
 }
 
 // logMetrics writes our metrics as one JSON line to stdout, for collectors that
 // read logs and can't scrape.
-func logMetrics(families []*dto.MetricFamily) {
+func (n *Node) logMetrics() {
+	families, err := n.reg.Gather()
+	if err != nil {
+		n.log.Warn().Err(err).Msg("metrics not gathered")
+	}
 	out := map[string]float64{}
 	for _, f := range families {
-		if v, ok := sum(families, f.GetName(), ""); ok && strings.HasPrefix(f.GetName(), "diarkis_") {
-			out[f.GetName()] = v
+		if !strings.HasPrefix(f.GetName(), telemetry.Namespace+"_") || f.GetType() == dto.MetricType_HISTOGRAM {
+			continue
 		}
+		total := 0.0
+		for _, m := range f.GetMetric() {
+			total += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+		out[f.GetName()] = total
 	}
 	_ = json.NewEncoder(os.Stdout).Encode(out) // a closed stdout is not worth stopping for
 }

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,6 +16,8 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/config"
 	"github.com/Diarkis/diarkis/internal/mars"
+	"github.com/Diarkis/diarkis/internal/mesh"
+	"github.com/Diarkis/diarkis/internal/rundir"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -59,8 +63,10 @@ func TestStateTasks(t *testing.T) {
 			task string
 			want mars.State
 		}{{"Offline", mars.Offline}, {"Taken", mars.Taken}, {"Online", mars.Online}} {
-			if err := udp.builtinTasks()[tc.task].run(nil); err != nil {
-				t.Errorf("%s: %v", tc.task, err)
+			for _, want := range []string{"state is " + tc.want.String() + ", was", "already"} {
+				if o := udp.outcome(ctx, rundir.Task{Name: strings.ToLower(tc.task)}, nil); o.Code != ExitOK || !strings.Contains(o.Text, want) {
+					t.Errorf("%s: %+v, want %q", tc.task, o, want)
+				}
 			}
 			if got := udp.marsNode.Self().State; got != tc.want {
 				t.Errorf("after %s the state is %v", tc.task, got)
@@ -69,20 +75,35 @@ func TestStateTasks(t *testing.T) {
 				t.Errorf("after %s serving is %v", tc.task, serving)
 			}
 		}
-		for name, params := range map[string][]string{"DumpDirectory": nil, "DumpRooms": nil, "Goroutines": nil, "ChangeLogLevel": {"warn"}} {
-			if err := udp.builtinTasks()[name].run(params); err != nil {
-				t.Errorf("%s: %v", name, err)
+		for _, tc := range []struct {
+			node *Node
+			task string
+			code int
+			text string
+		}{
+			{udp, "DumpDirectory", ExitOK, "4 members logged"},
+			{udp, "DumpRooms", ExitOK, "0 rooms logged"},
+			{udp, "Goroutines", ExitOK, "goroutines logged"},
+			{udp, "ChangeLogLevel warn", ExitOK, "log level is warn, was error"},
+			{udp, "ChangeLogLevel loud", ExitUsage, `log level "loud"`},
+			{udp, "ChangeLogLevel", ExitUsage, "one level, not 0"},
+			{udp, "Offline now", ExitUsage, "takes no parameter"},
+			{udp, "Bogus", ExitUsage, `no task is called "Bogus"; there are ChangeLogLevel`},
+			{d.nodes[0], "DumpRooms", ExitFailed, "a mars node has no rooms"},
+		} {
+			words := strings.Fields(tc.task)
+			if tc.task == "DumpDirectory" {
+				awaitMembers(t, ctx, udp, 4)
+			}
+			if o := tc.node.outcome(ctx, rundir.Task{Name: words[0], Params: words[1:]}, nil); o.Code != tc.code || !strings.Contains(o.Text, tc.text) {
+				t.Errorf("%s: %+v, want %d with %q", tc.task, o, tc.code, tc.text)
 			}
 		}
-		if udp.builtinTasks()["ChangeLogLevel"].run([]string{"loud"}) == nil {
-			t.Error("ChangeLogLevel took a level that there is not")
-		}
-		if d.nodes[0].builtinTasks()["DumpRooms"].run(nil) == nil {
-			t.Error("a mars node dumped rooms")
-		}
 		udp.draining.Store(true)
-		if udp.SetState(mars.Online) == nil {
-			t.Error("a terminating node went online again")
+		for _, name := range []string{"Online", "Offline", "MarsRecover"} {
+			if o := udp.outcome(ctx, rundir.Task{Name: name}, nil); o.Code != ExitFailed || !strings.Contains(o.Text, "terminating") {
+				t.Errorf("%s on a terminating node: %+v", name, o)
+			}
 		}
 		return nil
 	})
@@ -116,24 +137,31 @@ func TestMARSStatusAndTasks(t *testing.T) {
 		if err != nil || st.Reigns || st.Authority != string(home.MeshAddr()) || st.LeaseMS != 0 || len(st.Members) != 4 || st.Members[0].AgeMS != nil {
 			t.Errorf("status of udp = %+v, %v", st, err)
 		}
-		for _, tc := range []struct{ task, param, want string }{
-			{"MarsRecover", "", "nothing to recover"},
-			{"MarsRecover", "now", "takes no parameter"},
-			{"MarsTransfer", "", "one node"},
-			{"MarsTransfer", "mars", "node address"},
-			{"MarsTransfer", "10.9.9.9:1", "is no member; members are 127.0.0.1:"},
-			{"MarsTransfer", string(home.MeshAddr()), "is the authority already"},
+		for _, tc := range []struct {
+			task, param string
+			code        int
+			want        string
+		}{
+			{"MarsRecover", "", ExitFailed, "nothing to recover"},
+			{"MarsRecover", "now", ExitUsage, "takes no parameter"},
+			{"MarsTransfer", "", ExitUsage, "one node"},
+			{"MarsTransfer", "mars", ExitUsage, "node address"},
+			{"MarsTransfer", "10.9.9.9:1", ExitFailed, "is no member; members are 127.0.0.1:"},
+			{"MarsTransfer", string(home.MeshAddr()), ExitFailed, "is the authority already"},
+			{"MarsTransfer", string(udp.MeshAddr()), ExitOK, string(udp.MeshAddr()) + " is the authority after"},
 		} {
-			var params []string
-			if tc.param != "" {
-				params = []string{tc.param}
-			}
-			if err := udp.builtinTasks()[tc.task].run(params); err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("%s %s = %v, want %q", tc.task, tc.param, err, tc.want)
+			o := udp.outcome(ctx, rundir.Task{Name: tc.task, Params: strings.Fields(tc.param)}, nil)
+			if o.Code != tc.code || !strings.Contains(o.Text, tc.want) {
+				t.Errorf("%s %s = %+v, want %d with %q", tc.task, tc.param, o, tc.code, tc.want)
 			}
 		}
-		if err := udp.builtinTasks()["MarsTransfer"].run([]string{string(udp.MeshAddr())}); err != nil {
-			t.Errorf("MarsTransfer: %v", err)
+		if !udp.marsNode.Reigns() {
+			t.Error("a transfer is said to be done that is not")
+		}
+		short, cancel := context.WithCancel(ctx)
+		cancel()
+		if did, err := udp.marsTransfer(short, []string{string(home.MeshAddr())}); err == nil || !strings.Contains(err.Error(), "not known yet") {
+			t.Errorf("a transfer that nobody waits for = %q, %v", did, err)
 		}
 		return nil
 	})
@@ -208,6 +236,8 @@ func TestCodeOf(t *testing.T) {
 		{fmt.Errorf("start: %w", &Error{ExitUnavailable, errors.New("port")}), ExitUnavailable},
 		{&config.Errors{}, ExitConfig},
 		{&config.UsageError{}, ExitUsage},
+		{fmt.Errorf("%w: development secret: %w", mesh.ErrConfig, &fs.PathError{Op: "write", Err: syscall.ENOSPC}), ExitCreate},
+		{fmt.Errorf("%w: development secret: %w", mesh.ErrConfig, &fs.PathError{Op: "open", Err: syscall.EACCES}), ExitConfig},
 	} {
 		if got := CodeOf(tc.err); got != tc.want {
 			t.Errorf("CodeOf(%v) = %d, want %d", tc.err, got, tc.want)

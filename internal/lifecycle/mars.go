@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
 )
@@ -78,42 +79,70 @@ func (n *Node) marsStatus(ctx context.Context) (MARSStatus, error) {
 	return out, nil
 }
 
-// marsRecover is the task with which an operator founds the cluster anew.
-func (n *Node) marsRecover(params []string) error {
-	if len(params) != 0 {
-		return fmt.Errorf("recover mars: takes no parameter, got %q", params)
+// marsRecover is the task with which an operator founds the cluster anew. It waits
+// until this node follows an authority, whoever that is.
+func (n *Node) marsRecover(ctx context.Context) (string, error) {
+	d := n.marsNode.Directory()
+	switch {
+	case n.draining.Load():
+		return "", errTerminating
+	case d.Live:
+		return "", fmt.Errorf("there is nothing to recover, %s is the authority", d.Authority)
 	}
-	if d := n.marsNode.Directory(); d.Live {
-		return fmt.Errorf("recover mars: there is nothing to recover, %s is the authority", d.Authority)
+	began := time.Now()
+	if err := await(ctx, n.marsNode.Recover()); err != nil {
+		return "", err
 	}
-	n.marsNode.Recover()
-	return nil
+	if n.marsNode.Reigns() {
+		return "cluster founded anew " + after(began) + ", this node is the authority", nil
+	}
+	return fmt.Sprintf("%s is the authority %s; this node founded nothing", n.marsNode.Directory().Authority, after(began)), nil
+}
+
+// await returns what comes of what the membership was asked for.
+func await(ctx context.Context, done <-chan error) error {
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("what comes of it is not known yet: %w", context.Cause(ctx))
+	}
 }
 
 // marsTransfer is the task with which an operator moves the office of the authority.
-func (n *Node) marsTransfer(params []string) error {
+// It waits until that has happened, as this node sees it.
+func (n *Node) marsTransfer(ctx context.Context, params []string) (string, error) {
 	if len(params) != 1 {
-		return fmt.Errorf("transfer mars: give the mesh address of one node, not %d", len(params))
+		return "", taskUsage("give the mesh address of one node, not %d", len(params))
 	}
 	to := id.Node(strings.TrimSpace(params[0]))
 	if _, err := to.AddrPort(); err != nil {
-		return fmt.Errorf("transfer mars: %w", err)
+		return "", &taskUsageError{err.Error()}
 	}
 	d := n.marsNode.Directory()
 	_, known := d.Lookup(to)
 	switch {
+	case n.draining.Load():
+		return "", errTerminating
 	case !d.Live:
-		return errors.New("transfer mars: there is no authority that could hand its office over")
+		return "", errors.New("there is no authority that could hand its office over")
 	case d.Authority == to:
-		return fmt.Errorf("transfer mars: %s is the authority already", to)
+		return "", fmt.Errorf("%s is the authority already", to)
 	case !known:
 		var names []string
 		for _, m := range d.Members {
 			names = append(names, string(m.Node))
 		}
 		slices.Sort(names)
-		return fmt.Errorf("transfer mars: %s is no member; members are %s", to, strings.Join(names, ", "))
+		return "", fmt.Errorf("%s is no member; members are %s", to, strings.Join(names, ", "))
 	}
-	n.marsNode.Transfer(to)
-	return nil
+	began := time.Now()
+	if err := await(ctx, n.marsNode.Transfer(to)); err != nil {
+		return "", err
+	}
+	// The directory follows: what is asked next must not find the old authority in it.
+	if !waitFor(ctx, func() bool { d := n.marsNode.Directory(); return d.Live && d.Authority == to }) {
+		return "", fmt.Errorf("the office was handed over %s, and is in other hands since: %s", after(began), n.marsNode.Directory().Authority)
+	}
+	return fmt.Sprintf("%s is the authority %s, was %s", to, after(began), d.Authority), nil
 }

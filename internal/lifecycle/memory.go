@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"math"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -38,6 +39,9 @@ const (
 // The variable GOMEMLIMIT, which the runtime reads by itself, comes first. Without
 // either there is no limit: a process on a machine of its own.
 func boundMemory(ctx context.Context, log zerolog.Logger) {
+	if share, ok := os.LookupEnv("AUTOMEMLIMIT"); ok && share == "" { // empty is unset, which memlimit does not think
+		_ = os.Unsetenv("AUTOMEMLIMIT")
+	}
 	limit, err := memlimit.Set(memlimit.WithRatio(memoryRatio), memlimit.WithRefreshInterval(ctx, memoryRefresh))
 	switch {
 	case err != nil: // most likely not Linux, or no control groups

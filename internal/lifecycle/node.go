@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +32,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/mars/marsnode"
 	"github.com/Diarkis/diarkis/internal/mesh"
 	"github.com/Diarkis/diarkis/internal/modules/room"
+	"github.com/Diarkis/diarkis/internal/router"
 	"github.com/Diarkis/diarkis/internal/rundir"
 	"github.com/Diarkis/diarkis/internal/telemetry"
 	"github.com/Diarkis/diarkis/internal/transport"
@@ -46,6 +48,9 @@ type Options struct {
 	// ColdBoot is how long a mars node that starts looks for a cluster before it
 	// founds one. Zero means 3 s, negative not at all: there is none to be found.
 	ColdBoot time.Duration
+	// Trial says that no players depend on the node: `diarkisd dev` does not advise on how
+	// to set up a machine for them.
+	Trial bool
 	// OnStarted is called by Run once the node listens, from Run's goroutine.
 	// It must not block.
 	OnStarted func(*Node)
@@ -60,26 +65,33 @@ type Node struct {
 	level *telemetry.Level
 	reg   *prometheus.Registry
 	cold  time.Duration
+	trial bool
 	onUp  func(*Node)
 
 	// Set while starting, then constant.
 	dir       *rundir.Dir
+	claim     *rundir.Claim
 	files     *rundir.Addresses
 	record    rundir.Node
 	mesh      *mesh.Mesh
 	marsNode  *marsnode.Node
 	users     *users.Registry // udp, tcp
 	rooms     *room.Engine    // udp, tcp
+	commands  *router.Router[*users.User]
 	server    transport.Server
 	probeKey  []byte
+	listens   string // host:port where clients arrive, "" on mars
 	adminAddr net.Addr
 	announced bool // membership runs, so there is something to leave
 
 	// member is marsNode for goroutines that may ask before there is one.
 	member   atomic.Pointer[marsnode.Node]
 	beat     telemetry.Heartbeat
-	memory   *memory // set by New
+	memory   *memory     // set by New
+	started  atomic.Bool // it listens: tasks may be run
 	draining atomic.Bool
+	// stating is held while the state changes: the drain's is the last.
+	stating sync.Mutex
 	// hard ends when waiting for clients makes no sense any more.
 	hard context.Context
 }
@@ -88,7 +100,7 @@ type Node struct {
 func New(o Options) *Node {
 	n := &Node{
 		cfg: o.Config, log: o.Log.With().Str("role", string(o.Config.Role)).Logger(), level: o.Level,
-		reg: telemetry.NewRegistry(o.Build), cold: o.ColdBoot, onUp: o.OnStarted,
+		reg: telemetry.NewRegistry(o.Build), cold: o.ColdBoot, trial: o.Trial, onUp: o.OnStarted,
 	}
 	n.memory = newMemory(n.log, n.reg, refusedWhenShort(n.cfg.Role))
 	return n
@@ -102,7 +114,8 @@ func (n *Node) Run(ctx, hard context.Context) error {
 	s := newStack(n.log)
 	err := n.start(ctx, s)
 	if err == nil {
-		n.log.Info().Stringer("mesh", n.MeshAddr()).Str("public", n.record.Public).Str("admin", n.record.Admin).Msg("node started")
+		n.started.Store(true)
+		n.logStart()
 		if n.onUp != nil {
 			n.onUp(n)
 		}
@@ -129,13 +142,29 @@ func (n *Node) Run(ctx, hard context.Context) error {
 	return err
 }
 
+// logStart says where the node is: to players, for the roles that they have to do with,
+// and what it listens on where that is something else.
+func (n *Node) logStart() {
+	e := n.log.Info().Stringer("mesh", n.MeshAddr())
+	if n.record.Public != "" {
+		e = e.Str("public", n.record.Public)
+	}
+	if n.listens != n.record.Public {
+		e = e.Str("listens", n.listens)
+	}
+	e.Str("admin", n.record.Admin).Msg("node started")
+}
+
 // start builds and starts the parts in floor order.
 func (n *Node) start(ctx context.Context, s *stack) error {
 	var err error
 	if n.dir, err = rundir.Open(n.cfg.Env.RunDir); err != nil {
 		return err
 	}
-	if err := n.startAdmin(s); err != nil {
+	if err := n.claimFiles(); err != nil {
+		return err
+	}
+	if err := n.startAdmin(ctx, s); err != nil {
 		return err
 	}
 	if err := n.startMesh(ctx, s); err != nil {
@@ -166,7 +195,7 @@ func (n *Node) startMesh(ctx context.Context, s *stack) error {
 	if _, err := rand.Read(inc[:]); err != nil {
 		return fmt.Errorf("make an incarnation: %w", err)
 	}
-	mc, err := n.meshConfig(inc)
+	mc, err := n.meshConfig(ctx, inc)
 	if err != nil {
 		return err
 	}
@@ -175,7 +204,10 @@ func (n *Node) startMesh(ctx context.Context, s *stack) error {
 	}
 	node, err := n.mesh.Listen()
 	if err != nil {
-		return &Error{ExitUnavailable, err}
+		return n.meshListenError(mc, err)
+	}
+	if a, err := node.AddrPort(); err == nil && n.cfg.Role != config.RoleMARS {
+		n.portMoved(zerolog.InfoLevel, "mesh", mc.Port, int(a.Port()))
 	}
 	s.start("mesh", n.mesh.Run)
 	resolver := newMARSResolver(n.cfg, node)
@@ -210,13 +242,13 @@ func (n *Node) suspect(peer id.Node) {
 
 // meshConfig reads the settings of the mesh: MARS has an address of its own, which
 // everyone must know, so its port is never searched.
-func (n *Node) meshConfig(inc id.Incarnation) (mesh.Config, error) {
+func (n *Node) meshConfig(ctx context.Context, inc id.Incarnation) (mesh.Config, error) {
 	c, env := n.cfg.Mesh, n.cfg.Env
 	mc := mesh.Config{
 		AllowPublic: c.AllowPublic, Incarnation: inc, Role: string(n.cfg.Role), RequestTimeout: c.ReliableRetryTimeout, RetryInterval: c.RetryInterval,
 		Identity: mesh.Identity{
 			CertFile: c.TLS.Cert, KeyFile: c.TLS.Key, CAFile: c.TLS.CA,
-			SecretFile: env.ClusterSecretFile, DevelopmentDir: n.dir.Path(),
+			SecretFile: env.ClusterSecretFile, DevelopmentDir: env.RunDir,
 		},
 		LinkFailed: n.suspect,
 		Log:        n.log, Reg: n.reg,
@@ -224,14 +256,23 @@ func (n *Node) meshConfig(inc id.Incarnation) (mesh.Config, error) {
 	if env.ClusterSecretFile == "" {
 		mc.Identity.Secret = env.ClusterSecret.Reveal()
 	}
+	var address netip.Addr
+	var err error
 	if n.cfg.Role == config.RoleMARS {
-		mc.Address, mc.Port = n.cfg.MARS.Address, n.cfg.MARS.Port
+		mc.Port = n.cfg.MARS.Port
+		address, err = marsBind(ctx, n.cfg)
 	} else {
-		a, err := bindAddress(n.cfg, c.Address, c.NIC, "mesh.nic")
-		if err != nil {
-			return mc, err
+		mc.Port, mc.PortSearch = c.Port, searchFrom(c.Port)
+		address, err = bindAddress(ctx, n.cfg, "mesh", c.Address, c.NIC)
+	}
+	if err != nil {
+		return mc, err
+	}
+	mc.Address = address.String()
+	if address.IsUnspecified() { // others need to know one
+		if mc.Advertise, err = hostAddress(n.cfg); err != nil {
+			return mc, &Error{ExitUnavailable, fmt.Errorf("mesh address of this machine: %w", err)}
 		}
-		mc.Address, mc.Port, mc.PortSearch = a, c.Port, searchFrom(c.Port)
 	}
 	// A node elsewhere means that this is not a development cluster.
 	for _, h := range append([]string{c.MARSAddress}, c.Seeds...) {
@@ -242,31 +283,20 @@ func (n *Node) meshConfig(inc id.Incarnation) (mesh.Config, error) {
 			mc.Remotes = append(mc.Remotes, r)
 		}
 	}
-	return n.withAdvertised(mc)
+	return mc, nil
 }
 
-// withAdvertised fills in the address others reach this node by, when it is bound
-// to every interface.
-func (n *Node) withAdvertised(mc mesh.Config) (mesh.Config, error) {
-	a, err := netip.ParseAddr(mc.Address)
-	if err != nil { // a host name: bind what it resolves to
-		nodes, err := resolve(context.Background(), net.JoinHostPort(mc.Address, "1"))
-		if err != nil {
-			return mc, &Error{ExitConfig, err}
-		}
-		ap, err := nodes[0].AddrPort()
-		if err != nil {
-			return mc, err
-		}
-		a = ap.Addr()
-		mc.Address = a.String()
+// meshListenError explains why the mesh could not listen.
+func (n *Node) meshListenError(mc mesh.Config, err error) error {
+	section := "mesh"
+	if n.cfg.Role == config.RoleMARS {
+		section = string(config.RoleMARS)
 	}
-	if a.IsUnspecified() {
-		if mc.Advertise, err = hostAddress(n.cfg.Mesh.NIC); err != nil {
-			return mc, &Error{ExitUnavailable, fmt.Errorf("mesh address of this host: %w", err)}
-		}
+	a, parseErr := netip.ParseAddr(mc.Address)
+	if parseErr != nil {
+		return &Error{ExitUnavailable, err}
 	}
-	return mc, nil
+	return listenError(n.cfg, section, a, mc.Port, mc.PortSearch, err)
 }
 
 // MeshAddr returns the address at which other nodes reach this one.
@@ -278,8 +308,10 @@ func (n *Node) PublicAddr() string { return n.record.Public }
 // SetState takes the node out of (or back into) the hand-out of places. It fails
 // once the process has begun to terminate.
 func (n *Node) SetState(s mars.State) error {
+	n.stating.Lock()
+	defer n.stating.Unlock()
 	if n.draining.Load() {
-		return errors.New("set state: the process is terminating")
+		return errTerminating
 	}
 	n.setState(s)
 	n.log.Info().Stringer("state", s).Msg("state changed")
@@ -328,6 +360,7 @@ func (n *Node) status() telemetry.Status {
 	st.Joined, st.Reason = m.Joined()
 	st.State = m.Self().State.String()
 	if n.draining.Load() {
+		st.Draining = true
 		st.State, st.Reason = mars.Offline.String(), "draining: the process is terminating"
 	}
 	switch d := m.Directory(); {
@@ -344,14 +377,7 @@ func (n *Node) writeFiles() error {
 	role, pid := string(n.cfg.Role), os.Getpid()
 	n.record.Role, n.record.PID = role, pid
 	n.record.Mesh, n.record.Admin = string(n.MeshAddr()), n.adminAddr.String()
-	if n.probeKey != nil {
-		f, err := n.dir.WriteProbeKey(role, pid, n.probeKey)
-		if err != nil {
-			return err
-		}
-		n.record.ProbeKeyFile = f
-	}
-	if err := n.dir.WriteNode(n.record); err != nil {
+	if err := n.writeRecord(); err != nil {
 		return err
 	}
 	var err error
@@ -365,10 +391,7 @@ func (n *Node) removeFiles() {
 			n.log.Warn().Err(err).Msg("address files not removed")
 		}
 	}
-	if n.record.Role != "" {
-		n.dir.RemoveNode(n.record.Role, n.record.PID)
-		n.dir.RemoveProbeKey(n.record.Role, n.record.PID)
-	}
+	n.releaseFiles()
 }
 
 func joinHostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }

@@ -1,10 +1,13 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
 	"net/netip"
+
+	"github.com/rs/zerolog"
 
 	"github.com/Diarkis/diarkis/internal/cloudaddr"
 	"github.com/Diarkis/diarkis/internal/config"
@@ -65,15 +68,15 @@ func (n *Node) startPlayers(ctx context.Context, s *stack) error {
 	if err != nil {
 		return err
 	}
-	commands := router.New[*users.User](router.Config{StructErrors: n.cfg.Env.StructErr}, n.log, n.reg)
+	n.commands = router.New[*users.User](router.Config{StructErrors: n.cfg.Env.StructErr}, n.log, n.reg)
 	n.rooms, err = room.New(room.Config{
 		MembersMax: n.cfg.Room.MaxMembers, RoomsMax: n.cfg.Room.MaxRooms,
 		EmptyMax: n.cfg.Room.EmptyRooms, TTLMax: n.cfg.Room.MaxTTL,
-	}, n.users, commands, n.mesh, n.log, n.reg)
+	}, n.users, n.commands, n.mesh, n.log, n.reg)
 	if err != nil {
 		return err
 	}
-	n.users.SetCommands(commands)
+	n.users.SetCommands(n.commands)
 	if err := n.listenPlayers(ctx); err != nil {
 		return err
 	}
@@ -108,12 +111,14 @@ func (n *Node) listenPlayers(ctx context.Context) error {
 	if _, err := rand.Read(n.probeKey); err != nil {
 		return fmt.Errorf("make a probe key: %w", err)
 	}
-	tc, err := n.transportConfig()
+	address, err := n.playersAddress(ctx)
 	if err != nil {
 		return err
 	}
+	tc := n.transportConfig(address)
 	if n.cfg.Role == config.RoleTCP {
-		n.checkDescriptors(listener.Process())
+		d := listener.Process()
+		n.checkDescriptors(d, "tcp.maxUsers", tc.PlacesMax+transport.Handshakes, n.usersMax(d))
 		n.server, err = transport.NewTCP(tc, n.users, n.log, n.reg)
 	} else {
 		n.server, err = transport.NewUDP(tc, n.users, n.log, n.reg)
@@ -123,13 +128,36 @@ func (n *Node) listenPlayers(ctx context.Context) error {
 	}
 	bound, err := n.server.Listen()
 	if err != nil {
-		return &Error{ExitUnavailable, err}
+		return listenError(n.cfg, string(n.cfg.Role), address, tc.Port, tc.PortSearch, err)
 	}
-	if tc.Port != 0 && int(bound.Port()) != tc.Port {
-		n.log.Warn().Int("configured_port", tc.Port).Int("port", int(bound.Port())).Msg("port taken, next free one bound")
-	}
+	n.portMoved(zerolog.WarnLevel, string(n.cfg.Role), tc.Port, int(bound.Port()))
+	n.listens = joinHostPort(address.String(), int(bound.Port()))
 	n.record.Transport, n.record.Bind = string(n.cfg.Role), localAddress(bound).String()
-	return n.announce(ctx, bound)
+	return n.announce(ctx, address, bound.Port())
+}
+
+// public is what was set for players to be told of this node.
+func (n *Node) public() config.Public {
+	if n.cfg.Role == config.RoleTCP {
+		return n.cfg.TCP.Public
+	}
+	return n.cfg.UDP.Public
+}
+
+// playersPort is the port that was set for them.
+func (n *Node) playersPort() int {
+	if n.cfg.Role == config.RoleTCP {
+		return n.cfg.TCP.Port
+	}
+	return n.cfg.UDP.Port
+}
+
+// playersAddress is where players' packets arrive.
+func (n *Node) playersAddress(ctx context.Context) (netip.Addr, error) {
+	if n.cfg.Role == config.RoleTCP {
+		return bindAddress(ctx, n.cfg, "tcp", n.cfg.TCP.Address, n.cfg.TCP.NIC)
+	}
+	return bindAddress(ctx, n.cfg, "udp", n.cfg.UDP.Address, n.cfg.UDP.NIC)
 }
 
 // handshakesPart of the descriptors for connections are kept for those who are about to
@@ -147,33 +175,42 @@ func (n *Node) usersMax(d *listener.Descriptors) int {
 	return most
 }
 
-// checkDescriptors warns when there are fewer descriptors than players may come.
-func (n *Node) checkDescriptors(d *listener.Descriptors) {
-	most := n.limits().MaxUsers + transport.Handshakes
-	if d.Limit() == 0 || d.Connections() >= most {
+// checkDescriptors warns when there are fewer descriptors than the connections that a
+// setting allows. The node is full at fewer.
+func (n *Node) checkDescriptors(d *listener.Descriptors, setting string, connections, fullAt int) {
+	if n.trial || d.Limit() == 0 || d.Connections() >= connections {
 		return
 	}
-	n.log.Warn().Int("max_users", n.limits().MaxUsers).Int("handshakes", transport.Handshakes).
-		Int("descriptors", d.Limit()).Int("for_connections", d.Connections()).Int("needed", listener.LimitFor(most)).
-		Int("full_at", n.usersMax(d)).
-		Msg("fewer descriptors than maxUsers needs: raise the limit (ulimit -n, LimitNOFILE=) or lower tcp.maxUsers")
+	n.log.Warn().Str("setting", setting).Int("descriptors", d.Limit()).Int("for_connections", d.Connections()).
+		Int("needed", listener.LimitFor(connections)).Int("full_at", min(fullAt, d.Connections())).
+		Msg("fewer descriptors than connections may come: raise the limit (ulimit -n, LimitNOFILE=) or lower the setting")
 }
 
-// announce decides what players are told of the bound address.
-func (n *Node) announce(ctx context.Context, bound netip.AddrPort) error {
-	host, err := publicHost(ctx, n.cfg, bound.Addr().Unmap())
+// announce decides what players are told of a node that listens on address and port.
+func (n *Node) announce(ctx context.Context, address netip.Addr, port uint16) error {
+	host, err := publicHost(ctx, n.cfg, n.public(), address)
 	if err != nil {
 		return err
 	}
-	n.record.Public = joinHostPort(host, int(bound.Port()))
+	n.record.Public = joinHostPort(host, cmp.Or(n.public().PublicPort, int(port)))
 	n.marsNode.SetEndpoint(n.record.Public)
 	return nil
 }
 
-func (n *Node) transportConfig() (transport.Config, error) {
+// playersSearch is how many ports may be tried: of those above the one that a public port
+// is mapped to, none leads here.
+func (n *Node) playersSearch(port int) int {
+	if n.public().PublicPort != 0 {
+		return 0
+	}
+	return searchFrom(port)
+}
+
+func (n *Node) transportConfig(address netip.Addr) transport.Config {
 	l := n.limits()
 	c := transport.Config{
-		ClientKey: n.cfg.Env.ClientKey.Reveal(), ProbeKey: n.probeKey,
+		Address: address.String(), ClientKey: n.cfg.Env.ClientKey.Reveal(), ProbeKey: n.probeKey,
+		NodeToken:  mars.Token(n.marsNode.Self().Incarnation),
 		ReserveTTL: l.ReservationTTL, PlacesMax: l.MaxUsers,
 		Limits: transport.Limits{
 			UnauthenticatedPerSec: unlimited(l.UnauthenticatedPackets),
@@ -185,23 +222,20 @@ func (n *Node) transportConfig() (transport.Config, error) {
 			HeldBytes: l.HeldBytesMax,
 		},
 	}
-	var err error
 	if n.cfg.Role == config.RoleTCP {
 		t := n.cfg.TCP
 		c.Port, c.IdleTimeout, c.ResumeTTL, c.RekeyPackets = t.Port, t.ConnectionTTL, t.ResumeTTL, uint64(t.RekeyPackets)
 		c.MaxRecord, c.Nagle = t.MaxRcvSize, !t.NoDelay
 		c.Limits.HandshakesPerAddress = unlimited(t.HandshakesPerAddress)
-		c.PortSearch = searchFrom(t.Port)
-		c.Address, err = bindAddress(n.cfg, t.Address, t.NIC, "tcp.nic")
-		return n.forOneHost(c), err
+		c.PortSearch = n.playersSearch(t.Port)
+		return n.forOneHost(c)
 	}
 	u := n.cfg.UDP
 	c.Port, c.IdleTimeout, c.ResumeTTL, c.RekeyPackets = u.Port, u.ConnectionTTL, u.ResumeTTL, uint64(u.RekeyPackets)
 	c.Sockets, c.MaxDatagram = u.Sockets, u.MaxDatagram
 	c.SendInterval, c.TimerMax, c.RetryIntervalMax, c.MaxRetry = u.SendUDPInterval, u.HandleRUDPInterval, u.RetryInterval, u.MaxRetry
-	c.PortSearch = searchFrom(u.Port)
-	c.Address, err = bindAddress(n.cfg, u.Address, u.NIC, "udp.nic")
-	return n.forOneHost(c), err
+	c.PortSearch = n.playersSearch(u.Port)
+	return n.forOneHost(c)
 }
 
 // forOneHost lifts the limits by client address, unless they were set, where all
@@ -239,12 +273,12 @@ func localAddress(bound netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a, bound.Port())
 }
 
-// hostAddress is the address of a network interface, or of the host.
-func hostAddress(nic string) (netip.Addr, error) {
-	if nic != "" {
-		return cloudaddr.NIC(nic)
+// hostAddress is the address at which other nodes reach one that listens everywhere.
+func hostAddress(cfg *config.Config) (netip.Addr, error) {
+	if cfg.Mesh.NIC != "" {
+		return cloudaddr.NIC(cfg.Mesh.NIC, family(cfg))
 	}
-	return cloudaddr.Host()
+	return cloudaddr.Host(family(cfg))
 }
 
 // offlineOperator and offlineStopping are the reasons in an OFFLINE frame.

@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -37,6 +38,7 @@ type ProcessOptions struct {
 func RunProcess(ctx context.Context, o ProcessOptions) error {
 	signals := catchSignals()
 	defer signal.Stop(signals)
+	ignoreBrokenPipe()
 	cfg, err := config.Load(config.Options{Role: o.Role, Dir: o.ConfigDir, File: o.File, Flags: o.Flags})
 	if err != nil {
 		return err
@@ -46,7 +48,10 @@ func RunProcess(ctx context.Context, o ProcessOptions) error {
 		return &Error{ExitConfig, err}
 	}
 	for _, w := range cfg.Warnings {
-		log.Warn().Str("setting", w).Msg("setting ignored")
+		log.Warn().Str("warning", w).Msg("settings have a warning")
+	}
+	if err := Check(ctx, cfg); err != nil {
+		return err
 	}
 	boundMemory(ctx, log)
 	n := New(Options{Config: cfg, Log: log, Level: level, Build: buildInfo(o.Commit)})
@@ -93,7 +98,9 @@ func serve(ctx context.Context, signals <-chan os.Signal, log zerolog.Logger, st
 	hard, kill := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer kill(nil)
 	var watch sync.WaitGroup
-	watch.Go(func() { watchSignals(soft, hard, signals, signalActions{log, stopOnHUP, stop, kill, nodes}) })
+	tasks := newTaskQueue()
+	watch.Go(func() { watchSignals(soft, hard, signals, signalActions{log, stopOnHUP, stop, kill, tasks}) })
+	watch.Go(func() { runTasks(hard, tasks, nodes) })
 	err := runAll(soft, hard, nodes, work)
 	kill(nil)
 	watch.Wait()
@@ -141,7 +148,21 @@ type signalActions struct {
 	stopOnHUP bool
 	stop      context.CancelFunc
 	kill      context.CancelCauseFunc
-	nodes     []*Node
+	tasks     taskQueue
+}
+
+// taskQueue holds that SIGUSR1, and that SIGUSR2, asks for tasks. More of the same wait as one:
+// it takes all the tasks there are.
+type taskQueue [2]chan struct{}
+
+func newTaskQueue() taskQueue { return taskQueue{make(chan struct{}, 1), make(chan struct{}, 1)} }
+
+// add notes signal 1 or 2.
+func (q taskQueue) add(signal int) {
+	select {
+	case q[signal-1] <- struct{}{}:
+	default: // one that waits finds this one's tasks too
+	}
 }
 
 // watchSignals acts on signals until hard ends.
@@ -156,20 +177,53 @@ func watchSignals(soft, hard context.Context, signals <-chan os.Signal, a signal
 	}
 }
 
+// runTasks runs the tasks that signals ask for, one after another, until ctx ends.
+// It is apart from watchSignals: a task may take its time, and a signal to stop must not
+// wait for it.
+func runTasks(ctx context.Context, q taskQueue, nodes []*Node) {
+	for {
+		signal := 0
+		select {
+		case <-ctx.Done():
+			return
+		case <-q[0]:
+			signal = 1
+		case <-q[1]:
+			signal = 2
+		}
+		for _, n := range nodes {
+			n.runTasks(ctx, signal)
+		}
+	}
+}
+
 func (a signalActions) act(soft context.Context, s os.Signal) {
 	switch {
 	case taskSignal(s) > 0:
-		// One at a time, here; further signals of the kind coalesce in the channel.
-		for _, n := range a.nodes {
-			n.runTask(taskSignal(s), os.Getpid())
-		}
+		a.tasks.add(taskSignal(s))
 	case s == syscall.SIGHUP && !a.stopOnHUP:
 		a.log.Info().Msg("hangup ignored")
 	case soft.Err() == nil:
-		a.log.Info().Str("signal", s.String()).Msg("stop requested")
+		a.log.Info().Str("signal", signalText(s)).Msg("stop requested")
 		a.stop()
 	default:
-		a.log.Warn().Str("signal", s.String()).Msg("stop requested again, not waiting for clients")
+		a.log.Warn().Str("signal", signalText(s)).Msg("stop requested again, not waiting for clients")
 		a.kill(errSecondSignal)
 	}
 }
+
+// signalText names a signal as kill(1) does.
+func signalText(s os.Signal) string {
+	switch s {
+	case syscall.SIGTERM:
+		return "SIGTERM"
+	case syscall.SIGINT:
+		return "SIGINT"
+	case syscall.SIGHUP:
+		return "SIGHUP"
+	}
+	return s.String()
+}
+
+// signalName names the signal of a task.
+func signalName(task int) string { return "SIGUSR" + strconv.Itoa(task) }

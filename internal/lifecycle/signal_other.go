@@ -8,3 +8,5 @@ import "os"
 var taskSignals []os.Signal
 
 func taskSignal(os.Signal) int { return 0 }
+
+func ignoreBrokenPipe() {}

@@ -4,6 +4,7 @@ package lifecycle
 
 import (
 	"os"
+	"os/signal"
 	"syscall"
 )
 
@@ -20,3 +21,7 @@ func taskSignal(s os.Signal) int {
 	}
 	return 0
 }
+
+// ignoreBrokenPipe has a write to a log that nobody reads any more fail, instead of
+// ending the node and its players with it.
+func ignoreBrokenPipe() { signal.Ignore(syscall.SIGPIPE) }

@@ -2,21 +2,49 @@ package lifecycle
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"runtime/pprof"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/Diarkis/diarkis/internal/mars"
 	"github.com/Diarkis/diarkis/internal/rundir"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 )
+
+const (
+	// TaskWait is how long `diarkisd task` waits for what comes of a task.
+	TaskWait = 30 * time.Second
+	// taskTime is how long a task may take, so that who asked still hears of its failure.
+	taskTime = TaskWait - 5*time.Second
+)
+
+// errTerminating is why a node that drains changes nothing any more.
+var errTerminating = errors.New("the process is terminating")
 
 // task is what SIGUSR1 or SIGUSR2 can ask of a running process.
 type task struct {
 	help string
-	run  func(params []string) error
+	// run does it and says in one line what was done. It returns a taskUsageError when the
+	// parameters are wrong, and gives up when ctx ends.
+	run func(ctx context.Context, params []string) (did string, err error)
+}
+
+// taskUsageError says that there is no such task, or not with these parameters: exit 64.
+type taskUsageError struct{ text string }
+
+func (e *taskUsageError) Error() string { return e.text }
+
+func taskUsage(format string, args ...any) error {
+	return &taskUsageError{fmt.Sprintf(format, args...)}
 }
 
 // Tasks returns the names of the built-in tasks with a line on each, sorted.
@@ -33,80 +61,188 @@ func Tasks() []string {
 func (n *Node) builtinTasks() map[string]task {
 	return map[string]task{
 		"ChangeLogLevel": {"LEVEL: trace, debug, info, warn, error or fatal", n.changeLogLevel},
-		"Offline":        {"take no new players; those here play on", n.setStateTask(mars.Offline)},
-		"Online":         {"take new players again", n.setStateTask(mars.Online)},
+		"Offline":        {"take no new players; those here are told and play on", n.setStateTask(mars.Offline)},
+		"Online":         {"take new players again, after Offline or Taken", n.setStateTask(mars.Online)},
 		"Taken":          {"take no new players: reserved for those here", n.setStateTask(mars.Taken)},
-		"DumpDirectory":  {"log every node this one knows", n.dumpDirectory},
-		"DumpRooms":      {"log every room on this node", n.dumpRooms},
-		"Goroutines":     {"log the stack of every goroutine", n.dumpGoroutines},
-		"MarsRecover":    {"found the cluster anew if nobody has an authority", n.marsRecover},
+		"DumpDirectory":  {"log every node this one knows", withoutParams(n.dumpDirectory)},
+		"DumpRooms":      {"log every room on this node", withoutParams(n.dumpRooms)},
+		"Goroutines":     {"log the stack of every goroutine", withoutParams(n.dumpGoroutines)},
+		"MarsRecover":    {"found the cluster anew if nobody has an authority", withoutParams(n.marsRecover)},
 		"MarsTransfer":   {"NODE: hand the office of the authority to the node at this mesh address", n.marsTransfer},
 	}
 }
 
-// runTask runs the task in the file that goes with a signal (1 or 2). Whatever is
-// wrong with the file is one log line.
-func (n *Node) runTask(signal, pid int) {
-	t, err := rundir.ReadTask(n.dir.Path(), signal, pid)
+// findTask looks a task up by name, in any case of letters: it is typed by hand.
+func (n *Node) findTask(name string) (string, task, error) {
+	tasks := n.builtinTasks()
+	for known, t := range tasks {
+		if strings.EqualFold(known, name) {
+			return known, t, nil
+		}
+	}
+	return name, task{}, taskUsage("no task is called %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(tasks)), ", "))
+}
+
+// runTasks does what a signal, 1 or 2, asks for: the tasks somebody waits for at the
+// other end, and else the one in the task file that goes with the signal.
+func (n *Node) runTasks(ctx context.Context, signal int) {
+	starting, cancel := context.WithTimeout(ctx, taskTime)
+	defer cancel()
+	if !waitFor(starting, n.started.Load) {
+		n.noteTask(zerolog.WarnLevel).Str("signal", signalName(signal)).Msg("task not run, the node is not started")
+		return
+	}
+	signalled := false
+	if signal == 1 {
+		var asked []*rundir.Asked
+		asked, signalled = n.dir.TakeTasks(string(n.cfg.Role), os.Getpid())
+		for _, a := range asked {
+			o := n.outcome(ctx, a.Task, a.Err)
+			if err := a.Finish(o); err != nil {
+				n.noteTask(zerolog.ErrorLevel).Err(err).Str("task", a.Task.Name).Msg("outcome of a task not written")
+			}
+		}
+	}
+	t, err := rundir.ReadTask(n.dir.Path(), signal, os.Getpid(), !signalled)
+	if errors.Is(err, rundir.ErrNoTask) && signalled {
+		return // the signal was for those above
+	}
 	if err != nil {
-		n.log.Warn().Err(err).Int("signal", signal).Msg("task file refused")
+		n.noteTask(zerolog.WarnLevel).Err(err).Str("signal", signalName(signal)).Msg("task file refused")
 		return
 	}
-	known, ok := n.builtinTasks()[t.Name]
-	if !ok {
-		n.log.Warn().Str("task", t.Name).Int("signal", signal).Msg("task unknown")
-		return
-	}
-	if err := known.run(t.Params); err != nil {
-		n.log.Warn().Err(err).Str("task", t.Name).Msg("task failed")
-		return
-	}
-	n.log.Info().Str("task", t.Name).Msg("task done")
+	n.outcome(ctx, t, nil)
 }
 
-func (n *Node) changeLogLevel(params []string) error {
+// outcome runs one task and logs what came of it, at whatever level the log is: an
+// operator asked.
+func (n *Node) outcome(ctx context.Context, t rundir.Task, err error) rundir.Outcome {
+	name, did := t.Name, ""
+	var known task
+	if err == nil {
+		name, known, err = n.findTask(t.Name)
+	}
+	switch {
+	case err != nil:
+	case ctx.Err() != nil:
+		err = errTerminating
+	default:
+		ctx, cancel := context.WithTimeout(ctx, taskTime)
+		did, err = known.run(ctx, t.Params)
+		cancel()
+	}
+	if err == nil {
+		n.noteTask(zerolog.InfoLevel).Str("task", name).Str("outcome", did).Msg("task done")
+		return rundir.Outcome{Code: ExitOK, Text: did}
+	}
+	code, message := ExitFailed, "task failed"
+	if _, ok := errors.AsType[*taskUsageError](err); ok {
+		code, message = ExitUsage, "task refused"
+	}
+	n.noteTask(zerolog.WarnLevel).Err(err).Str("task", name).Msg(message)
+	return rundir.Outcome{Code: code, Text: strings.ReplaceAll(err.Error(), "\n", "; ")}
+}
+
+// noteTask begins a line that is logged whatever the level: who asks for something is
+// to see what came of it, also after asking for silence.
+func (n *Node) noteTask(level zerolog.Level) *zerolog.Event {
+	return n.log.Log().Str(zerolog.LevelFieldName, level.String())
+}
+
+// dump begins a line of what a task was asked to log.
+func (n *Node) dump() *zerolog.Event { return n.noteTask(zerolog.InfoLevel) }
+
+func withoutParams(run func(context.Context) (string, error)) func(context.Context, []string) (string, error) {
+	return func(ctx context.Context, params []string) (string, error) {
+		if len(params) != 0 {
+			return "", taskUsage("takes no parameter, got %q", params)
+		}
+		return run(ctx)
+	}
+}
+
+func (n *Node) changeLogLevel(_ context.Context, params []string) (string, error) {
 	if len(params) != 1 {
-		return fmt.Errorf("change log level: give one level, not %d", len(params))
+		return "", taskUsage("give one level, not %d", len(params))
 	}
-	return n.level.Set(strings.TrimSpace(params[0]))
+	was, level := n.level.String(), strings.TrimSpace(params[0])
+	if err := n.level.Set(level); err != nil {
+		return "", &taskUsageError{err.Error()}
+	}
+	return fmt.Sprintf("log level is %s, was %s", n.level, was), nil
 }
 
-func (n *Node) setStateTask(s mars.State) func([]string) error {
-	return func([]string) error { return n.SetState(s) }
+func (n *Node) setStateTask(s mars.State) func(context.Context, []string) (string, error) {
+	return withoutParams(func(context.Context) (string, error) {
+		was := n.marsNode.Self().State
+		if was == s && !n.draining.Load() {
+			return fmt.Sprintf("state was %v already", s), nil
+		}
+		if err := n.SetState(s); err != nil {
+			return "", err
+		}
+		text := fmt.Sprintf("state is %v, was %v", s, was)
+		if n.users != nil {
+			text += fmt.Sprintf(", %d users here", n.users.CCU())
+		}
+		if joined, reason := n.marsNode.Joined(); !joined {
+			text += "; nobody else knows of this node: " + reason
+		}
+		return text, nil
+	})
 }
 
-func (n *Node) dumpDirectory([]string) error {
+func (n *Node) dumpDirectory(context.Context) (string, error) {
 	d := n.marsNode.Directory()
-	n.log.Info().Uint64("version", d.Version).Bool("live", d.Live).Stringer("authority", d.Authority).
+	n.dump().Uint64("version", d.Version).Bool("live", d.Live).Stringer("authority", d.Authority).
 		Int("members", len(d.Members)).Msg("directory dumped")
 	for _, m := range d.Members {
-		n.log.Info().Stringer("peer", m.Node).Str("role", m.Role).Str("type", m.Type).Stringer("state", m.State).
+		n.dump().Stringer("peer", m.Node).Str("role", m.Role).Str("type", m.Type).Stringer("state", m.State).
 			Str("endpoint", m.Endpoint).Bool("hidden", m.Hidden).Int("users", m.Users).Msg("directory member")
 	}
-	return nil
+	return fmt.Sprintf("%d members logged", len(d.Members)), nil
 }
 
-func (n *Node) dumpRooms([]string) error {
+func (n *Node) dumpRooms(context.Context) (string, error) {
 	if n.rooms == nil {
-		return fmt.Errorf("dump rooms: a %s node has none", n.cfg.Role)
+		return "", fmt.Errorf("a %s node has no rooms", n.cfg.Role)
 	}
 	infos := n.rooms.Rooms()
-	n.log.Info().Int("rooms", len(infos)).Msg("rooms dumped")
+	n.dump().Int("rooms", len(infos)).Msg("rooms dumped")
 	for _, r := range infos {
 		b, err := json.Marshal(r)
 		if err != nil {
-			return fmt.Errorf("dump rooms: %w", err)
+			return "", fmt.Errorf("dump rooms: %w", err)
 		}
-		n.log.Info().RawJSON("room", b).Msg("room")
+		n.dump().RawJSON("room", b).Msg("room")
 	}
-	return nil
+	return fmt.Sprintf("%d rooms logged", len(infos)), nil
 }
 
-func (n *Node) dumpGoroutines([]string) error {
+func (n *Node) dumpGoroutines(context.Context) (string, error) {
 	var b bytes.Buffer
-	if err := pprof.Lookup("goroutine").WriteTo(&b, 1); err != nil {
-		return fmt.Errorf("dump goroutines: %w", err)
+	profile := pprof.Lookup("goroutine")
+	if err := profile.WriteTo(&b, 1); err != nil {
+		return "", fmt.Errorf("dump goroutines: %w", err)
 	}
-	n.log.Info().Str("stacks", b.String()).Msg("goroutines dumped")
-	return nil
+	n.dump().Str("stacks", b.String()).Msg("goroutines dumped")
+	return fmt.Sprintf("%d goroutines logged", profile.Count()), nil
 }
+
+// waitFor looks every now and then whether something has come to pass, until ctx ends.
+func waitFor(ctx context.Context, happened func() bool) bool {
+	const look = 50 * time.Millisecond
+	t := time.NewTicker(look)
+	defer t.Stop()
+	for !happened() {
+		select {
+		case <-ctx.Done():
+			return happened()
+		case <-t.C:
+		}
+	}
+	return true
+}
+
+// after says how long something took, for an outcome.
+func after(began time.Time) string { return "after " + telemetry.Span(time.Since(began)) }

@@ -17,7 +17,11 @@ func (o *Observer) answered(now time.Time, in Answered, out *ObserverOutput) {
 		o.failed(now, ErrMessage.Error(), out)
 		return
 	case a.Epoch.Compare(o.epoch) < 0:
-		o.failed(now, "answer of an older authority, epoch "+a.Epoch.String(), out)
+		text := "answer of an older authority, epoch " + a.Epoch.String()
+		if a.Epoch.IsZero() {
+			text = a.From.String() + " knows of no authority yet"
+		}
+		o.failed(now, text, out)
 		return
 	}
 	switch a.Status {
@@ -78,9 +82,9 @@ func (o *Observer) accepted(now time.Time, a Ack, out *ObserverOutput) {
 			kind = Rejoined
 		}
 		o.everJoined = true
-		out.event(Event{Kind: kind, Node: a.From, Incarnation: o.self.Incarnation, Epoch: a.Epoch})
+		out.event(Event{Kind: kind, Node: a.From, Incarnation: o.self.Incarnation, Epoch: a.Epoch, Silence: now.Sub(o.lastLive)})
 	}
-	o.registered = a.Epoch
+	o.registered, o.vouched = a.Epoch, o.sentAt
 	o.revive(now, a, out)
 	switch o.dir.apply(now, a) {
 	case more:

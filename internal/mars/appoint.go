@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/Diarkis/diarkis/internal/id"
 )
 
 // How the authority chooses voters and who follows it.
@@ -20,7 +18,6 @@ const (
 	transferGap      = time.Minute      // between two transfers
 	flapsMax         = 3                // hand-backs in flapWindow before home has to wait
 	flapWindow       = 10 * time.Minute
-	wishLasts        = 20 * time.Second
 	freshGrant       = time.Second     // of who gets the office
 	currentDirectory = 3 * time.Second // since its last heartbeat, unless those are rarer
 	homeRole         = "mars"
@@ -41,7 +38,7 @@ func (m *Machine) appoint(now time.Time) {
 		return
 	}
 	r.appointAt = now.Add(tickMax)
-	c, wish := m.census(now), m.wishFor(now)
+	c, wish := m.census(now), m.wished(now)
 	next, ok := m.addition(now, c, wish)
 	switch {
 	case ok && len(c.dead) > 0 && len(r.council.Seats) >= c.want:
@@ -89,7 +86,7 @@ func (m *Machine) census(now time.Time) census {
 func (m *Machine) addition(now time.Time, c census, wish func(Seat) bool) (next fitness, ok bool) {
 	r := m.reign
 	urgent := c.good < r.council.Majority() // a few more, and nobody can be appointed
-	if !urgent && !m.leaving && len(c.dead)+len(c.going) == 0 && c.good%2 == 1 && c.good < c.want && r.wish == "" && m.mature(c.fit) < 2 {
+	if !urgent && !m.leaving && len(c.dead)+len(c.going) == 0 && c.good%2 == 1 && c.good < c.want && r.wish.to == "" && m.mature(c.fit) < 2 {
 		return next, false // two together: an even number of voters survives no more losses than one less
 	}
 	next, ok = m.nextVoter(c.fit, wish, urgent)
@@ -276,15 +273,6 @@ func (m *Machine) leastNeeded(now time.Time, fit []fitness, wish func(Seat) bool
 	return worst.seat, found
 }
 
-// wishFor tells whether a seat is the one an operator wants to have the office.
-func (m *Machine) wishFor(now time.Time) func(Seat) bool {
-	r := m.reign
-	if r.wish == "" || !now.Before(r.wishUntil) {
-		return func(Seat) bool { return false }
-	}
-	return func(s Seat) bool { return s.Node == r.wish }
-}
-
 // heirs tells whether there is any member that could have the office after us.
 func (m *Machine) heirs() bool {
 	for rec := range m.registry.all() {
@@ -324,7 +312,7 @@ func (m *Machine) handBack(now time.Time) {
 		return
 	}
 	m.handBacks = slices.DeleteFunc(m.handBacks, func(at time.Time) bool { return now.Sub(at) > flapWindow })
-	wish := m.wishFor(now)
+	wish := m.wished(now)
 	for _, f := range m.fit(now) {
 		if f.seat == m.seat() || !m.ready(now, f.seat) {
 			continue
@@ -348,69 +336,6 @@ func (m *Machine) homeDue(now time.Time, f fitness) bool {
 	}
 	return !m.cfg.Home && f.home() && f.rec.State == Online && !f.rec.presumed && now.Sub(f.rec.since) >= healthyHome &&
 		len(m.handBacks) < flapsMax && (m.observer.transferred.IsZero() || now.Sub(m.observer.transferred) >= transferGap)
-}
-
-// noteTransfer remembers a transfer, whoever made it: they are rare.
-func (m *Machine) noteTransfer(now time.Time, to Seat) {
-	again := now.Sub(m.observer.transferred) < promiseFor // the same one: who gave it away votes as well
-	m.observer.transferred = now
-	if again {
-		return
-	}
-	if mem, ok := m.observer.dir.lookup(to.Node); ok && strings.EqualFold(mem.Role, homeRole) {
-		m.handBacks = append(m.handBacks, now)
-	}
-}
-
-// transfer hands the office over. The lease is given up before anything is said.
-func (m *Machine) transfer(now time.Time, to Seat, why string) {
-	council := m.reign.council
-	m.event(Event{Kind: Transferring, Node: to.Node, Incarnation: to.Incarnation, Epoch: council.Epoch, Text: why})
-	m.noteTransfer(now, to)
-	m.stepDown(now, "handed over to "+to.Node.String())
-	m.electAt = now.Add(freshGrant + m.turn()) // should it not get there: promises to us don't bind against us
-	m.handover = &handover{to: to, council: council, next: now, until: now.Add(promiseFor / 2)}
-	m.handOver(now)
-	o := m.observer
-	o.aim(to.Node)
-	o.nextAt = now.Add(stayRetry)
-}
-
-// handover is an office on its way to another voter.
-type handover struct {
-	to          Seat
-	council     Council
-	next, until time.Time
-}
-
-// handOver tells the new authority of its luck until there is one.
-func (m *Machine) handOver(now time.Time) {
-	h := m.handover
-	switch {
-	case h == nil:
-	case m.promise.to != (Seat{}) || !now.Before(h.until):
-		m.handover = nil
-	case !now.Before(h.next):
-		h.next = now.Add(stayRetry)
-		m.send(h.to.Node, TransferGo{Header: m.header(), Council: h.council})
-	}
-}
-
-// askTransfer takes an operator's wish, or passes it on to the authority.
-func (m *Machine) askTransfer(now time.Time, to id.Node) {
-	r := m.reign
-	switch {
-	case r == nil && m.leader(now) == "":
-		m.event(Event{Kind: TransferRefused, Node: to, Text: "no authority is known"})
-	case r == nil:
-		m.send(m.leader(now), TransferAsk{Header: m.header(), To: to})
-	case to == m.seat().Node:
-		m.event(Event{Kind: TransferRefused, Node: to, Text: "it has the office already"})
-	case m.registry == nil || m.registry.byNode[to] == nil:
-		m.event(Event{Kind: TransferRefused, Node: to, Text: "no such member"})
-	default:
-		r.wish, r.wishUntil, r.appointAt = to, now.Add(wishLasts), now
-	}
 }
 
 // isLeaving tells what a voter said of itself.

@@ -132,6 +132,15 @@ type TransferAsk struct {
 	To id.Node
 }
 
+// TransferReply answers TransferAsk: at once whether the authority will try, and once
+// more when it could not.
+type TransferReply struct {
+	Header
+	To     id.Node
+	OK     bool
+	Reason string // why not, empty when OK
+}
+
 const (
 	kindRenew = iota + 4
 	kindGrant
@@ -146,6 +155,7 @@ const (
 	kindYield
 	kindYielded
 	kindTransferAsk
+	kindTransferReply
 )
 
 // parsers read the bodies of the messages of succession.
@@ -182,6 +192,9 @@ var parsers = map[uint8]func(*reader, Header) Message{
 	},
 	kindYielded:     func(r *reader, h Header) Message { return Yielded{Header: h, Of: r.epoch(), Council: r.council()} },
 	kindTransferAsk: func(r *reader, h Header) Message { return TransferAsk{Header: h, To: r.node("to")} },
+	kindTransferReply: func(r *reader, h Header) Message {
+		return TransferReply{Header: h, To: r.node("to"), OK: r.bool("ok"), Reason: r.string(ReasonBytesMax, "reason")}
+	},
 }
 
 func (s Seat) appendTo(dst []byte) []byte {
@@ -305,6 +318,12 @@ func (m Yielded) AppendTo(dst []byte) []byte {
 // AppendTo implements [Message].
 func (m TransferAsk) AppendTo(dst []byte) []byte {
 	return appendString(m.Header.appendTo(dst, kindTransferAsk), m.To)
+}
+
+// AppendTo appends the encoded message to dst.
+func (m TransferReply) AppendTo(dst []byte) []byte {
+	dst = appendString(m.Header.appendTo(dst, kindTransferReply), m.To)
+	return appendString(appendBool(dst, m.OK), m.Reason)
 }
 
 func (a Around) appendTo(dst []byte) []byte {

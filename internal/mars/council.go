@@ -25,10 +25,7 @@ func SeatOf(n id.Node, i id.Incarnation) Seat { return Seat{Node: n, Incarnation
 // Run returns what all incarnations of one run of a process have in common: the
 // others are counted up from the first, see Evicted. A voter that was evicted as a
 // member keeps its seat and its word.
-func Run(i id.Incarnation) id.Incarnation {
-	clear(i[len(i)-4:])
-	return i
-}
+func Run(i id.Incarnation) id.Incarnation { return i.Run() }
 
 // Token names i's run of a process to players, who can't learn i from it: 32 hex digits,
 // the first 16 bytes of SHA-256("dx1 node" ‖ Run(i)).

@@ -14,7 +14,7 @@ type Kind uint8
 const (
 	MemberJoined    Kind = iota + 1
 	MemberLeft           // said goodbye
-	MemberExpired        // evicted for its silence
+	MemberExpired        // evicted for its Silence, or for what Text says
 	MemberReplaced       // a newer process took its address
 	MemberSilent         // past its TTL, hidden but kept: see GuardOn
 	MemberReturned       // was silent and is heard again
@@ -27,7 +27,7 @@ const (
 // The events of an observer.
 const (
 	Joined             Kind = iota + 32 // registered for the first time
-	Rejoined                            // registered again, with a new authority or after an eviction
+	Rejoined                            // registered again, with a new authority or after an eviction, after Silence without one
 	Refused                             // the authority does not let this node in; Text says why
 	Evicted                             // this node was evicted while alive and goes on as Incarnation
 	AuthorityLost                       // silent for Silence: the directory is kept
@@ -43,19 +43,20 @@ const (
 const (
 	Campaigned      Kind = iota + 64 // asks for votes to reign in Epoch
 	VotedFor                         // Node, in Epoch
-	Elected                          // this node is the authority and has a lease; Text says how it came
+	Elected                          // this node is the authority and has a lease; Text says how it came, Silence is how long there was none
 	LeaseLost                        // nothing is written until LeaseBack or SteppedDown
 	LeaseBack                        // after Silence
-	SteppedDown                      // Text says why
+	SteppedDown                      // Text says why; Node, if known, has the office, Silence is how long most voters were not heard
 	CouncilChanged                   // Count voters; Text says which came or went
 	Transferring                     // the office is handed to Node; Text says why
-	TransferRefused                  // Text says why
+	TransferRefused                  // to Node; Text says why
 	PollStarted                      // Count nodes are asked whether they have an authority
 	FoundingRefused                  // Text says why
 	Founded                          // a new generation: Epoch, with Count voters
 	EpochRaised                      // to Epoch, above one that Node had seen
 	MergeWon                         // Node yields its members to this authority
 	MergeYielded                     // this authority yields its members to Node
+	TransferDone                     // Node has the office, as an operator wanted
 )
 
 // Event is something to log and to count.
@@ -88,6 +89,7 @@ var kinds = map[Kind]string{
 	SteppedDown: "stepped down", CouncilChanged: "council changed", Transferring: "transferring",
 	TransferRefused: "transfer refused", PollStarted: "poll started", FoundingRefused: "founding refused", Founded: "founded",
 	EpochRaised: "epoch raised", MergeWon: "merge won", MergeYielded: "merge yielded",
+	TransferDone: "transfer done",
 }
 
 func (k Kind) String() string {

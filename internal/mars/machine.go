@@ -50,6 +50,7 @@ type Machine struct {
 	reign     *reign      // nil without the office
 	handBacks []time.Time // when an office was handed to home, within flapWindow
 	handover  *handover   // nil unless we just gave the office away
+	errand    *errand     // nil unless an operator wants the office moved
 
 	// The founder.
 	heard     time.Time // last sign of a live authority
@@ -117,7 +118,7 @@ func (m *Machine) Step(now time.Time, in Input) (out Output) {
 	case Recover:
 		m.recover = true
 	case Transfer:
-		m.askTransfer(now, in.To)
+		m.ask(now, in.To)
 	default:
 		observed = in
 	}
@@ -131,6 +132,7 @@ func (m *Machine) Step(now time.Time, in Input) (out Output) {
 		m.search(now)
 	}
 	m.handOver(now)
+	m.runErrand(now)
 	m.leave(now)
 	m.pace(now)
 	out.WakeAt = m.wakeAt(now)
@@ -165,7 +167,7 @@ func (m *Machine) observe(now time.Time, in Input) {
 		m.hear(o.spoken)
 	}
 	if o.epoch != epoch {
-		m.outranked(now, "an authority in epoch "+o.epoch.String()+" is live")
+		m.outranked(now, o.tryTo, "the members follow another authority")
 	}
 	if o.council.Compare(council) != 0 {
 		m.endCampaign() // it was for another council
@@ -178,10 +180,10 @@ func (m *Machine) hear(now time.Time) {
 }
 
 // outranked gives up what was done in an epoch that is over.
-func (m *Machine) outranked(now time.Time, why string) {
+func (m *Machine) outranked(now time.Time, by id.Node, why string) {
 	m.endCampaign()
 	if r := m.reign; r != nil && r.council.Epoch.Compare(m.observer.epoch) < 0 {
-		m.stepDown(now, why)
+		m.stepDown(now, by, why)
 	}
 }
 
@@ -273,9 +275,9 @@ func (m *Machine) received(now time.Time, msg Message) {
 	case TransferGo:
 		m.onTransferGo(now, from, msg)
 	case TransferAsk:
-		if m.reign != nil {
-			m.askTransfer(now, msg.To)
-		}
+		m.onTransferAsk(now, from.Node, msg.To)
+	case TransferReply:
+		m.onTransferReply(from.Node, msg)
 	case Announce:
 		m.onAnnounce(now, msg)
 	case FoundPoll:
@@ -344,6 +346,9 @@ func (m *Machine) wakeAt(now time.Time) time.Time {
 	}
 	if m.handover != nil {
 		sooner(m.handover.next)
+	}
+	if m.errand != nil {
+		m.errand.wake(sooner)
 	}
 	if r := m.reign; r != nil {
 		r.wake(sooner)

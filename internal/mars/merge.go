@@ -232,7 +232,7 @@ func (m *Machine) onYielded(now time.Time, from Seat, msg Yielded) {
 	}
 	o := m.observer
 	o.epoch = msg.Epoch
-	m.stepDown(now, "yielded to "+from.Node.String())
+	m.stepDown(now, from.Node, "its members were yielded to another authority")
 	m.promise = promise{}
 	m.announce(from.Node, msg.Epoch, msg.Council)
 	o.adopt(msg.Council)

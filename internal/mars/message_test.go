@@ -83,6 +83,8 @@ func testMessages(t testing.TB) map[string]Message {
 		"yield":       Yield{Header: testHeader, Of: epoch, Shared: shared},
 		"yielded":     Yielded{Header: testHeader, Of: epoch, Council: council},
 		"transfer":    TransferAsk{Header: testHeader, To: "10.0.0.1:6779"},
+		"refused":     TransferReply{Header: testHeader, To: "10.0.0.1:6779", Reason: "no such member"},
+		"taken":       TransferReply{Header: testHeader, To: "10.0.0.1:6779", OK: true},
 	}
 }
 

@@ -68,6 +68,7 @@ type Observer struct {
 	suspects map[id.Node]time.Time
 
 	lastLive   time.Time // of the last live ack, or of the start
+	vouched    time.Time // when the last heartbeat left that was taken
 	spoken     time.Time // when a live authority last said anything, a refusal too
 	live       bool
 	failures   int // in a row
@@ -305,7 +306,10 @@ func (o *Observer) grieve(now time.Time, out *ObserverOutput) {
 	}
 }
 
-func (o *Observer) staleAt() time.Time { return o.lastLive.Add(o.interval*11/10 + staleExtra) }
+func (o *Observer) staleAt() time.Time { return o.lastLive.Add(o.staleAfter()) }
+
+// staleAfter is for how long an answer vouches for the directory.
+func (o *Observer) staleAfter() time.Duration { return o.interval*11/10 + staleExtra }
 
 // send starts the next request when it is due and none is under way.
 func (o *Observer) send(now time.Time, out *ObserverOutput) {

@@ -68,9 +68,10 @@ type Registry struct {
 type record struct {
 	Entry        // always Full
 	space        *space
-	host         string // part of Node
-	seq          uint64 // of the last heartbeat
-	heard        time.Time
+	host         string        // part of Node
+	seq          uint64        // of the last heartbeat
+	heard        time.Time     // later than last when nobody could be heard for a while
+	last         time.Time     // when it was heard in truth, zero for never by this authority
 	since        time.Time     // of the registration
 	ttl          time.Duration // as told in the last ack
 	presumed     bool          // of the authority before, not registered here yet
@@ -199,7 +200,7 @@ func (r *Registry) drain(now time.Time, s Seat) {
 	}
 	e := rec.Entry
 	e.State = Offline
-	rec.heard = now
+	rec.heard, rec.last = now, now
 	rec.space.change(rec, e)
 }
 
@@ -242,7 +243,7 @@ func (r *Registry) heartbeat(now time.Time, m Heartbeat, out *RegistryOutput) *A
 	}
 	rec := r.byNode[m.From]
 	if rec != nil && rec.presumed && rec.Incarnation == m.Incarnation {
-		rec.heard = now // alive, as was thought
+		rec.heard, rec.last = now, now // alive, as was thought
 	}
 	if rec == nil || rec.Incarnation != m.Incarnation || rec.presumed {
 		// A registration is for the epoch it was written in, so that a late copy
@@ -260,7 +261,7 @@ func (r *Registry) heartbeat(now time.Time, m Heartbeat, out *RegistryOutput) *A
 		r.renew(now, rec, m, out)
 		rec.ttl = a.TTL
 		r.suspect(now, rec, m.Suspects)
-		r.exorcise(now, m.Ghosts, out)
+		r.exorcise(now, m, out)
 		for _, v := range m.Shared {
 			v.Stamp = max(uint64(max(now.UnixMilli(), 0)), r.shared.newest()+1)
 			r.shared = r.shared.put(v)
@@ -275,11 +276,12 @@ func (r *Registry) heartbeat(now time.Time, m Heartbeat, out *RegistryOutput) *A
 
 // exorcise ends incarnations that a member knows to have ended under an authority
 // before this one.
-func (r *Registry) exorcise(now time.Time, ghosts []id.Incarnation, out *RegistryOutput) {
-	for _, inc := range ghosts {
+func (r *Registry) exorcise(now time.Time, m Heartbeat, out *RegistryOutput) {
+	for _, inc := range m.Ghosts {
 		for rec := range r.all() {
 			if rec.Incarnation == inc {
 				r.remove(now, rec, Expired, out)
+				out.Events[len(out.Events)-1].Text = "it ended under the authority before, says " + m.From.String()
 				break
 			}
 		}
@@ -341,9 +343,9 @@ func (r *Registry) noteHome(rec *record) {
 func (r *Registry) renew(now time.Time, rec *record, m Heartbeat, out *RegistryOutput) {
 	if rec.silent {
 		rec.silent = false
-		out.member(MemberReturned, rec, now.Sub(rec.heard))
+		out.member(MemberReturned, rec, r.silence(now, rec))
 	}
-	rec.heard, rec.seq = now, m.Seq
+	rec.heard, rec.last, rec.seq = now, now, m.Seq
 	e := rec.Entry
 	e.Seq = m.Seq
 	e.Endpoint, e.State = m.Status.Endpoint, m.Status.State
@@ -372,82 +374,6 @@ func (r *Registry) leave(now time.Time, m Leave, out *RegistryOutput) *Ack {
 	r.bury(now, m.Incarnation)
 	r.space(m.Namespace).removed(Removal{Node: m.From, Incarnation: m.Incarnation, Reason: Left})
 	return r.ack(now, StatusOK)
-}
-
-func (r *Registry) remove(now time.Time, rec *record, why Reason, out *RegistryOutput) {
-	delete(r.byNode, rec.Node)
-	rec.space.drop(rec)
-	rec.space.removed(Removal{Node: rec.Node, Incarnation: rec.Incarnation, Reason: why})
-	r.bury(now, rec.Incarnation)
-	if why == Expired {
-		if r.lost = append(r.lost, rec.Node); len(r.lost) > lostMax {
-			r.lost = r.lost[1:]
-		}
-	}
-	kind := map[Reason]Kind{Left: MemberLeft, Expired: MemberExpired, Replaced: MemberReplaced}[why]
-	out.member(kind, rec, now.Sub(rec.heard))
-}
-
-// bury remembers that an incarnation must not return.
-func (r *Registry) bury(now time.Time, inc id.Incarnation) {
-	if _, again := r.gone[inc]; again {
-		return
-	}
-	r.gone[inc] = now
-	r.goneOrder = append(r.goneOrder, inc)
-	if len(r.goneOrder) > goneMax {
-		delete(r.gone, r.goneOrder[0])
-		r.goneOrder = r.goneOrder[1:]
-	}
-}
-
-func (r *Registry) forget(now time.Time) {
-	for len(r.goneOrder) > 0 && now.Sub(r.gone[r.goneOrder[0]]) > goneTTL {
-		delete(r.gone, r.goneOrder[0])
-		r.goneOrder = r.goneOrder[1:]
-	}
-}
-
-// expire evicts who was silent for its TTL. When many fall silent together it
-// is more likely the network: they are hidden at once and evicted after 3 TTL.
-func (r *Registry) expire(now time.Time, out *RegistryOutput) {
-	window := TTL(r.interval())
-	r.expired = slices.DeleteFunc(r.expired, func(at time.Time) bool { return now.Sub(at) > window })
-	type silence struct {
-		rec   *record
-		lasts time.Duration
-	}
-	var silent []silence
-	before := len(r.byNode) + len(r.expired) // members at the start of the window
-	for _, ns := range r.order {
-		for _, rec := range r.spaces[ns].records {
-			if d := now.Sub(rec.heard); d >= rec.ttl {
-				silent = append(silent, silence{rec, d})
-				if rec.silent {
-					before-- // counted as a member and as expired
-				} else {
-					r.expired = append(r.expired, now)
-				}
-			} else if rec.Hidden {
-				r.rehide(now, rec) // a suspicion may have run out
-			}
-		}
-	}
-	mass := len(r.expired) >= massMin && float64(len(r.expired)) > massShare*float64(before)
-	if mass != r.guard {
-		r.guard = mass
-		out.event(Event{Kind: map[bool]Kind{true: GuardOn, false: GuardOff}[mass], Count: len(r.expired)})
-	}
-	for _, s := range silent {
-		switch {
-		case s.lasts >= 3*s.rec.ttl, !mass && !s.rec.silent:
-			r.remove(now, s.rec, Expired, out)
-		case !s.rec.silent:
-			s.rec.silent = true
-			r.rehide(now, s.rec)
-			out.member(MemberSilent, s.rec, s.lasts)
-		}
-	}
 }
 
 func (r *Registry) full(role string) bool {

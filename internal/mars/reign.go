@@ -27,8 +27,7 @@ type reign struct {
 	hintAt                   time.Time // when a hint at another authority may be followed
 	provisional              time.Time // founded without having heard everybody: until then
 	learner                  Seat      // about to be appointed, if it answers; zero for none
-	wish                     id.Node   // whom an operator wants to have the office, until:
-	wishUntil                time.Time
+	wish                     wish
 	yield                    *yield // nil unless another authority gets our members
 }
 
@@ -98,6 +97,20 @@ func (m *Machine) Lease(now time.Time) time.Duration {
 	return max(end.Sub(now), 0)
 }
 
+// unbacked is how long ago a majority of the voters granted the newest renewal of this
+// authority, when that is too long; 0 while there is a lease.
+func (m *Machine) unbacked(now time.Time) time.Duration {
+	r := m.reign
+	if m.Lease(now) > 0 {
+		return 0
+	}
+	since := r.backedUntil(now, r.council, m.seat())
+	if since.IsZero() {
+		return now.Sub(r.since)
+	}
+	return max(now.Sub(since.Add(-leaseFor)), 0)
+}
+
 // rule does what is due in office.
 func (m *Machine) rule(now time.Time) {
 	r := m.reign
@@ -139,7 +152,7 @@ func (m *Machine) mindLease(now time.Time) (leased bool) {
 		return true
 	}
 	if now.Sub(cmp.Or(r.lostAt, r.since)) >= abdicateAfter && r.yield == nil {
-		m.stepDown(now, "no lease for "+abdicateAfter.String())
+		m.stepDown(now, "", "it got no answer from a majority of the voters")
 		return false
 	}
 	r.tickAt, r.probeAt = now.Add(tickMax), now.Add(tickMax) // nothing of that is due before it is back
@@ -158,6 +171,7 @@ func (m *Machine) govern(now time.Time) {
 		out := m.registry.Step(now, RegistryTick{})
 		m.out.Events = append(m.out.Events, out.Events...)
 		r.mark = r.council.mark(m.around(now))
+		m.mindWish(now)
 		if m.handBack(now); m.reign != r {
 			return
 		}
@@ -174,7 +188,7 @@ func (m *Machine) crown(now time.Time) {
 		Node: m.seat().Node, Incarnation: m.seat().Incarnation, FullSyncRoles: m.cfg.FullSyncRoles, Epoch: r.council.Epoch,
 		Presumed: o.dir.entries(), Of: o.self.Namespace(), Gone: o.gone.order, Shared: o.shared, Homes: o.around.Homes,
 	})
-	m.event(Event{Kind: Elected, Node: m.seat().Node, Incarnation: m.seat().Incarnation, Epoch: r.council.Epoch, Text: r.why, Count: len(r.council.Seats)})
+	m.event(Event{Kind: Elected, Node: m.seat().Node, Incarnation: m.seat().Incarnation, Epoch: r.council.Epoch, Text: r.why, Count: len(r.council.Seats), Silence: now.Sub(o.lastLive)})
 	m.announce(m.seat().Node, r.council.Epoch, r.council)
 	o.failures = 0
 	o.aim(m.seat().Node)
@@ -361,8 +375,10 @@ func (m *Machine) reepoch(now time.Time, above Epoch) {
 }
 
 // stepDown gives the office up.
-func (m *Machine) stepDown(now time.Time, why string) {
+// by is who has the office now, as far as that is known.
+func (m *Machine) stepDown(now time.Time, by id.Node, why string) {
 	r := m.reign
+	alone := m.unbacked(now)
 	if m.registry != nil { // which our own observer may not have heard of
 		for _, inc := range m.registry.goneOrder[max(0, len(m.registry.goneOrder)-gravesMax):] {
 			m.observer.gone.add(now, inc)
@@ -378,9 +394,9 @@ func (m *Machine) stepDown(now time.Time, why string) {
 	}
 	m.observer.aim("")
 	if r.crowned {
-		m.event(Event{Kind: SteppedDown, Epoch: r.council.Epoch, Text: why})
+		m.event(Event{Kind: SteppedDown, Node: by, Epoch: r.council.Epoch, Silence: alone, Text: why})
 	} else {
-		m.event(Event{Kind: FoundingRefused, Epoch: r.council.Epoch, Text: why})
+		m.event(Event{Kind: FoundingRefused, Node: by, Epoch: r.council.Epoch, Text: why})
 		m.foundHold = now.Add(foundRetry + m.jitter)
 		m.reroll()
 	}

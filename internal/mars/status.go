@@ -67,8 +67,8 @@ func (m *Machine) waiting(now time.Time) string {
 		return "for the voters to hold the new council"
 	case r != nil && r.learner != Seat{}:
 		return "for " + r.learner.Node.String() + " to answer before it becomes a voter"
-	case r != nil && r.wish != "" && now.Before(r.wishUntil):
-		return "to hand the office to " + r.wish.String()
+	case r != nil && r.wish.to != "" && now.Before(r.wish.until):
+		return "to hand the office to " + r.wish.to.String()
 	case r != nil:
 		return ""
 	case m.campaign != nil:

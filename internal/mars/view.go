@@ -23,6 +23,7 @@ type view struct {
 	digest    uint64    // of members, or of loading
 	keepUntil time.Time // whom another founding does not know yet is kept until then
 	kin       Epoch     // of that founding
+	settling  bool      // who is not in members may still be there
 	whole     bool      // what we hold is of no use: ask for everything
 	ask       bool      // send the digests of the buckets
 	gone      *graves
@@ -257,6 +258,7 @@ func (v *view) settle(now time.Time, settling bool) {
 		v.kin, v.keepUntil = v.epoch, now.Add(TTLMin+GraceExtra)
 	}
 	settling = settling || now.Before(v.keepUntil)
+	v.settling = settling
 	if v.loading != nil {
 		if v.kept == nil {
 			v.kept = make(map[id.Node]seen)

@@ -142,7 +142,7 @@ func (m *Machine) onVote(now time.Time, from Seat, msg Vote) {
 		sameFounding(msg.For, msg.Council.Epoch) && msg.For.Compare(msg.Council.Epoch) > 0 && msg.For.Compare(o.epoch) > 0
 	if ok && !msg.Pre {
 		o.epoch = msg.For
-		m.outranked(now, "voted for "+from.Node.String())
+		m.outranked(now, from.Node, "another was voted for")
 		m.owe(now, from)
 		if msg.Force {
 			m.noteTransfer(now, from)
@@ -227,7 +227,7 @@ func (m *Machine) onRenew(now time.Time, from Seat, msg Renew) {
 	if ok {
 		if msg.Epoch != o.epoch {
 			o.epoch = msg.Epoch
-			m.outranked(now, from.Node.String()+" reigns in epoch "+msg.Epoch.String())
+			m.outranked(now, from.Node, "another authority was elected")
 		}
 		m.endCampaign()
 		o.adopt(msg.Council)

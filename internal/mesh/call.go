@@ -97,9 +97,16 @@ func (m *Mesh) deadline(ctx context.Context, now time.Time) time.Time {
 // the handler returned one, or ctx's cause when it was canceled. Nothing is retried:
 // after [ErrUnreachable] or [ErrTimeout] the handler may have run.
 func (m *Mesh) Request(ctx context.Context, to id.Node, cmd uint16, payload []byte) ([]byte, error) {
+	return m.RequestRun(ctx, to, id.Incarnation{}, cmd, payload)
+}
+
+// RequestRun is Request for who acts on what a directory says: it asks only the run of
+// a process that is meant, and returns [ErrOtherRun], nothing having been sent, when
+// another one is at that address now. A zero run is any.
+func (m *Mesh) RequestRun(ctx context.Context, to id.Node, run id.Incarnation, cmd uint16, payload []byte) ([]byte, error) {
 	start := m.cfg.now()
 	m.metrics.sent(kindNameRequest)
-	answer, err := m.request(ctx, m.deadline(ctx, start), to, cmd, payload)
+	answer, err := m.request(ctx, m.deadline(ctx, start), to, run, cmd, payload)
 	m.metrics.request(cmd, m.cfg.now().Sub(start), err)
 	if err != nil {
 		return nil, fmt.Errorf("request %d to %v: %w", cmd, to, err)
@@ -107,7 +114,12 @@ func (m *Mesh) Request(ctx context.Context, to id.Node, cmd uint16, payload []by
 	return answer, nil
 }
 
-func (m *Mesh) request(ctx context.Context, deadline time.Time, to id.Node, cmd uint16, payload []byte) ([]byte, error) {
+// otherRun tells whether the process at the other end is not the one that is meant.
+func otherRun(want, got id.Incarnation) bool {
+	return want != id.Incarnation{} && want.Run() != got.Run()
+}
+
+func (m *Mesh) request(ctx context.Context, deadline time.Time, to id.Node, run id.Incarnation, cmd uint16, payload []byte) ([]byte, error) {
 	if err := m.check(cmd, payload); err != nil {
 		return nil, err
 	}
@@ -115,6 +127,9 @@ func (m *Mesh) request(ctx context.Context, deadline time.Time, to id.Node, cmd 
 		return nil, contextError(ctx)
 	}
 	if to == m.self.Node {
+		if otherRun(run, m.self.Incarnation) {
+			return nil, ErrOtherRun
+		}
 		return m.local.request(ctx, deadline, cmd, payload)
 	}
 	p, err := m.peer(to)
@@ -125,6 +140,9 @@ func (m *Mesh) request(ctx context.Context, deadline time.Time, to id.Node, cmd 
 		c, err := p.connect(ctx, deadline)
 		if err != nil {
 			return nil, err
+		}
+		if otherRun(run, c.remote.Incarnation) {
+			return nil, ErrOtherRun
 		}
 		answer, sent, err := c.request(ctx, deadline, cmd, payload)
 		if sent {

@@ -3,6 +3,7 @@ package mesh
 import (
 	"bufio"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +12,6 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
-
-	"github.com/Diarkis/diarkis/internal/id"
 )
 
 // Why a connection ended, when this side ended it.
@@ -21,6 +20,7 @@ var (
 	errRestarted = errors.New("peer restarted")
 	errSilent    = errors.New("peer stopped answering")
 	errStopping  = errors.New("mesh is stopping")
+	errExpelled  = fmt.Errorf("%w any more", errForeign)
 )
 
 // Silence is measured in ticks of the janitor, so that a process that was
@@ -29,6 +29,7 @@ const (
 	silencePing = 2  // ticks without an answer, then a ping
 	silenceMax  = 8  // ticks without an answer, then the connection is given up
 	retiredMax  = 40 // ticks a retired connection may take to finish
+	expelledMax = 8  // ticks one may whose peer is of this cluster no more
 )
 
 // class separates our one-way messages from the application's, so that a slow
@@ -72,8 +73,9 @@ type conn struct {
 	p      *peer
 	qc     *quic.Conn
 	remote Peer
-	tag    uint64 // chosen by the dialer
-	dialed bool   // by this side
+	chain  []*x509.Certificate // what remote proved itself by
+	tag    uint64              // chosen by the dialer
+	dialed bool                // by this side
 	in     *bufio.Reader
 	out    *writer
 	ctx    context.Context // ends with the connection; its cause says why
@@ -82,6 +84,7 @@ type conn struct {
 
 	used  atomic.Int64 // tick of the last message in either direction
 	asked atomic.Int64 // tick since when an answer is due, 0 when none is
+	gone  atomic.Int64 // tick when the peer was expelled, 0 before
 
 	mu       sync.Mutex // guards the fields below
 	calls    map[uint64]*call
@@ -96,7 +99,7 @@ type conn struct {
 
 func newConn(m *Mesh, p *peer, qc *quic.Conn, stream *quic.Stream, in *bufio.Reader, remote Peer) *conn {
 	c := &conn{
-		m: m, p: p, qc: qc, remote: remote, in: in,
+		m: m, p: p, qc: qc, remote: remote, in: in, chain: qc.ConnectionState().TLS.PeerCertificates,
 		calls: map[uint64]*call{}, inbound: map[uint64]*request{},
 	}
 	c.ctx, c.cancel = context.WithCancelCause(qc.Context())
@@ -119,6 +122,8 @@ func (c *conn) run() {
 	if errors.Is(cause, errFrame) {
 		code, text = closeProtocol, cause.Error()
 		c.m.log.Warn().Stringer("peer", c.remote.Node).Err(cause).Msg("mesh peer broke the protocol")
+	} else if errors.Is(cause, errForeign) {
+		code, text = closeRefused, cause.Error()
 	}
 	_ = c.qc.CloseWithError(code, text)
 	c.end(cause)
@@ -146,18 +151,24 @@ func (c *conn) end(cause error) {
 	c.ended = true
 	waiting := c.calls
 	c.calls = nil
-	lost := uint64(0)
+	var lost [classes]uint64
 	for i := range c.oneWay {
-		lost += c.oneWay[i].endLocked()
+		lost[i] = c.oneWay[i].endLocked()
 	}
 	c.mu.Unlock()
 	for _, w := range waiting {
 		w.ch <- result{err: err}
 	}
-	if lost > 0 {
-		c.m.metrics.oneWayLost.Add(float64(lost))
-		c.m.log.Warn().Stringer("peer", c.remote.Node).Uint64("messages", lost).AnErr("cause", cause).
-			Msg("mesh link ended with unconfirmed one-way messages")
+	for i, n := range lost {
+		if n == 0 {
+			continue
+		}
+		c.m.metrics.oneWayLost.Add(float64(n))
+		ev := c.m.log.Debug() // ours are repeated until they are answered
+		if class(i) == classApp {
+			ev = c.m.log.Warn()
+		}
+		ev.Stringer("peer", c.remote.Node).Uint64("messages", n).AnErr("cause", cause).Msg("mesh link ended with unconfirmed one-way messages")
 	}
 }
 
@@ -354,90 +365,4 @@ func (c *conn) put(ctx context.Context, deadline time.Time, u urgency, h header,
 	ctx, cancel := withDeadline(ctx, deadline)
 	defer cancel()
 	return c.putBody(ctx, h, payload)
-}
-
-// retire starts nothing new on the connection and closes it once both sides
-// have all their answers. It is idempotent.
-func (c *conn) retire() {
-	c.p.forget(c)
-	c.mu.Lock()
-	if c.ended || c.retired != 0 {
-		c.mu.Unlock()
-		return
-	}
-	c.retired = c.m.tick.Load()
-	c.mu.Unlock()
-	_ = c.out.tryWrite(header{kind: kindGoAway}, nil)
-	c.settle()
-}
-
-// settle tells the peer once nothing is awaited from it any more, and closes a
-// retired connection when both sides are that far.
-func (c *conn) settle() {
-	c.mu.Lock()
-	tell := c.retired != 0 && !c.sentDone && !c.awaitsLocked()
-	c.sentDone = c.sentDone || tell
-	over := c.sentDone && c.peerDone
-	c.mu.Unlock()
-	if tell {
-		_ = c.out.tryWrite(header{kind: kindDone}, nil)
-	}
-	if over {
-		c.cancel(errRetired)
-	}
-}
-
-func (c *conn) awaitsLocked() bool {
-	for i := range c.oneWay {
-		if c.oneWay[i].unacked() > 0 {
-			return true
-		}
-	}
-	return len(c.calls) > 0
-}
-
-// check is called by the janitor on every tick.
-func (c *conn) check(now, idleTicks int64, keep bool) {
-	c.mu.Lock()
-	retired := c.retired
-	awaits := c.awaitsLocked()
-	busy := awaits || len(c.inbound) > 0
-	c.mu.Unlock()
-	asked := c.asked.Load()
-	if asked == 0 && awaits {
-		c.asked.CompareAndSwap(0, now) // it was alive since; is it still?
-	}
-	if asked != 0 {
-		if now-asked >= silenceMax {
-			c.cancel(errSilent)
-			return
-		}
-		if now-asked >= silencePing {
-			_ = c.out.tryWrite(header{kind: kindPing}, nil)
-		}
-	}
-	idle := now - c.used.Load()
-	switch {
-	case retired != 0:
-		if now-retired > retiredMax && !busy {
-			c.cancel(errRetired)
-		}
-	case keep:
-		if idle > idleTicks/3 {
-			c.use()
-			_ = c.out.tryWrite(header{kind: kindKeep}, nil)
-		}
-	case busy:
-		c.use()
-	case idle > idleTicks:
-		c.retire()
-	}
-}
-
-// dialer returns the node that dialed the connection.
-func (c *conn) dialer() id.Node {
-	if c.dialed {
-		return c.m.self.Node
-	}
-	return c.remote.Node
 }

@@ -59,8 +59,8 @@ func (m *Mesh) SendDatagram(to id.Node, cmd uint16, payload []byte) error {
 	if len(payload) > DatagramMax {
 		return fmt.Errorf("send datagram %d to %v: %w: %d bytes, a datagram carries %d", cmd, to, ErrTooLarge, len(payload), DatagramMax)
 	}
-	if m.stopping.Load() {
-		return fmt.Errorf("send datagram %d to %v: %w", cmd, to, ErrDraining)
+	if err := m.check(cmd, payload); err != nil {
+		return fmt.Errorf("send datagram %d to %v: %w", cmd, to, err)
 	}
 	b := append(binary.BigEndian.AppendUint16(make([]byte, 0, datagramHeaderLen+len(payload)), cmd), payload...)
 	m.metrics.sent(kindNameDatagram)
@@ -131,7 +131,7 @@ func (m *Mesh) handleDatagram(ctx context.Context, from Peer, b []byte) {
 		return
 	}
 	cmd := binary.BigEndian.Uint16(b)
-	handler, code := m.admit(cmd)
+	handler, code := m.admit(from, cmd)
 	if code != CodeOK {
 		m.metrics.handled(cmd, handler != nil, code)
 		reason := "overloaded"
@@ -140,6 +140,8 @@ func (m *Mesh) handleDatagram(ctx context.Context, from Peer, b []byte) {
 			reason = "unknown_command"
 		case CodeDraining:
 			reason = "draining"
+		case CodeForbidden:
+			reason = "forbidden"
 		}
 		m.metrics.datagramsDropped.WithLabelValues(reason).Inc()
 		return

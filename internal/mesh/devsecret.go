@@ -73,7 +73,7 @@ func readOwned(path string) (string, error) {
 	if err := checkOwned(st, 0); err != nil {
 		return "", err
 	}
-	b, err := io.ReadAll(io.LimitReader(f, secretFileMax))
+	b, err := io.ReadAll(io.LimitReader(f, identityFileMax))
 	return string(b), err
 }
 

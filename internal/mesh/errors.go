@@ -22,6 +22,12 @@ var (
 	ErrUnknownCommand = errors.New("unknown command")
 	// ErrOverloaded means the other node already runs as many handlers as it may.
 	ErrOverloaded = errors.New("node is overloaded")
+	// ErrForbidden means that this node's role may not send the command, or that a
+	// SendMany may not carry it.
+	ErrForbidden = errors.New("command is not for this sender")
+	// ErrOtherRun means that another process answers at the node's address than the one
+	// that was asked for: it was restarted. Nothing was sent.
+	ErrOtherRun = errors.New("node was restarted")
 	// ErrAddress means the name of a node is not an IP address and port.
 	ErrAddress = errors.New("not a node address")
 )
@@ -40,6 +46,7 @@ const (
 	CodeTimeout        Code = 6 // the handler ended with its deadline
 	CodePanic          Code = 7
 	CodeUnreachable    Code = 8 // a relay could not reach the node
+	CodeForbidden      Code = 9 // the sender may not send the command
 	codeHandlerMin     Code = 1000
 )
 
@@ -51,6 +58,7 @@ var codeErrors = map[Code]error{
 	CodeTooLarge:       ErrTooLarge,
 	CodeTimeout:        ErrTimeout,
 	CodeUnreachable:    ErrUnreachable,
+	CodeForbidden:      ErrForbidden,
 }
 
 // RemoteError is the error a handler on another node returned. A handler may

@@ -53,7 +53,7 @@ func FuzzHello(f *testing.F) {
 }
 
 func FuzzRelay(f *testing.F) {
-	r := relay{from: Peer{"127.0.0.1:1", id.Incarnation{1}, "udp"}, seq: 9, cmd: 10001, limit: 3, rest: []id.Node{"127.0.0.1:8000", "[::1]:8001"}, payload: []byte("hello")}
+	r := relay{from: Peer{Node: "127.0.0.1:1", Incarnation: id.Incarnation{1}, Role: "udp"}, seq: 9, cmd: 10001, limit: 3, rest: []id.Node{"127.0.0.1:8000", "[::1]:8001"}, payload: []byte("hello")}
 	f.Add(r.appendTo(nil))
 	r.rest = nil
 	f.Add(r.appendTo(nil))

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -17,18 +18,16 @@ import (
 	"sync"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"github.com/Diarkis/diarkis/internal/id"
 )
 
 const (
 	alpn         = "diarkis-mesh/1"
-	secretMin    = 32             // bytes of each line of a cluster secret
 	leafLifetime = 24 * time.Hour // of a certificate a process makes for itself
 	leafRenewal  = leafLifetime / 3
-	clockSkewMax = time.Hour // a leaf is valid from this long before it was made
-	leafScheme   = "diarkis" // diarkis://ROLE/INCARNATION in the leaf's names
+	// A leaf is valid from leafRenewal before it was made and made anew leafRenewal before
+	// it ends, so clocks may differ by that either way.
+	leafScheme = "diarkis" // diarkis://ROLE/INCARNATION in the leaf's names
 )
 
 // errForeign is why a peer of another cluster is refused.
@@ -47,125 +46,149 @@ type material struct {
 
 // identity is what this node is known by. It is safe for concurrent use.
 type identity struct {
-	now     func() time.Time
-	log     zerolog.Logger
-	load    func() (*material, error)
-	stamp   func() string // differs when the files changed; nil when nothing is to be watched
-	source  string
-	mu      sync.Mutex
+	// Set by newIdentity, then constant.
+	now    func() time.Time
+	source string                            // names it in logs
+	read   func() ([][]byte, error)          // what it is made of; of files, their content
+	make   func([][]byte) (*material, error) // the material in that
+
+	mu      sync.Mutex // guards the fields below
 	current *material
-	seen    string
-	checked time.Time
+	seen    [sha256.Size]byte // of what was read last, usable or not
 }
 
-// reloadCheckMin is how often the files are looked at, at most.
-const reloadCheckMin = time.Second
-
-func newIdentity(load func() (*material, error), stamp func() string, source string, now func() time.Time, log zerolog.Logger) (*identity, error) {
-	i := &identity{now: now, log: log, load: load, stamp: stamp, source: source}
-	if stamp != nil {
-		i.seen = stamp()
-	}
-	var err error
-	i.current, err = load()
-	i.checked = now()
+// newIdentity reads an identity for the first time.
+func newIdentity(source string, now func() time.Time, read func() ([][]byte, error), make func([][]byte) (*material, error)) (*identity, error) {
+	i := &identity{now: now, source: source, read: read, make: make}
+	_, err := i.refresh()
 	return i, err
 }
 
-// materialLocked returns the current material after looking whether the files
-// changed. A change that can't be used is logged once and the old material stays.
-func (i *identity) materialLocked() *material {
-	now := i.now()
-	if i.stamp == nil || now.Sub(i.checked) < reloadCheckMin {
-		return i.current
+// refresh reads the identity again and tells whether it is another one than before. An
+// error means that it has changed to something that can't be used, and that the old one
+// stays; it is returned once for each such change.
+func (i *identity) refresh() (changed bool, err error) {
+	parts, err := i.read()
+	sum := stampOf(parts, err)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if sum == i.seen {
+		return false, nil
 	}
-	i.checked = now
-	stamp := i.stamp()
-	if stamp == i.seen {
-		return i.current
-	}
-	i.seen = stamp
-	fresh, err := i.load()
+	i.seen = sum
 	if err != nil {
-		i.log.Error().Err(err).Str("source", i.source).Msg("mesh identity change refused, old one kept")
-		return i.current
+		return false, err
+	}
+	fresh, err := i.make(parts)
+	if err != nil {
+		return false, err
 	}
 	i.current = fresh
-	i.log.Info().Str("source", i.source).Msg("mesh identity reloaded")
-	return fresh
+	return true, nil
+}
+
+// stampOf is the same for the same content, or the same problem. The content does not
+// stay in memory for it.
+func stampOf(parts [][]byte, err error) (sum [sha256.Size]byte) {
+	h := sha256.New()
+	for _, p := range parts {
+		_ = binary.Write(h, binary.BigEndian, uint64(len(p))) // a hash takes all
+		h.Write(p)
+	}
+	if err != nil {
+		h.Write([]byte(err.Error()))
+	}
+	h.Sum(sum[:0])
+	return sum
+}
+
+func (i *identity) material() *material {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.current
 }
 
 func (i *identity) certificate() (*tls.Certificate, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.materialLocked().leaf(i.now())
+	return i.current.leaf(i.now())
 }
 
-// claims is what a peer's certificate says of it.
+// claims is what a peer's certificate says of it: nothing, its role, or also which run
+// of a process it is.
 type claims struct {
-	named       bool
-	role        string
-	incarnation id.Incarnation
+	role        string         // "" when it says nothing
+	incarnation id.Incarnation // zero when it does not say
 }
 
-// verify checks the peer's chain. Host names play no part: whoever holds a leaf
-// of this cluster is a member, wherever it runs.
-func (i *identity) verify(cs tls.ConnectionState) (claims, error) {
-	i.mu.Lock()
-	m := i.materialLocked()
-	i.mu.Unlock()
-	if cs.NegotiatedProtocol != alpn || len(cs.PeerCertificates) == 0 {
-		return claims{}, fmt.Errorf("%w: protocol %q, %d certificates", errForeign, cs.NegotiatedProtocol, len(cs.PeerCertificates))
+// agree tells whether a hello says nothing else than the certificate.
+func (c claims) agree(h hello) bool {
+	return (c.role == "" || c.role == h.role) && (c.incarnation == id.Incarnation{} || c.incarnation == h.incarnation)
+}
+
+// verify checks what a peer presents in the handshake.
+func (i *identity) verify(cs tls.ConnectionState) error {
+	if cs.NegotiatedProtocol != alpn {
+		return fmt.Errorf("%w: protocol %q", errForeign, cs.NegotiatedProtocol)
+	}
+	return i.verifyChain(cs.PeerCertificates)
+}
+
+// verifyChain checks a peer's chain against the identity as it is now. Host names play no
+// part: whoever holds a leaf of this cluster is a member, wherever it runs.
+func (i *identity) verifyChain(chain []*x509.Certificate) error {
+	m := i.material()
+	if len(chain) == 0 {
+		return fmt.Errorf("%w: there is none", errForeign)
 	}
 	intermediates := x509.NewCertPool()
-	for _, c := range cs.PeerCertificates[1:] {
+	for _, c := range chain[1:] {
 		intermediates.AddCert(c)
 	}
-	leaf := cs.PeerCertificates[0]
-	if _, err := leaf.Verify(x509.VerifyOptions{
+	if _, err := chain[0].Verify(x509.VerifyOptions{
 		Roots: m.roots, Intermediates: intermediates, CurrentTime: i.now(),
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	}); err != nil {
-		return claims{}, fmt.Errorf("%w: %w", errForeign, err)
+		return fmt.Errorf("%w: %w", errForeign, err)
 	}
-	c, err := claimsOf(leaf)
-	if err == nil && m.named && !c.named {
-		err = fmt.Errorf("%w: certificate names no role and incarnation", errForeign)
+	c, err := claimsOf(chain[0])
+	if err == nil && m.named && (c.role == "" || c.incarnation == id.Incarnation{}) {
+		err = fmt.Errorf("%w: it names no role and incarnation", errForeign)
 	}
-	return c, err
+	return err
 }
 
+// claimsOf reads diarkis://ROLE/INCARNATION in the leaf's names, or diarkis://ROLE, which
+// an operator's certificate may have.
 func claimsOf(leaf *x509.Certificate) (claims, error) {
 	for _, u := range leaf.URIs {
 		if u.Scheme != leafScheme {
 			continue
 		}
+		c := claims{role: u.Host}
 		raw, err := hex.DecodeString(strings.TrimPrefix(u.Path, "/"))
-		if err != nil || len(raw) != len(id.Incarnation{}) || u.Host == "" {
+		if err != nil || u.Host == "" || len(raw) != len(c.incarnation) && len(raw) != 0 {
 			return claims{}, fmt.Errorf("%w: malformed name", errForeign)
 		}
-		return claims{true, u.Host, id.Incarnation(raw)}, nil
+		copy(c.incarnation[:], raw)
+		return c, nil
 	}
 	return claims{}, nil
 }
 
 // tlsConfigs returns what this node presents and demands as a server and as a client.
 func (i *identity) tlsConfigs() (server, client *tls.Config) {
-	check := func(cs tls.ConnectionState) error {
-		_, err := i.verify(cs)
-		return err
-	}
 	server = &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{alpn}, SessionTicketsDisabled: true,
 		ClientAuth:       tls.RequireAnyClientCert, // VerifyConnection checks it
 		GetCertificate:   func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return i.certificate() },
-		VerifyConnection: check,
+		VerifyConnection: i.verify,
 	}
 	client = &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{alpn}, SessionTicketsDisabled: true,
 		InsecureSkipVerify:   true, // VerifyConnection checks the chain; there are no host names to check
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return i.certificate() },
-		VerifyConnection:     check,
+		VerifyConnection:     i.verify,
 	}
 	return server, client
 }
@@ -180,26 +203,6 @@ func (i *identity) resetKey(node id.Node) ([32]byte, error) {
 		return [32]byte{}, fmt.Errorf("derive reset key: %w", err)
 	}
 	return [32]byte(b), nil
-}
-
-// parseSecrets splits a secret file into its lines.
-func parseSecrets(text, setting string) ([]string, error) {
-	var out []string
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if line == "" {
-			continue
-		}
-		if len(line) < secretMin {
-			return nil, fmt.Errorf("%w: %s: a cluster secret has at least %d bytes, line %d has %d",
-				ErrConfig, setting, secretMin, len(out)+1, len(line))
-		}
-		out = append(out, line)
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("%w: %s is empty", ErrConfig, setting)
-	}
-	return out, nil
 }
 
 // authority is the certificate authority every holder of a secret derives alike.
@@ -243,7 +246,7 @@ func (a authority) sign(now time.Time, role string, inc id.Incarnation) (*tls.Ce
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: "diarkis " + role},
-		NotBefore: now.Add(-clockSkewMax), NotAfter: now.Add(leafLifetime),
+		NotBefore: now.Add(-leafRenewal), NotAfter: now.Add(leafLifetime),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		URIs:        []*url.URL{{Scheme: leafScheme, Host: role, Path: "/" + inc.String()}},
@@ -260,11 +263,11 @@ func (a authority) sign(now time.Time, role string, inc id.Incarnation) (*tls.Ce
 }
 
 // secretMaterial derives everything from the lines of a cluster secret.
-func secretMaterial(secrets []string, role string, inc id.Incarnation) (*material, error) {
+func secretMaterial(secrets [][]byte, role string, inc id.Incarnation) (*material, error) {
 	roots := x509.NewCertPool()
 	var signer authority
 	for n, s := range secrets {
-		a, err := deriveAuthority(s)
+		a, err := deriveAuthority(string(s))
 		if err != nil {
 			return nil, err
 		}
@@ -274,15 +277,19 @@ func secretMaterial(secrets []string, role string, inc id.Incarnation) (*materia
 		}
 	}
 	var cached *tls.Certificate
+	var made time.Time
 	leaf := func(now time.Time) (*tls.Certificate, error) {
-		if cached != nil && now.Before(cached.Leaf.NotAfter.Add(-leafRenewal)) {
+		// By the wall clock, as others judge it: one made before that was set back is from
+		// the future, and others may refuse it for as long as it was ahead.
+		now = now.Round(0)
+		if age := now.Sub(made); cached != nil && age >= 0 && age < leafLifetime-leafRenewal {
 			return cached, nil
 		}
 		fresh, err := signer.sign(now, role, inc)
 		if err == nil {
-			cached = fresh
+			cached, made = fresh, now
 		}
 		return fresh, err
 	}
-	return &material{roots: roots, leaf: leaf, named: true, seed: []byte(secrets[0])}, nil
+	return &material{roots: roots, leaf: leaf, named: true, seed: secrets[0]}, nil
 }

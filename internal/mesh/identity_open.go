@@ -8,93 +8,111 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"strings"
 	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/Diarkis/diarkis/internal/config"
 )
 
-// secretFileMax bounds what is read of a secret file, in bytes.
-const secretFileMax = 64 << 10
+// identityFileMax bounds what is read of a file of the identity, in bytes.
+const identityFileMax = 64 << 10
+
+const secretFileSetting = "DIARKIS_CLUSTER_SECRET_FILE"
 
 // openIdentity picks the first identity that cfg names.
 func openIdentity(cfg Config) (*identity, error) {
 	who, now := cfg.Identity, cfg.now
-	fromSecret := func(text, setting string) (*material, error) {
-		secrets, err := parseSecrets(text, setting)
-		if err != nil {
-			return nil, err
+	text := func(s string) func() ([][]byte, error) {
+		return func() ([][]byte, error) { return [][]byte{[]byte(s)}, nil }
+	}
+	secret := func(setting string) func([][]byte) (*material, error) {
+		return func(parts [][]byte) (*material, error) {
+			lines, err := config.ClusterSecretLines(parts[0])
+			if err != nil {
+				return nil, fmt.Errorf("%w: %s: cluster secret: %w", ErrConfig, setting, err)
+			}
+			return secretMaterial(lines, cfg.Role, cfg.Incarnation)
 		}
-		return secretMaterial(secrets, cfg.Role, cfg.Incarnation)
 	}
 	switch {
 	case who.CertFile != "" || who.KeyFile != "" || who.CAFile != "":
 		if who.CertFile == "" || who.KeyFile == "" || who.CAFile == "" {
 			return nil, fmt.Errorf("%w: tls needs all of cert, key and ca", ErrConfig)
 		}
-		load := func() (*material, error) { return fileMaterial(who.CertFile, who.KeyFile, who.CAFile, now()) }
-		return newIdentity(load, stampOf(who.CertFile, who.KeyFile, who.CAFile), "tls", now, cfg.Log)
+		files := []identityFile{{"tls.cert", who.CertFile, false}, {"tls.key", who.KeyFile, true}, {"tls.ca", who.CAFile, false}}
+		warnReadable(cfg.Log, files)
+		return newIdentity("tls", now, readAll(files), func(parts [][]byte) (*material, error) {
+			return fileMaterial(parts[0], parts[1], parts[2], cfg.Role, now())
+		})
 	case who.SecretFile != "":
-		load := func() (*material, error) {
-			b, err := os.ReadFile(who.SecretFile)
-			if err == nil && len(b) > secretFileMax {
-				err = errors.New("file is too large")
-			}
-			if err != nil {
-				return nil, fmt.Errorf("%w: DIARKIS_CLUSTER_SECRET_FILE: %w", ErrConfig, err)
-			}
-			return fromSecret(string(b), "DIARKIS_CLUSTER_SECRET_FILE")
-		}
-		return newIdentity(load, stampOf(who.SecretFile), "cluster secret file", now, cfg.Log)
+		files := []identityFile{{secretFileSetting, who.SecretFile, true}}
+		warnReadable(cfg.Log, files)
+		return newIdentity("cluster secret file", now, readAll(files), secret(secretFileSetting))
 	case who.Secret != "":
-		load := func() (*material, error) { return fromSecret(who.Secret, "DIARKIS_CLUSTER_SECRET") }
-		return newIdentity(load, nil, "cluster secret", now, cfg.Log)
+		return newIdentity("cluster secret", now, text(who.Secret), secret("DIARKIS_CLUSTER_SECRET"))
 	}
 	for _, a := range cfg.addresses() {
 		if !a.IsLoopback() {
 			return nil, fmt.Errorf("%w: mesh address %v is not loopback, so nodes need a common identity: set "+
-				"DIARKIS_CLUSTER_SECRET_FILE (or DIARKIS_CLUSTER_SECRET) to at least %d bytes, or tls.cert, tls.key and tls.ca in shared/mesh.json",
-				ErrConfig, a, secretMin)
+				"DIARKIS_CLUSTER_SECRET_FILE to a file made with \"openssl rand -hex 32\" (or DIARKIS_CLUSTER_SECRET to its content), "+
+				"or tls.cert, tls.key and tls.ca in shared/mesh.json", ErrConfig, a)
 		}
 	}
-	secret, path, err := developmentSecret(who.DevelopmentDir)
+	made, path, err := developmentSecret(who.DevelopmentDir)
 	if err != nil {
 		return nil, err
 	}
 	cfg.Log.Warn().Str("file", path).Msg("no cluster secret configured: using the development secret, on loopback only")
-	load := func() (*material, error) { return fromSecret(secret, "development secret") }
-	return newIdentity(load, nil, "development secret", now, cfg.Log)
+	return newIdentity("development secret", now, text(made), secret("development secret"))
 }
 
-// stampOf returns a function whose result differs once one of the files changed.
-func stampOf(files ...string) func() string {
-	return func() string {
-		var b strings.Builder
+// identityFile is a file that proves, or decides, who is in the cluster.
+type identityFile struct {
+	setting, path string
+	secret        bool // reading it is enough to be the cluster
+}
+
+// readAll returns what reads the files. One that others may write is refused: whoever
+// writes it decides who is in the cluster.
+func readAll(files []identityFile) func() ([][]byte, error) {
+	return func() ([][]byte, error) {
+		var parts [][]byte
+		var errs []error
 		for _, f := range files {
-			if st, err := os.Stat(f); err == nil {
-				fmt.Fprintf(&b, "%d.%d;", st.ModTime().UnixNano(), st.Size())
-			} else {
-				b.WriteString("-;")
+			b, err := config.ReadRegular(f.path, identityFileMax)
+			if st, statErr := os.Stat(f.path); err == nil && statErr == nil && writableByAll(st) {
+				err = fmt.Errorf("everybody may write it (mode %v): chmod o-w", st.Mode().Perm())
 			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%w: %s: file %s: %w", ErrConfig, f.setting, f.path, err))
+			}
+			parts = append(parts, b)
 		}
-		return b.String()
+		return parts, errors.Join(errs...)
 	}
 }
 
-// fileMaterial reads a certificate, its key and the CA, and checks that they belong together.
-func fileMaterial(certFile, keyFile, caFile string, now time.Time) (*material, error) {
-	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+// warnReadable says which secrets everybody on this machine may read.
+func warnReadable(log zerolog.Logger, files []identityFile) {
+	for _, f := range files {
+		if st, err := os.Stat(f.path); err == nil && f.secret && readableByAll(st) {
+			log.Warn().Str("setting", f.setting).Str("file", f.path).Stringer("mode", st.Mode().Perm()).
+				Msg("everybody on this machine may read the secret of the cluster: chmod o-r")
+		}
+	}
+}
+
+// fileMaterial takes a certificate, its key and the CA, and checks that they belong
+// together and, when the certificate names a role, that it is this node's.
+func fileMaterial(cert, key, ca []byte, role string, now time.Time) (*material, error) {
+	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
 		return nil, fmt.Errorf("%w: tls.cert and tls.key: %w", ErrConfig, err)
 	}
-	ca, err := os.ReadFile(caFile)
-	if err != nil {
-		return nil, fmt.Errorf("%w: tls.ca: %w", ErrConfig, err)
-	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(ca) {
-		return nil, fmt.Errorf("%w: tls.ca: %s holds no certificate", ErrConfig, caFile)
-	}
-	if pair.Leaf == nil {
-		return nil, fmt.Errorf("%w: tls.cert: %s holds no certificate", ErrConfig, certFile)
+		return nil, fmt.Errorf("%w: tls.ca holds no certificate", ErrConfig)
 	}
 	intermediates := x509.NewCertPool()
 	for _, der := range pair.Certificate[1:] {
@@ -110,12 +128,18 @@ func fileMaterial(certFile, keyFile, caFile string, now time.Time) (*material, e
 	}); err != nil {
 		return nil, fmt.Errorf("%w: tls.cert is not valid under tls.ca: %w", ErrConfig, err)
 	}
-	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	switch c, err := claimsOf(pair.Leaf); {
+	case err != nil:
+		return nil, fmt.Errorf("%w: tls.cert: %w", ErrConfig, err)
+	case c.role != "" && c.role != role:
+		return nil, fmt.Errorf("%w: tls.cert is for the role %s, this node is %s", ErrConfig, c.role, role)
+	}
+	seed, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
 	if err != nil {
 		return nil, fmt.Errorf("%w: tls.key: %w", ErrConfig, err)
 	}
 	leaf := func(time.Time) (*tls.Certificate, error) { return &pair, nil }
-	return &material{roots: roots, leaf: leaf, seed: bytes.Clone(key)}, nil
+	return &material{roots: roots, leaf: leaf, seed: bytes.Clone(seed)}, nil
 }
 
 // cgnat is the shared address space of RFC 6598: not public.

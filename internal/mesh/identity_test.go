@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,7 +87,7 @@ func TestDerivedAuthorityIsTheSameEverywhere(t *testing.T) {
 	if !a.cert.Equal(b.cert) || !a.key.Equal(b.key) {
 		t.Error("one secret derives two authorities")
 	}
-	c, _ := deriveAuthority(testSecret + "x")
+	c, _ := deriveAuthority(nextSecret)
 	if a.key.Equal(c.key) {
 		t.Error("two secrets derive one authority")
 	}
@@ -115,7 +116,7 @@ func TestAnotherClusterIsRefused(t *testing.T) {
 	var logA, logB syncBuffer
 	cfgA, cfgB := testConfig(t), testConfig(t)
 	cfgA.Log, cfgB.Log = zerolog.New(&logA), zerolog.New(&logB)
-	cfgB.Identity.Secret = strings.Repeat("another secret ", 4)
+	cfgB.Identity.Secret = nextSecret
 	a := start(t, cfgA, nil)
 	b := start(t, cfgB, map[uint16]Handler{cmdEcho: echo})
 	for range 3 {
@@ -145,7 +146,7 @@ func TestAnotherClusterIsRefused(t *testing.T) {
 }
 
 func TestSecretRotation(t *testing.T) {
-	next := strings.Repeat("n", secretMin)
+	const next = nextSecret
 	cfgOld, cfgBoth, cfgNew := testConfig(t), testConfig(t), testConfig(t)
 	cfgBoth.Identity.Secret = next + "\n" + testSecret + "\n"
 	cfgNew.Identity.Secret = next
@@ -172,14 +173,18 @@ func TestSecretRotation(t *testing.T) {
 // writePair writes a certificate of a, its key and a's own certificate.
 func writePair(t *testing.T, dir string, a authority, now time.Time) Identity {
 	t.Helper()
+	return writeNamedPair(t, dir, a, now) // without the names a process would put in
+}
+
+func writeNamedPair(t *testing.T, dir string, a authority, now time.Time, names ...*url.URL) Identity {
+	t.Helper()
 	who := Identity{CertFile: filepath.Join(dir, "cert.pem"), KeyFile: filepath.Join(dir, "key.pem"), CAFile: filepath.Join(dir, "ca.pem")}
 	leaf, err := a.sign(now, "files", id.Incarnation{1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Without the names a process would put in: an operator's certificate has none.
 	template := *leaf.Leaf
-	template.URIs = nil
+	template.URIs = names
 	pub, key, _ := ed25519.GenerateKey(rand.Reader)
 	der, err := x509.CreateCertificate(rand.Reader, &template, a.cert, pub, a.key)
 	if err != nil {
@@ -214,9 +219,8 @@ func TestCertificateFiles(t *testing.T) {
 	}
 
 	now := time.Now()
-	var log syncBuffer
 	cfg := testConfig(t).withDefaults()
-	cfg.Identity, cfg.Log, cfg.now = who, zerolog.New(&log), func() time.Time { return now }
+	cfg.Identity = who
 	i, err := openIdentity(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -225,29 +229,27 @@ func TestCertificateFiles(t *testing.T) {
 	if err := os.WriteFile(who.CertFile, []byte("not a certificate"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 {
-		now = now.Add(2 * reloadCheckMin)
+	for n := range 2 {
+		if changed, err := i.refresh(); changed || (err != nil) != (n == 0) {
+			t.Errorf("look %d at a bad pair = %v, %v, want one error", n, changed, err)
+		}
 		if kept, _ := i.certificate(); kept != first {
 			t.Error("a bad pair replaced the good one")
 		}
 	}
-	if n := strings.Count(log.String(), "change refused"); n != 1 {
-		t.Errorf("the bad pair was reported %d times: %s", n, log.String())
-	}
 	writePair(t, dir, ca, now)
-	now = now.Add(2 * reloadCheckMin)
+	if changed, err := i.refresh(); !changed || err != nil {
+		t.Errorf("a new pair = %v, %v", changed, err)
+	}
 	if fresh, _ := i.certificate(); fresh == first {
 		t.Error("the new pair was not taken")
-	}
-	if !strings.Contains(log.String(), "reloaded") {
-		t.Errorf("the new pair was not reported: %s", log.String())
 	}
 }
 
 func TestDevelopmentSecret(t *testing.T) {
 	dir := t.TempDir()
 	first, path, err := developmentSecret(dir)
-	if err != nil || len(first) < secretMin {
+	if err != nil || len(strings.TrimSpace(first)) != 64 {
 		t.Fatalf("developmentSecret = %d bytes, %v", len(first), err)
 	}
 	if again, _, err := developmentSecret(dir); err != nil || again != first {

@@ -35,7 +35,7 @@ func (l *local) request(ctx context.Context, deadline time.Time, cmd uint16, pay
 	ctx, cancel := withDeadline(ctx, deadline)
 	m := l.m
 	m.metrics.in.Add(1)
-	handler, code := m.admit(cmd)
+	handler, code := m.admit(m.self, cmd)
 	if code != CodeOK {
 		m.metrics.handled(cmd, handler != nil, code)
 		cancel()

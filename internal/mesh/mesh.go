@@ -80,8 +80,9 @@ type Config struct {
 	Reg prometheus.Registerer // nil: metrics are kept but not registered
 
 	// For tests only.
-	now     func() time.Time
-	batches func(*net.UDPConn) batchReader
+	now           func() time.Time
+	batches       func(*net.UDPConn) batchReader
+	identityEvery time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -89,6 +90,7 @@ func (c Config) withDefaults() Config {
 	c.RetryInterval = cmp.Or(c.RetryInterval, time.Second)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, time.Minute)
 	c.HandlersMax = cmp.Or(c.HandlersMax, 1024)
+	c.identityEvery = cmp.Or(c.identityEvery, identityEvery)
 	if c.LinkFailed == nil {
 		c.LinkFailed = func(id.Node) {}
 	}
@@ -113,6 +115,8 @@ func (c Config) validate() error {
 		bad("address %q is not an IP address", c.Address)
 	case bind.IsUnspecified() && (!c.Advertise.IsValid() || c.Advertise.IsUnspecified()):
 		bad("address %v listens everywhere, so the address to announce must be given", bind)
+	case !c.AllowPublic && bind.IsUnspecified() && anyPublic(bind, c.Advertise):
+		bad("address %v is every address of this machine, and one of them is public: bind a private address or set allowPublic in shared/mesh.json", bind)
 	case !c.AllowPublic && anyPublic(bind, c.Advertise):
 		bad("address %v is public: bind a private address or set allowPublic in shared/mesh.json", bind)
 	}
@@ -170,8 +174,8 @@ func anyPublic(bind, advertise netip.Addr) bool {
 type Identity struct {
 	// CertFile, KeyFile and CAFile are PEM files, read again when they change.
 	CertFile, KeyFile, CAFile string
-	// SecretFile holds the cluster secret: lines of at least 32 bytes. The first
-	// signs, all verify.
+	// SecretFile holds the cluster secret, read again when it changes: lines of at least
+	// 32 random bytes as hex or base64. The first signs, all verify.
 	SecretFile string
 	// Secret is the content of such a file.
 	Secret string
@@ -185,6 +189,9 @@ type Peer struct {
 	Node        id.Node // the mesh address the peer listens on
 	Incarnation id.Incarnation
 	Role        string
+	// Via is the node that passed the message on in a SendMany, on whose word alone
+	// Node is its sender. It is empty when Node sent it itself, which the mesh has proved.
+	Via id.Node
 }
 
 // Handler answers a command. It runs on a goroutine of its own and may block

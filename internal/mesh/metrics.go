@@ -33,6 +33,10 @@ type metrics struct {
 	established      prometheus.Counter
 	dials            *prometheus.CounterVec
 	refusals         *prometheus.CounterVec
+	commandsRefused  *prometheus.CounterVec
+	addressesRefused prometheus.Counter
+	dialBacks        *prometheus.CounterVec
+	expelled         prometheus.Counter
 	socketErrors     *prometheus.CounterVec
 	sentBy           map[string]prometheus.Counter
 	// One for each command of ours, made on first use, and one for the application's.
@@ -63,6 +67,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		established:      counter("connections_established_total", "Connections to other nodes that were set up."),
 		dials:            counters("dials_total", "Attempts to connect to another node.", "result"),
 		refusals:         counters("handshakes_refused_total", "Handshakes that ended because one side is of another cluster.", "direction"),
+		commandsRefused:  counters("commands_refused_total", "Commands of other nodes that may not send them, by command and reason: role, relay, name.", "command", "reason"),
+		addressesRefused: counter("addresses_refused_total", "Connections of nodes that are not at the address they announce."),
+		dialBacks:        counters("dial_backs_total", "Questions to an address whether it is the node there that connects from elsewhere: answered, failed, busy.", "result"),
+		expelled:         counter("links_expelled_total", "Connections ended because the identity changed and their peer is not of this cluster any more."),
 		socketErrors:     counters("socket_errors_total", "Times the system refused to send or receive on the mesh's socket.", "direction"),
 		connections: auto.NewGauge(prometheus.GaugeOpts{
 			Namespace: "diarkis", Subsystem: "mesh", Name: "connections", Help: "Open connections to other nodes.",
@@ -125,6 +133,10 @@ func resultOf(err error) string {
 		return "unknown_command"
 	case errors.Is(err, ErrTooLarge):
 		return "too_large"
+	case errors.Is(err, ErrForbidden):
+		return "forbidden"
+	case errors.Is(err, ErrOtherRun):
+		return "other_run"
 	case errors.Is(err, context.Canceled):
 		return "canceled"
 	}
@@ -134,7 +146,7 @@ func resultOf(err error) string {
 // codeNames are the label values for how a handler ended.
 var codeNames = map[Code]string{
 	CodeOK: "ok", CodeUnknownCommand: "unknown_command", CodeDraining: "draining", CodeOverloaded: "overloaded",
-	CodeTimeout: "timeout", CodePanic: "panic",
+	CodeTimeout: "timeout", CodePanic: "panic", CodeForbidden: "forbidden",
 }
 
 // handled counts a message of another node. Numbers nobody registered come from

@@ -192,6 +192,10 @@ func (c *conn) receiveOneWay(r *bufio.Reader, class class) error {
 func (m *Mesh) handleOneWay(ctx context.Context, from Peer, cmd uint16, payload []byte) {
 	m.metrics.in.Add(1)
 	handler := m.handler(cmd)
+	if !m.permit(from, cmd) {
+		m.metrics.handled(cmd, handler != nil, CodeForbidden)
+		return
+	}
 	if handler == nil {
 		m.metrics.handled(cmd, false, CodeUnknownCommand)
 		m.log.Debug().Stringer("peer", from.Node).Uint16("command", cmd).Msg("unknown one-way mesh command")

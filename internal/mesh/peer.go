@@ -119,6 +119,7 @@ func (p *peer) dial(d *dial) {
 	}
 	p.m.metrics.dials.WithLabelValues(dialResult(err)).Inc()
 	p.m.reportRefusal(string(p.node), "outgoing", err)
+	p.m.reportOwnAddress(p.node, err)
 	p.mu.Lock()
 	p.settleDialLocked(d, fmt.Errorf("%w: %w", ErrUnreachable, err))
 	p.mu.Unlock()
@@ -185,6 +186,11 @@ func (p *peer) greet(ctx context.Context, qc *quic.Conn) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if theirs.node != p.node {
+		if err := p.m.confirm(ctx, remote); err != nil {
+			return nil, p.m.refuseAddress(p.node, remote, err)
+		}
+	}
 	c := newConn(p.m, p, qc, stream, in, remote)
 	c.tag, c.dialed = mine.tag, true
 	return c, nil
@@ -241,7 +247,7 @@ func (p *peer) install(c *conn, theirLost uint64) {
 	case keepOld:
 		c.retire()
 	case restarted:
-		p.m.log.Info().Stringer("peer", p.node).Msg("mesh peer restarted")
+		p.m.log.Debug().Stringer("peer", p.node).Msg("mesh peer restarted")
 		old.cancel(errRestarted)
 	case old != nil:
 		old.retire()

@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"errors"
+	"net"
 	"sync"
 	"time"
 
@@ -40,7 +41,11 @@ func (m *Mesh) reportRefusal(peer, direction string, err error) {
 		return
 	}
 	m.metrics.refusals.WithLabelValues(direction).Inc()
-	if !m.refusals.allow(peer, m.cfg.now()) {
+	limit, key := &m.refusedOut, peer
+	if host, _, err := net.SplitHostPort(peer); err == nil && direction == "incoming" {
+		limit, key = &m.refusedIn, host // a stranger may come from any port
+	}
+	if !limit.allow(key, m.cfg.now()) {
 		return
 	}
 	m.log.Warn().Str("peer", peer).Str("direction", direction).Err(err).Str("probable_cause", probableCause(err)).Msg("mesh peer refused")
@@ -52,12 +57,12 @@ func probableCause(err error) string {
 	if e, ok := errors.AsType[*quic.TransportError](err); ok && e.ErrorCode == noApplicationProtocol {
 		return "the two nodes speak different versions of the mesh protocol, this one " + alpn
 	}
-	return "different cluster secret (or TLS certificate authority) on the two nodes, or clocks more than an hour apart"
+	return "different cluster secret (or TLS certificate authority) on the two nodes, or clocks more than 8 hours apart"
 }
 
 const (
 	limiterEvery = time.Minute
-	limiterMax   = 1024 // addresses; beyond that nothing is reported until some expire
+	limiterMax   = 16 // keys; beyond that nothing is reported until some expire, as strangers may have many addresses
 )
 
 // limiter lets one event per key through in limiterEvery.

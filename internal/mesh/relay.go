@@ -92,7 +92,7 @@ func parseRelay(b []byte) (relay, error) {
 		return relay{}, bad
 	}
 	node, b, ok := shortString(b)
-	if !ok || r.limit == 0 || count > relayTargetsMax || count > len(b)/7 || r.cmd == CmdRelay || r.cmd == CmdRelayDatagram {
+	if !ok || r.limit == 0 || count > relayTargetsMax || count > len(b)/7 {
 		return relay{}, bad
 	}
 	r.from.Role, r.from.Node = role, id.Node(node)
@@ -237,8 +237,8 @@ func (m *Mesh) SendMany(ctx context.Context, to []id.Node, cmd uint16, payload [
 	if err == nil && len(all) > relayTargetsMax {
 		err = fmt.Errorf("%w: %d nodes, at most %d", ErrTooLarge, len(all), relayTargetsMax)
 	}
-	if err == nil && (cmd == CmdRelay || cmd == CmdRelayDatagram) {
-		err = ErrUnknownCommand
+	if err == nil && !ruleOf(cmd).relay {
+		err = ErrForbidden
 	}
 	if err != nil {
 		for _, n := range all {
@@ -306,8 +306,8 @@ func (m *Mesh) sendShare(ctx context.Context, r relay, share []id.Node, failed *
 }
 
 // handleRelay delivers here and passes the rest on. The answer lists failures.
-func (m *Mesh) handleRelay(ctx context.Context, _ Peer, payload []byte) ([]byte, error) {
-	r, err := parseRelay(payload)
+func (m *Mesh) handleRelay(ctx context.Context, link Peer, payload []byte) ([]byte, error) {
+	r, err := m.takeRelay(link, payload)
 	if err != nil {
 		return nil, err
 	}
@@ -321,6 +321,22 @@ func (m *Mesh) handleRelay(ctx context.Context, _ Peer, payload []byte) ([]byte,
 	}
 	wg.Wait()
 	return failed.appendTo(nil), nil
+}
+
+// takeRelay reads what the node at the other end of the link passes on, and refuses
+// what no relay may carry. Whom it comes from is that node's word, unless it is itself.
+func (m *Mesh) takeRelay(link Peer, payload []byte) (relay, error) {
+	r, err := parseRelay(payload)
+	if err != nil {
+		return relay{}, err
+	}
+	if !m.permitRelay(link, r) {
+		return relay{}, ErrForbidden
+	}
+	if r.from != link {
+		r.from.Via = link.Node
+	}
+	return r, nil
 }
 
 // deliverRelay runs the handler of a relayed message, unless it ran before.
@@ -353,6 +369,9 @@ func (m *Mesh) USendMany(to []id.Node, cmd uint16, payload []byte, limit int) er
 	if m.stopping.Load() {
 		return fmt.Errorf("send datagram %d to %d nodes: %w", cmd, len(all), ErrDraining)
 	}
+	if !ruleOf(cmd).relay {
+		return fmt.Errorf("send datagram %d to %d nodes: %w", cmd, len(all), ErrForbidden)
+	}
 	return m.spreadDatagrams(r, all)
 }
 
@@ -378,8 +397,8 @@ func (m *Mesh) spreadDatagrams(r relay, nodes []id.Node) error {
 	return nil
 }
 
-func (m *Mesh) handleRelayDatagram(ctx context.Context, _ Peer, payload []byte) ([]byte, error) {
-	r, err := parseRelay(payload)
+func (m *Mesh) handleRelayDatagram(ctx context.Context, link Peer, payload []byte) ([]byte, error) {
+	r, err := m.takeRelay(link, payload)
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -18,10 +17,14 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 )
 
 const (
 	tickEvery = 250 * time.Millisecond
+	// identityEvery is how often the files of the identity are read: what an operator
+	// changes there is logged within 10 s.
+	identityEvery = 4 * time.Second
 
 	// A QUIC connection without a sign of life for quicIdle ends; keep-alives are
 	// sent often enough that only a dead peer or path gets there.
@@ -60,7 +63,10 @@ type Mesh struct {
 	local      local
 	workers    workers
 	relays     relayLog
-	refusals   limiter
+	refusedIn  limiter            // of refusals of nodes that dial this one, and
+	refusedOut limiter            // of those it dials, so that strangers do not hide them
+	complaints telemetry.Throttle // about nodes that do what they may not, or are not where they say
+	dialBacks  dialBacks
 	lookup     atomic.Pointer[map[uint16]Handler]
 
 	tick       atomic.Int64  // counts the janitor's rounds, from 1
@@ -138,7 +144,7 @@ func (m *Mesh) Listen() (id.Node, error) {
 	if m.cfg.Advertise.IsValid() {
 		announced = m.cfg.Advertise
 	}
-	m.self = Peer{id.NodeOf(netip.AddrPortFrom(announced, local.Port())), m.cfg.Incarnation, m.cfg.Role}
+	m.self = Peer{Node: id.NodeOf(netip.AddrPortFrom(announced, local.Port())), Incarnation: m.cfg.Incarnation, Role: m.cfg.Role}
 	key, err := m.identity.resetKey(m.self.Node)
 	if err != nil {
 		_ = socket.Close()
@@ -152,6 +158,7 @@ func (m *Mesh) Listen() (id.Node, error) {
 	}
 	m.listener, err = m.transport.Listen(m.serverTLS, m.quicConfig)
 	if err != nil {
+		m.transport = nil // Close looks at it, and so does who asks whether this node listens
 		_ = socket.Close()
 		return "", fmt.Errorf("listen on %v: %w", m.self.Node, err)
 	}
@@ -187,6 +194,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = m.Close() })
 	defer stop()
 	m.spawn(m.janitor)
+	m.spawn(m.watchIdentity)
 	var failure error
 	for {
 		qc, err := m.listener.Accept(m.ctx)
@@ -229,7 +237,7 @@ func (m *Mesh) stop() {
 	m.closed = true
 	m.mu.Unlock()
 	m.wg.Wait()
-	if m.transport != nil {
+	if m.listener != nil {
 		m.stopErr = errors.Join(m.listener.Close(), m.transport.Close(), m.transport.Conn.Close())
 	}
 }
@@ -281,6 +289,9 @@ func (m *Mesh) track(c *conn) {
 	m.mu.Lock()
 	m.conns[c] = struct{}{}
 	m.mu.Unlock()
+	if m.identity.verifyChain(c.chain) != nil { // it changed since the handshake
+		c.expel()
+	}
 	if m.stopping.Load() {
 		c.retire()
 	}
@@ -346,72 +357,6 @@ func (m *Mesh) sweep(now, age int64) {
 			delete(m.peers, node)
 		}
 	}
-}
-
-// accept greets an incoming connection and serves it until it ends.
-func (m *Mesh) accept(qc *quic.Conn) {
-	ctx, cancel := context.WithTimeout(m.ctx, helloTimeout)
-	c, lost, err := m.welcome(ctx, qc)
-	cancel()
-	if err != nil {
-		m.log.Debug().Str("peer", qc.RemoteAddr().String()).Err(err).Msg("mesh connection refused")
-		_ = qc.CloseWithError(closeRefused, err.Error())
-		return
-	}
-	c.p.install(c, lost)
-	c.run()
-}
-
-func (m *Mesh) welcome(ctx context.Context, qc *quic.Conn) (c *conn, lost uint64, err error) {
-	stream, err := qc.AcceptStream(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
-	in := bufio.NewReaderSize(stream, InlineMax)
-	theirs, err := readHello(ctx, stream, in)
-	if err != nil {
-		return nil, 0, err
-	}
-	remote, err := m.checkHello(qc, theirs)
-	if err != nil {
-		return nil, 0, err
-	}
-	p, err := m.peer(theirs.node)
-	if err != nil {
-		return nil, 0, err
-	}
-	if err := writeHello(stream, m.hello(theirs.tag, 0)); err != nil {
-		return nil, 0, err
-	}
-	c = newConn(m, p, qc, stream, in, remote)
-	c.tag = theirs.tag
-	return c, theirs.lost, nil
-}
-
-func (m *Mesh) hello(tag, lost uint64) hello {
-	return hello{tag, lost, m.self.Incarnation, m.self.Role, m.self.Node}
-}
-
-// checkHello holds what a peer says of itself to what its certificate says.
-func (m *Mesh) checkHello(qc *quic.Conn, h hello) (Peer, error) {
-	certs := qc.ConnectionState().TLS.PeerCertificates
-	if len(certs) == 0 {
-		return Peer{}, errForeign
-	}
-	c, err := claimsOf(certs[0])
-	if err != nil {
-		return Peer{}, err
-	}
-	if c.named && (c.role != h.role || c.incarnation != h.incarnation) {
-		return Peer{}, fmt.Errorf("%w: hello and certificate name different nodes", errForeign)
-	}
-	if h.incarnation == m.self.Incarnation {
-		return Peer{}, errors.New("the address is this node's own")
-	}
-	if h.node == m.self.Node {
-		return Peer{}, errors.New("the peer announces this node's own address")
-	}
-	return Peer{h.node, h.incarnation, h.role}, nil
 }
 
 // peer returns what is known of the node at a mesh address.

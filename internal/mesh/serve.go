@@ -16,7 +16,7 @@ const errorTextMax = 4 << 10
 func (c *conn) serve(h header, payload []byte) {
 	c.use()
 	c.m.metrics.in.Add(1)
-	handler, code := c.m.admit(h.cmd)
+	handler, code := c.m.admit(c.remote, h.cmd)
 	if code != CodeOK {
 		c.m.metrics.handled(h.cmd, handler != nil, code)
 		c.refuse(h, code)
@@ -120,10 +120,12 @@ func (c *conn) answer(h header, payload []byte, code Code, text string) {
 	}
 }
 
-// admit finds the handler of a command and takes a slot for it, which release gives back.
-func (m *Mesh) admit(cmd uint16) (Handler, Code) {
+// admit finds the handler of a command that from may send, and takes a slot for it, which release gives back.
+func (m *Mesh) admit(from Peer, cmd uint16) (Handler, Code) {
 	handler := m.handler(cmd)
 	switch {
+	case !m.permit(from, cmd):
+		return handler, CodeForbidden
 	case handler == nil:
 		return nil, CodeUnknownCommand
 	case m.draining.Load() && cmd != CmdRelay && cmd != CmdRelayDatagram:

@@ -23,6 +23,7 @@ const (
 	closeNormal   quic.ApplicationErrorCode = 0
 	closeProtocol quic.ApplicationErrorCode = 1
 	closeRefused  quic.ApplicationErrorCode = 2
+	closeAddress  quic.ApplicationErrorCode = 3 // the peer is not at the address it announces
 
 	streamGaveUp quic.StreamErrorCode = 1
 )

@@ -310,20 +310,16 @@ func TestNoCertificateNoEntry(t *testing.T) {
 func TestProtocolViolations(t *testing.T) {
 	m := start(t, testConfig(t), map[uint16]Handler{cmdEcho: echo})
 	good := start(t, testConfig(t), nil)
-	me := hello{1, 0, m.cfg.Incarnation, "udp", "127.0.0.1:1"}
-	me.incarnation[0]++
-	other := testConfig(t)
-	other.Incarnation = me.incarnation
-	who, err := openIdentity(other.withDefaults())
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, mine := who.tlsConfigs()
+	by := newHand(t)
+	me := by.hello
 	hi := me.appendTo(nil)
 	greeting := append(header{size: uint32(len(hi)), kind: kindHello}.appendTo(nil), hi...)
 	lie := me
 	lie.role = "mars"
 	lied := lie.appendTo(nil)
+	lie = me
+	lie.incarnation[0]++
+	run := lie.appendTo(nil)
 	tests := []struct {
 		name string
 		main []byte
@@ -331,6 +327,7 @@ func TestProtocolViolations(t *testing.T) {
 	}{
 		{"no hello", header{kind: kindPing}.appendTo(nil), nil},
 		{"hello lies about the role", append(header{size: uint32(len(lied)), kind: kindHello}.appendTo(nil), lied...), nil},
+		{"hello lies about the run", append(header{size: uint32(len(run)), kind: kindHello}.appendTo(nil), run...), nil},
 		{"huge frame", append(bytes.Clone(greeting), header{size: 1 << 30, kind: kindRequest}.appendTo(nil)...), nil},
 		{"one-way on the main stream", append(bytes.Clone(greeting), header{kind: kindOneWay}.appendTo(nil)...), nil},
 		{"ack of nothing sent", append(bytes.Clone(greeting), header{kind: kindAck, id: 7}.appendTo(nil)...), nil},
@@ -341,10 +338,7 @@ func TestProtocolViolations(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			qc, err := rawDial(t, m, func(c *tls.Config) { *c = *mine.Clone() })
-			if err != nil {
-				t.Fatal(err)
-			}
+			qc := by.dial(t, m)
 			s, err := qc.OpenStream()
 			if err != nil {
 				t.Fatal(err)

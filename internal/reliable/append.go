@@ -11,6 +11,7 @@ type packet struct {
 	dst        []byte
 	start, end int // of the frames in dst
 	eliciting  bool
+	asks       bool // TCP: for an answer
 	sentPacket
 }
 
@@ -44,6 +45,7 @@ func (m *Machine) Append(now time.Time, pn uint64, dst []byte, max int) []byte {
 		return dst
 	}
 	m.lastSent = at
+	m.noteAsked(at, &p)
 	m.Sent(pn)
 	if p.eliciting && !m.cfg.stream {
 		p.at = at
@@ -187,6 +189,7 @@ func (m *Machine) appendPing(at time.Duration, p *packet) {
 	m.ping.token++
 	m.ping.sentAt, m.ping.waiting = at, true
 	p.put(wire.AppendPing(p.dst, m.ping.token), true)
+	p.asks = true
 }
 
 // appendResumes says what is expected next. On TCP that is the acknowledgement, and
@@ -231,6 +234,7 @@ func (m *Machine) appendAgain(p *packet) {
 
 func (m *Machine) putFragment(p *packet, c *sendChannel, f *fragment, seq uint64) {
 	p.put(wire.AppendReliable(p.dst, c.id, seq, f.first, f.last, f.data), true)
+	p.asks = true
 	if !m.cfg.stream {
 		f.newest = uint32(p.pn)
 		*m.loss.refs.push() = refOf(c.id, seq)

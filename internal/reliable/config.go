@@ -228,6 +228,7 @@ var (
 	errNotOnStream = &Violation{wire.CloseProtocol, "frame not allowed on TCP"}
 	errAckUnsent   = &Violation{wire.CloseProtocol, "ack of a packet never sent"}
 	errResume      = &Violation{wire.CloseProtocol, "resume on a connection not resumed"}
+	errResumeEarly = &Violation{wire.CloseProtocol, "resume in confirm"}
 	errResumeSeq   = &Violation{wire.CloseProtocol, "resume above what was sent"}
 	errFragment    = &Violation{wire.CloseProtocol, "fragment does not continue its message"}
 	errMessage     = &Violation{wire.CloseProtocol, "malformed message"}

@@ -12,6 +12,7 @@ func (m *Machine) hear(at time.Duration) {
 		}
 	}
 	m.heard, m.now = at, at
+	m.asked = never
 	m.inbox.now = at - m.away // that is lived(at)
 }
 

@@ -38,8 +38,8 @@ type losses struct {
 	inFlight     int           // bytes
 	sentAt       time.Duration // the newest packet that asks for an acknowledgement
 	lostAt       time.Duration // when the next packet counts as lost; never if none may be
-	retries      int           // probe timeouts since the last acknowledgement
-	probes       int           // packets that may leave in spite of congestion control
+	retries      int32         // probe timeouts since the last acknowledgement
+	probes       int32         // packets that may leave in spite of congestion control
 }
 
 // record notes that a packet left.
@@ -100,7 +100,7 @@ func (m *Machine) checkLoss(at time.Duration) error {
 		m.detectLost(at)
 		return nil
 	}
-	if l.retries++; l.retries > int(m.cfg.maxRetry) {
+	if l.retries++; l.retries > m.cfg.maxRetry {
 		return ErrDead
 	}
 	l.sentAt = at

@@ -28,6 +28,7 @@ type Machine struct {
 	lastSent  time.Duration
 	stalledAt time.Duration // TCP: since when nothing can leave
 	slowSince time.Duration // since when too much waits without progress, see noteSlow
+	asked     time.Duration // since when the peer is asked for an answer and not heard, see noteAsked
 }
 
 // Stats counts what happened on the connection.
@@ -49,7 +50,7 @@ func New(now time.Time, cfg Config, st *State) *Machine {
 		acks:      newAckTracker(),
 		repeat:    newRepeats(),
 		size:      newPathSize(&cfg),
-		stalledAt: never, slowSince: never,
+		stalledAt: never, slowSince: never, asked: never,
 	}
 	m.skipAfter(0)
 	m.inbox.window = int32(min(cfg.Window, 1<<30))
@@ -89,6 +90,9 @@ func (m *Machine) Tick(now time.Time) error {
 	if m.cfg.keepAlive > 0 && at >= m.lastSent+m.cfg.keepAlive {
 		m.control.ping = true
 	}
+	if at >= m.unansweredAt() {
+		m.asked = inVain
+	}
 	m.trim(at)
 	return m.checkLoss(at)
 }
@@ -99,7 +103,7 @@ func (m *Machine) WakeAt() time.Time {
 	if m.pending() {
 		return m.start
 	}
-	wake := min(m.acks.due, m.control.resumeAt, m.repeat.due, m.lossTimer())
+	wake := min(m.acks.due, m.control.resumeAt, m.repeat.due, m.lossTimer(), m.unansweredAt())
 	if m.slowSince != never {
 		wake = min(wake, m.slowAt())
 	}
@@ -136,6 +140,7 @@ func (m *Machine) Thaw(now time.Time) {
 	if m.stalledAt != never {
 		m.stalledAt = at
 	}
+	m.askAnew(at)
 }
 
 // PathChanged forgets what was learned about the old path, after roaming: rtt is what
@@ -160,7 +165,7 @@ func (m *Machine) PathChanged(now time.Time, rtt time.Duration) {
 // Silence is for how long no packet opened, and how many probes in a row nobody
 // acknowledged.
 func (m *Machine) Silence(now time.Time) (quiet time.Duration, probes int) {
-	return m.at(now) - m.heard, m.loss.retries
+	return m.at(now) - m.heard, int(m.loss.retries)
 }
 
 // LargestAcked is the highest packet number the peer acknowledged; false before any.

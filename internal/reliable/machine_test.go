@@ -261,6 +261,20 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
+// A client can't know yet whether it is resumed: RESUME belongs behind Accept.
+func TestResumeInConfirm(t *testing.T) {
+	for _, cfg := range []reliable.Config{serverUDP, serverTCP} {
+		for _, wanted := range []bool{false, true} {
+			p := newPeer(t, cfg)
+			err := p.ReceiveConfirm(p.now, wire.AppendResume(nil, 0, 0), wanted, &p.got)
+			requireCode(t, err, wire.CloseProtocol)
+			p.resume(cfg)
+			err = p.ReceiveConfirm(p.now, wire.AppendResume(nil, 0, 0), wanted, &p.got)
+			requireCode(t, err, wire.CloseProtocol)
+		}
+	}
+}
+
 func TestExportLeavesTheMachineAlone(t *testing.T) {
 	a, b := newPeer(t, clientUDP), newPeer(t, serverUDP)
 	a.send(5000, reliable.Reliable, 0)

@@ -37,7 +37,7 @@ func (m *Machine) ReceiveConfirm(now time.Time, plaintext []byte, resumeWanted b
 	r.Reset()
 	at := m.at(now)
 	m.hear(at)
-	in := arrival{m: m, r: r, now: now, at: at, kept: true, noMessages: resumeWanted}
+	in := arrival{m: m, r: r, now: now, at: at, kept: true, confirm: true, noMessages: resumeWanted}
 	return in.frames(plaintext)
 }
 
@@ -61,6 +61,7 @@ type arrival struct {
 	r          *Received
 	now        time.Time
 	at         time.Duration
+	confirm    bool
 	noMessages bool
 	eliciting  bool
 	kept       bool // no fragment was dropped
@@ -168,6 +169,8 @@ func (in *arrival) reliable(f *wire.Frame) error {
 func (in *arrival) resume(f *wire.Frame) error {
 	m := in.m
 	switch {
+	case in.confirm:
+		return errResumeEarly
 	case m.cfg.stream:
 		if f.Channel != ChannelDefault {
 			return errStreamOrder

@@ -39,7 +39,7 @@ func simSeeds(t *testing.T) uint64 {
 func TestSim(t *testing.T) {
 	n := simSeeds(t)
 	var wg sync.WaitGroup
-	var repeated, again atomic.Uint64
+	var repeated, again, vanished atomic.Uint64
 	workers := uint64(runtime.GOMAXPROCS(0))
 	for w := range workers {
 		wg.Go(func() {
@@ -47,6 +47,9 @@ func TestSim(t *testing.T) {
 				w := newWorld(seed)
 				if err := w.run(); err != nil {
 					t.Errorf("seed %d: %v", seed, err)
+				}
+				if w.vanished {
+					vanished.Add(1)
 				}
 				for _, s := range w.sides {
 					repeated.Add(s.m.Stats().Repeated)
@@ -56,6 +59,10 @@ func TestSim(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	// Over links that lose up to 30 % in bursts of up to 5, which nobody plays on.
+	if got := vanished.Load(); got > 2+n/200 {
+		t.Errorf("the server found a client gone that was there in %d of %d histories", got, n)
+	}
 	if repeated.Load() == 0 || again.Load() == 0 {
 		t.Errorf("%d fragments repeated and %d sent again: the link is too good", repeated.Load(), again.Load())
 	}
@@ -85,8 +92,9 @@ type world struct {
 	loss, dup     float64
 	loses         [2]*lossy
 	delay, jitter time.Duration
-	mtu           int // longer packets never arrive, over UDP
-	epoch         int // connections so far: packets of earlier ones are dropped
+	mtu           int  // longer packets never arrive, over UDP
+	epoch         int  // connections so far: packets of earlier ones are dropped
+	vanished      bool // the server found its client gone, who never is
 	resumeAt      time.Time
 	pushUntil     time.Time
 
@@ -330,6 +338,9 @@ func (w *world) step() error {
 				return nil
 			} else if err != nil {
 				return fmt.Errorf("side %d closes an honest one: %w", i, err)
+			}
+			if i == 1 && s.m.Unanswered() {
+				w.vanished = true
 			}
 		}
 		if !w.calm && !w.now.Before(s.nextSend) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/status"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 	"github.com/Diarkis/diarkis/internal/transport"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
@@ -131,7 +132,7 @@ func (q *Request[U]) forgotten() {
 	r := q.router
 	r.metrics.forgotten.Inc()
 	if more, ok := r.silent.Line(q.name); ok {
-		r.log.Warn().Str("handler", q.name).Dur("after_ms", r.cfg.AnswerMax).Int("more", more).Msg("handler never answered")
+		r.log.Warn().Str("handler", q.name).Str("after", telemetry.Span(r.cfg.AnswerMax)).Int("more", more).Msg("handler never answered")
 	}
 	if q.msg.HasID {
 		q.send(nil, status.Err, r.errorPayload(errForgotten), reliable.Reliable)

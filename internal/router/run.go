@@ -8,6 +8,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/guard"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/status"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 )
 
 var errPanic = &status.Error{Code: status.Internal, Ours: true, Text: "internal error"}
@@ -128,7 +129,7 @@ func (r *Router[U]) watch(name string) *time.Timer {
 	return time.AfterFunc(r.cfg.Slow, func() {
 		r.metrics.slow.Inc()
 		if more, ok := r.slow.Line(name); ok {
-			r.log.Warn().Str("handler", name).Dur("after_ms", r.cfg.Slow).Int("more", more).Msg("handler ran for too long")
+			r.log.Warn().Str("handler", name).Str("after", telemetry.Span(r.cfg.Slow)).Int("more", more).Msg("handler ran for too long")
 		}
 	})
 }

@@ -6,7 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"time"
 )
 
 // Names of the address files.
@@ -14,6 +16,32 @@ const (
 	MeshAddr   = "DIARKIS_MESH_ADDR"
 	PublicAddr = "DIARKIS_PUBLIC_ADDR"
 )
+
+// fresh is how old a file of a node that runs may get before it is written anew:
+// cleaners of temporary directories remove what nobody has touched for days.
+const fresh = time.Hour
+
+// anyRole is the one rank of a plain name that goes to whoever comes first.
+const anyRole = ""
+
+// ranksOf returns the roles a plain name may go to, the first first, each with a lock
+// of its own. The documented probe knocks at the port of a udp node with what is
+// under the plain PublicAddr, so that is what it names, else the port of a tcp node; an
+// http node is not where players go.
+func ranksOf(name string) []string {
+	if name == PublicAddr {
+		return []string{"udp", "tcp"}
+	}
+	return []string{anyRole}
+}
+
+// plainLock is the file that the holder of a rank of a plain name keeps locked.
+func (d *Dir) plainLock(name string, rank int) string {
+	if rank > 0 {
+		name += "." + ranksOf(name)[rank]
+	}
+	return filepath.Join(d.private, name+lockSuffix)
+}
 
 // Addresses is the address files of one node. Its methods are safe for
 // concurrent use.
@@ -25,15 +53,15 @@ type Addresses struct {
 
 	mu      sync.Mutex             // guards the fields below
 	written map[string]fs.FileInfo // by path: what Remove may remove
-	locks   map[string]*os.File    // by plain name: locks held
+	locks   map[string]*os.File    // by plain name: locks held, of this node's rank
 	removed bool
 }
 
 type addressName struct{ name, content string }
 
 // WriteAddresses writes the node's mesh and public address, host:port, under the
-// names with its role and pid, and under the plain names where no other process
-// of this user holds them. An empty address has no file. What it wrote before an
+// names with its role and pid, and under the plain names that are its to have: see
+// [Addresses.Refresh]. An empty address has no file. What it wrote before an
 // error is removed again.
 func (d *Dir) WriteAddresses(role string, pid int, mesh, public string) (*Addresses, error) {
 	if err := checkRole(role); err != nil {
@@ -67,42 +95,88 @@ func (a *Addresses) write(name, content string) error {
 	return nil
 }
 
-// Refresh takes the plain names whose lock has become free, because the process
-// that held it ended. Call it now and then; it does nothing when all are ours.
+// Refresh takes the plain names that have become this node's, because the process
+// that had them ended, and gives back the one that another has a better right to: the plain
+// [PublicAddr] names a udp node as long as there is one. It writes files of its own anew
+// that somebody removed or overwrote. Call it every second or so.
 func (a *Addresses) Refresh() error {
 	for _, n := range a.names {
-		a.mu.Lock()
-		done := a.removed || a.locks[n.name] != nil
-		a.mu.Unlock()
-		if done {
-			continue
-		}
-		lock, err := tryLock(filepath.Join(a.dir.private, n.name+".lock"))
-		if err != nil {
-			return cantCreate("lock %s: %w", n.name, err)
-		}
-		if lock == nil {
-			continue // another node of this user has the name
-		}
-		if err := a.write(n.name, n.content); err != nil {
-			_ = lock.Close()
-			if errors.Is(err, fs.ErrPermission) {
-				continue // in a shared directory the name may be another user's; the other files say the same
+		if own := perProcess(n.name, a.role, a.pid); !a.intact(own) && !a.isRemoved() {
+			if err := a.write(own, n.content); err != nil {
+				return err
 			}
+		}
+		if err := a.refresh(n); err != nil {
 			return err
 		}
-		a.mu.Lock()
-		a.locks[n.name] = lock
-		a.mu.Unlock()
 	}
 	return nil
 }
 
-// Owns tells whether this node's address is under the plain name.
-func (a *Addresses) Owns(name string) bool {
+func (a *Addresses) refresh(n addressName) error {
+	rank := slices.IndexFunc(ranksOf(n.name), func(role string) bool { return role == anyRole || role == a.role })
+	if rank < 0 {
+		return nil
+	}
+	lock, err := a.lock(n.name, rank)
+	if lock == nil || err != nil {
+		return err
+	}
+	for better := range rank {
+		if held, err := lockHeld(a.dir.plainLock(n.name, better)); held && err == nil {
+			return nil // the one that holds it writes the file
+		}
+	}
+	if a.intact(n.name) {
+		return nil
+	}
+	err = a.write(n.name, n.content)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // in a shared directory the name may be another user's; the other files say the same
+	}
+	return err
+}
+
+// intact tells whether a file is there as this node wrote it, and not too long ago.
+func (a *Addresses) intact(name string) bool {
+	path := filepath.Join(a.dir.path, name)
+	now, err := os.Lstat(path)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.locks[name] != nil
+	mine := a.written[path]
+	return err == nil && mine != nil && same(now, mine) && time.Since(mine.ModTime()) < fresh
+}
+
+func (a *Addresses) isRemoved() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.removed
+}
+
+// lock returns the lock of this node's rank, nil when another node has it.
+func (a *Addresses) lock(name string, rank int) (*os.File, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.removed || a.locks[name] != nil {
+		return a.locks[name], nil
+	}
+	lock, err := tryLock(a.dir.plainLock(name, rank))
+	if err != nil {
+		return nil, cantCreate("lock %s: %w", name, err)
+	}
+	if lock != nil {
+		a.locks[name] = lock
+	}
+	return lock, nil
+}
+
+// Owns tells whether this node's address is under the plain name.
+func (a *Addresses) Owns(name string) bool {
+	path := filepath.Join(a.dir.path, name)
+	now, err := os.Lstat(path)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return err == nil && a.written[path] != nil && same(now, a.written[path])
 }
 
 // Remove removes the files that still are ours and gives up the plain names.

@@ -21,8 +21,11 @@ const (
 // Node is what a running node says about itself to health-check and to
 // `diarkisd task`. Addresses are host:port and can be dialled from this machine.
 type Node struct {
-	Role   string `json:"role"`
-	PID    int    `json:"pid"`
+	Role string `json:"role"`
+	PID  int    `json:"pid"`
+	// Start tells the process from others that had or get its pid; "" where the system
+	// does not say. [Dir.WriteNode] fills it in.
+	Start  string `json:"start,omitempty"`
 	Mesh   string `json:"mesh,omitempty"`
 	Public string `json:"public,omitempty"` // as clients are told
 	// Transport is how Bind is spoken to: udp, tcp or http; "" when there is none.
@@ -30,6 +33,8 @@ type Node struct {
 	// Bind is where the client listener is reached locally: Public's port, and
 	// a loopback or interface address.
 	Bind string `json:"bind,omitempty"`
+	// Bound is the client listener's address as bound, which may be 0.0.0.0 or [::].
+	Bound string `json:"bound,omitempty"`
 	// Admin is the admin listener: /livez, /status.
 	Admin string `json:"admin,omitempty"`
 	// ProbeKeyFile is where [Dir.WriteProbeKey] put the key, "" for a role without one.
@@ -40,6 +45,9 @@ type Node struct {
 func (d *Dir) WriteNode(n Node) error {
 	if err := checkRole(n.Role); err != nil {
 		return err
+	}
+	if n.Start == "" {
+		n.Start = processStart(n.PID)
 	}
 	b, err := json.Marshal(n)
 	if err != nil {
@@ -54,21 +62,19 @@ func (d *Dir) RemoveNode(role string, pid int) error {
 	return ignoreMissing(os.Remove(filepath.Join(d.private, perProcess(nodePrefix, role, pid)+".json")))
 }
 
-// Nodes lists the nodes of this user whose process still runs, by role and pid.
+// Nodes lists the nodes of this user whose process still runs, stopped ones too, by role and pid.
 // A file that can't be read is skipped: its writer may just have ended.
 func (d *Dir) Nodes() ([]Node, error) {
-	entries, err := os.ReadDir(d.private)
-	if err != nil {
+	if _, err := os.ReadDir(d.private); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	var nodes []Node
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), nodePrefix+".") || !strings.HasSuffix(e.Name(), ".json") {
+	for _, f := range d.privateFiles() {
+		if f.kind != nodePrefix || f.tail != "json" {
 			continue
 		}
-		b, err := readSmall(filepath.Join(d.private, e.Name()), nodeBytesMax, ours)
-		var n Node
-		if err != nil || json.Unmarshal(b, &n) != nil || n.PID <= 0 || !alive(n.PID) {
+		n, err := d.readNode(f.name)
+		if err != nil || n.PID != f.pid || n.Role != f.role || !d.Running(n) {
 			continue
 		}
 		nodes = append(nodes, n)
@@ -80,6 +86,14 @@ func (d *Dir) Nodes() ([]Node, error) {
 		return a.PID - b.PID
 	})
 	return nodes, nil
+}
+
+func (d *Dir) readNode(name string) (n Node, err error) {
+	b, err := readSmall(filepath.Join(d.private, name), nodeBytesMax, ours)
+	if err != nil {
+		return n, err
+	}
+	return n, json.Unmarshal(b, &n)
 }
 
 // WriteProbeKey stores the key of the node's probe where only this user can read
@@ -105,14 +119,6 @@ func ReadProbeKey(path string) ([]byte, error) {
 		err = errors.New("probe key is empty")
 	}
 	return key, err
-}
-
-// ReadAddress returns the address under a plain name ([MeshAddr], [PublicAddr]) when
-// a process of this user wrote it. A missing file is an error.
-func (d *Dir) ReadAddress(name string) (string, error) {
-	const addressBytesMax = 1 << 10
-	b, err := readSmall(filepath.Join(d.path, name), addressBytesMax, byOperator)
-	return string(b), err
 }
 
 // ours accepts files of this user that nobody else can write.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,14 @@ func ownedBy(info fs.FileInfo, uid int) bool {
 	return ok && int(st.Uid) == uid
 }
 
+// ownerOf names the owner for an error.
+func ownerOf(info fs.FileInfo) string {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return strconv.FormatUint(uint64(st.Uid), 10)
+	}
+	return "?"
+}
+
 // privateMode tells whether only the owner has any right.
 func privateMode(info fs.FileInfo) bool { return info.Mode().Perm()&0o077 == 0 }
 
@@ -34,7 +43,7 @@ func alive(pid int) bool {
 }
 
 // tryLock returns the lock file, locked until it is closed, or nil when another
-// process holds it.
+// process holds it or just removed it.
 func tryLock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -47,5 +56,31 @@ func tryLock(path string) (*os.File, error) {
 		}
 		return nil, err
 	}
-	return f, nil
+	// Whoever had the lock before may have removed the file: then this one is a lock
+	// that nobody else will ever find.
+	mine, err := f.Stat()
+	if err == nil {
+		var there fs.FileInfo
+		if there, err = os.Lstat(path); err == nil && os.SameFile(mine, there) {
+			return f, nil
+		}
+	}
+	_ = f.Close()
+	return nil, ignoreMissing(err)
 }
+
+// lockHeld tells whether a process holds a lock file. A missing file is an error.
+func lockHeld(path string) (bool, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = f.Close() }()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
+}
+
+func signalTask(p *os.Process) error { return p.Signal(syscall.SIGUSR1) }

@@ -11,8 +11,16 @@
 // In diarkis-<uid>, a subdirectory nobody else can enter:
 //
 //	node.<role>.<pid>.json    [Node]: where health-check finds the node
+//	node.<role>.<pid>.lock    locked while the node runs ([Claim])
 //	probe.<role>.<pid>        the key of its probe
-//	*.lock                    who owns the plain names
+//	task.<role>.<pid>.<id>    a task that somebody waits for ([Dir.Ask])
+//	running.…, withdrawn.…    the same while the node runs it; after its asker gave up
+//	outcome.<role>.<pid>.<id> what came of it
+//	DIARKIS_*.lock            who owns the plain names
+//
+// A process id is never believed by itself: the next process may have it. A node
+// runs while its lock is held, and is signalled only when the process with its pid
+// also began when the node did.
 //
 // Everything is written beside its name, created exclusively, and renamed: a
 // reader never sees half a file, and no link left by somebody else is followed.
@@ -60,9 +68,41 @@ type Dir struct {
 	private string
 }
 
+// privatePrefix begins the name of the private directory; the user's id follows.
+const privatePrefix = "diarkis-"
+
 // Open checks the run directory and makes the private one inside it. Empty means
 // the OS temporary directory. The error is an [*Error].
 func Open(path string) (*Dir, error) {
+	d, err := find(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(d.private, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, cantCreate("private run directory: %w", err)
+	}
+	if err := d.check(); errors.Is(err, fs.ErrNotExist) {
+		return nil, cantCreate("private run directory: %w", err)
+	} else if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Look is Open for those who only read: it makes nothing. Where there is no private
+// directory [Dir.Nodes] finds none.
+func Look(path string) (*Dir, error) {
+	d, err := find(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.check(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return d, nil
+}
+
+func find(path string) (*Dir, error) {
 	if path == "" {
 		path = os.TempDir()
 	}
@@ -77,18 +117,31 @@ func Open(path string) (*Dir, error) {
 	if !info.IsDir() {
 		return nil, cantCreate("run directory %s is not a directory", path)
 	}
-	d := &Dir{path: path, private: filepath.Join(path, "diarkis-"+strconv.Itoa(os.Geteuid()))}
-	if err := os.Mkdir(d.private, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, cantCreate("private run directory: %w", err)
-	}
+	return &Dir{path: path, private: filepath.Join(path, privatePrefix+strconv.Itoa(os.Geteuid()))}, nil
+}
+
+// check refuses a private directory that others may have a hand in.
+func (d *Dir) check() error {
 	// Lstat: a link here would let its maker choose where our keys go.
-	if info, err = os.Lstat(d.private); err != nil {
-		return nil, cantCreate("private run directory: %w", err)
+	info, err := os.Lstat(d.private)
+	if err != nil {
+		return err
 	}
-	if !info.IsDir() || !ownedBy(info, os.Geteuid()) || !privateMode(info) {
-		return nil, &Error{ExitPermission, fmt.Errorf("%s has to be a directory of this user with mode 0700, it is %v", d.private, info.Mode())}
+	if info.IsDir() && ownedBy(info, os.Geteuid()) && privateMode(info) {
+		return nil
 	}
-	return d, nil
+	return &Error{ExitPermission, fmt.Errorf("%s has to be a directory of this user with mode 0700: %s", d.private, whatIsWrong(info))}
+}
+
+// whatIsWrong names the one thing about the private directory that is not as it has to be.
+func whatIsWrong(info fs.FileInfo) string {
+	switch {
+	case !info.IsDir():
+		return fmt.Sprintf("it is no directory but %v", info.Mode())
+	case !ownedBy(info, os.Geteuid()):
+		return fmt.Sprintf("it belongs to user %s, not to %d", ownerOf(info), os.Geteuid())
+	}
+	return fmt.Sprintf("its mode is %#o", info.Mode().Perm())
 }
 
 // Path returns the run directory.
@@ -129,11 +182,14 @@ func fill(f *os.File, content []byte, mode os.FileMode) (fs.FileInfo, error) {
 	return f.Stat()
 }
 
-// removeOurs removes path if it still is the file that info describes. The time
-// counts too: a file system may give a removed file's number to the next one.
+// same tells whether two looks were at one file. The time counts too: a file system
+// may give a removed file's number to the next one.
+func same(a, b fs.FileInfo) bool { return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) }
+
+// removeOurs removes path if it still is the file that info describes.
 func removeOurs(path string, info fs.FileInfo) error {
 	now, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !(os.SameFile(now, info) && now.ModTime().Equal(info.ModTime())) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !same(now, info) {
 		return nil
 	}
 	if err != nil {

@@ -13,7 +13,11 @@ import (
 	"unicode/utf8"
 )
 
-const taskBytesMax = 64 << 10
+const (
+	taskBytesMax = 64 << 10
+	taskFile1    = "DIARKIS_SIGUSR1"
+	taskFile2    = "DIARKIS_SIGUSR2"
+)
 
 // Task is what an operator asks a running node to do: line 1 of a task file is
 // the name, the further lines are parameters.
@@ -29,25 +33,30 @@ var ErrNoTask = errors.New("no task file")
 
 // taskFile names the file of SIGUSR1 or SIGUSR2.
 func taskFile(signal int) (string, error) {
-	if signal != 1 && signal != 2 {
-		return "", fmt.Errorf("no task file for SIGUSR%d", signal)
+	switch signal {
+	case 1:
+		return taskFile1, nil
+	case 2:
+		return taskFile2, nil
 	}
-	return "DIARKIS_SIGUSR" + strconv.Itoa(signal), nil
+	return "", fmt.Errorf("no task file for SIGUSR%d", signal)
 }
 
 // ReadTask reads the task for SIGUSR1 or SIGUSR2 from the run directory: the file
 // for this pid first, which is removed once read so that it can't shadow later
-// tasks, else the plain one, which stays. The file has to be regular, of this
+// tasks, else, where plain says so, the plain one, which stays. The file has to be regular, of this
 // user or root, writable by its owner only and at most 64 KiB.
-func ReadTask(dir string, signal, pid int) (Task, error) {
-	plain, err := taskFile(signal)
+func ReadTask(dir string, signal, pid int, plain bool) (Task, error) {
+	name, err := taskFile(signal)
 	if err != nil {
 		return Task{}, err
 	}
-	path := filepath.Join(dir, plain)
+	path := filepath.Join(dir, name)
 	own := path + "." + strconv.Itoa(pid)
 	b, err := readSmall(own, taskBytesMax, byOperator)
 	switch {
+	case errors.Is(err, fs.ErrNotExist) && !plain:
+		return Task{}, ErrNoTask
 	case errors.Is(err, fs.ErrNotExist):
 		if b, err = readSmall(path, taskBytesMax, byOperator); errors.Is(err, fs.ErrNotExist) {
 			return Task{}, ErrNoTask
@@ -99,6 +108,13 @@ func ParseTask(b []byte) (Task, error) {
 	return t, nil
 }
 
+// Check tells whether a task can be asked for: its name is one, and its parameters fit
+// on a line each.
+func (t Task) Check() error {
+	_, err := t.content()
+	return err
+}
+
 // content writes a task as ParseTask reads it.
 func (t Task) content() ([]byte, error) {
 	b := []byte(t.Name + "\n")
@@ -116,23 +132,4 @@ func (t Task) content() ([]byte, error) {
 		return nil, errors.New("a task's last parameter can't be empty")
 	}
 	return b, nil
-}
-
-// WriteTask leaves a task in the run directory for SIGUSR1 or SIGUSR2, for one
-// pid or, with pid 0, for whoever gets the signal. The signal is the caller's.
-func WriteTask(dir string, signal, pid int, t Task) error {
-	name, err := taskFile(signal)
-	if err != nil {
-		return err
-	}
-	if pid != 0 {
-		name += "." + strconv.Itoa(pid)
-	}
-	b, err := t.content()
-	if err != nil {
-		return fmt.Errorf("write task: %w", err)
-	}
-	// Readable by all: root may write it for a node of another user.
-	_, err = writeFile(dir, name, b, 0o644)
-	return err
 }

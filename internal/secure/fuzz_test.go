@@ -72,7 +72,11 @@ func FuzzClient(f *testing.F) {
 		f.Fatal(err)
 	}
 	accept, _, _ := a.Accept(h.now, nil, testAccept, RekeyPolicy{})
-	for _, b := range [][]byte{{}, challenge, accept, challenge[:103], accept[:52], make([]byte, 104)} {
+	ended, err := Ended(nil, h.client.Hello(), &h.base.EndedBase, wire.CloseKicked)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, b := range [][]byte{{}, challenge, accept, ended, challenge[:103], accept[:52], ended[:43], make([]byte, 104)} {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -83,6 +87,13 @@ func FuzzClient(f *testing.F) {
 			}
 		} else if wire.Reason(err) == "" {
 			t.Errorf("challenge %x: error %v has no reason", b, err)
+		}
+		if _, err := fresh.client.Ended(b); err == nil {
+			if !bytes.Equal(b, ended) {
+				t.Errorf("ended %x was taken", b)
+			}
+		} else if wire.Reason(err) == "" {
+			t.Errorf("ended %x: error %v has no reason", b, err)
 		}
 		c := *h.client // its copy waits for Accept
 		if _, _, _, err := c.Accept(h.now, b); err == nil {

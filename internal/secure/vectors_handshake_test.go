@@ -5,6 +5,7 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +46,8 @@ type vectorInput struct {
 	KiBPerSec     uint16   `json:"kibPerSecond"`
 	Draining      bool     `json:"draining"`
 	AcceptResumed bool     `json:"resumed"`
+	NodeToken     string   `json:"nodeToken"`
+	EndedCode     uint8    `json:"endedCode"`
 	RekeyPackets  uint64   `json:"rekeyPackets"`
 }
 
@@ -77,6 +80,12 @@ type vectorPackets struct {
 	Accept     hexBytes `json:"accept"`
 	// LaterAccept is an Accept of a later version: more fields, unknown flags.
 	LaterAccept hexBytes `json:"laterAccept"`
+	// OlderAccept ends before the token, MisfitAccept tells a size that is not there: in
+	// both there is no token.
+	OlderAccept  hexBytes `json:"olderAccept"`
+	MisfitAccept hexBytes `json:"misfitAccept"`
+	// Ended answers Hello when the stay is over.
+	Ended hexBytes `json:"ended"`
 }
 
 // handshakeCases are the handshakes of the file.
@@ -89,14 +98,16 @@ var handshakeCases = []struct {
 	resume  bool
 	frames  bool // in Confirm
 	refused bool // list what must be refused, too
+	token   string
+	ended   wire.CloseCode
 }{
-	{"chacha20-poly1305 over udp", OfferOf(ChaCha20Poly1305), "", false, false, false, false, true},
-	{"aes-128-gcm over udp, client key, frames in confirm", OfferAll, "game client key ✓", false, false, false, true, false},
-	{"chacha20-poly1305 with x25519 over udp, resume", OfferOf(ChaCha20Poly1305), "game", true, false, true, false, true},
-	{"aes-128-gcm with x25519 over udp, frames in confirm", OfferAll, "", true, false, false, true, false},
-	{"aes-128-gcm with x25519 over tcp, resume", OfferAll, "game", true, true, true, false, true},
-	{"chacha20-poly1305 over tcp, frames in confirm", OfferOf(ChaCha20Poly1305), "game", false, true, false, true, false},
-	{"unknown suites are offered too, over udp", 0xfd, "", false, false, false, false, false},
+	{"chacha20-poly1305 over udp", OfferOf(ChaCha20Poly1305), "", false, false, false, false, true, "", wire.CloseIdle},
+	{"aes-128-gcm over udp, client key, frames in confirm", OfferAll, "game client key ✓", false, false, false, true, false, "0123456789abcdef0123456789abcdef", wire.CloseReplaced},
+	{"chacha20-poly1305 with x25519 over udp, resume", OfferOf(ChaCha20Poly1305), "game", true, false, true, false, true, "", wire.CloseKicked},
+	{"aes-128-gcm with x25519 over udp, frames in confirm", OfferAll, "", true, false, false, true, false, "n", wire.CloseSlow},
+	{"aes-128-gcm with x25519 over tcp, resume", OfferAll, "game", true, true, true, false, true, "", wire.CloseReplaced},
+	{"chacha20-poly1305 over tcp, frames in confirm", OfferOf(ChaCha20Poly1305), "game", false, true, false, true, false, "0123456789abcdef0123456789abcdef", wire.CloseNormal},
+	{"unknown suites are offered too, over udp", 0xfd, "", false, false, false, false, false, strings.Repeat("x", 255), wire.CloseInternal},
 }
 
 func handshakeVectors(t *testing.T) (v []vector) {
@@ -104,6 +115,12 @@ func handshakeVectors(t *testing.T) (v []vector) {
 	for _, c := range handshakeCases {
 		o := ClientOptions{Offer: c.offer, X25519: c.x25519, Stream: c.stream, Rekey: RekeyPolicy{Packets: vectorRekey}}
 		one := makeVector(t, c.name, c.key, o, c.resume, c.frames)
+		sayToken(t, &one, c.token)
+		one.Input.EndedCode = uint8(c.ended)
+		h := handOf(t, one)
+		var err error
+		one.Packets.Ended, err = Ended(nil, h.client.Hello(), &h.base.EndedBase, c.ended)
+		check(t, err)
 		if c.refused {
 			one.Refused = refusedOf(t, one)
 		}
@@ -148,11 +165,8 @@ func makeVector(t *testing.T, name, clientKey string, o ClientOptions, resume, f
 
 	body := testAccept
 	body.Resumed = resume
-	v.Packets.AcceptBody = body.AppendTo(nil)
 	var e ends
 	accept, seal, open := a.Accept(hs.now, nil, body, o.Rekey)
-	v.Packets.Accept = bytes.Clone(accept)
-	v.Packets.LaterAccept = laterAccept(v)
 	e.serverSeal, e.serverOpen = seal, open
 	_, e.clientSeal, e.clientOpen, err = client.Accept(hs.now, accept)
 	check(t, err)
@@ -249,10 +263,22 @@ func deriveSession(t *testing.T, v *vector, a *Accepted) {
 	}
 }
 
-// laterAccept seals what a server of a later version might say.
-func laterAccept(v vector) hexBytes {
-	body := append(bytes.Clone(v.Packets.AcceptBody), 1, 2, 3)
-	body[26] |= 0xfc
+// sayToken makes the Accepts of a vector, with this token.
+func sayToken(t *testing.T, v *vector, token string) {
+	t.Helper()
+	v.Input.NodeToken = token
+	body := v.Input.accept()
+	v.Packets.AcceptBody = body.AppendTo(nil)
+	v.Packets.Accept = sealedAccept(v, v.Packets.AcceptBody)
+	later := append(bytes.Clone(v.Packets.AcceptBody), 1, 2, 3)
+	later[26] |= 0xfc
+	v.Packets.LaterAccept = sealedAccept(v, later)
+	v.Packets.OlderAccept = sealedAccept(v, v.Packets.AcceptBody[:wire.AcceptBodyBytes])
+	v.Packets.MisfitAccept = sealedAccept(v, append(bytes.Clone(v.Packets.AcceptBody[:wire.AcceptBodyBytes]), "\x04abc"...))
+}
+
+// sealedAccept seals a body without the code under test.
+func sealedAccept(v *vector, body []byte) hexBytes {
 	k := newPacketKey(Suite(v.Derived.Suite), (*[32]byte)(v.Derived.S2C[0].Secret))
 	header := wire.AppendAcceptHeader(nil, wire.CID(v.Derived.CID0))
 	return k.aead.Seal(header, k.iv[:], body, header)

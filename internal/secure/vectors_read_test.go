@@ -121,8 +121,11 @@ func TestVectorsReadHandshakes(t *testing.T) {
 			if got := hs.client.Hello(); !bytes.Equal(got, v.Packets.Hello) {
 				t.Errorf("hello = %x", got)
 			}
-			later := handOf(t, v).client
-			for _, c := range []*Client{hs.client, later} {
+			later, older, misfit := handOf(t, v).client, handOf(t, v).client, handOf(t, v).client
+			if code, err := later.Ended(v.Packets.Ended); err != nil || uint8(code) != v.Input.EndedCode {
+				t.Errorf("ended = %v, %v; want %d", code, err, v.Input.EndedCode)
+			}
+			for _, c := range []*Client{hs.client, later, older, misfit} {
 				got, err := c.Challenge(v.Packets.Challenge, v.Input.Resume, v.Input.ConfirmFrames)
 				if err != nil || !bytes.Equal(got, v.Packets.Confirm) {
 					t.Errorf("confirm = %x, %v", got, err)
@@ -135,6 +138,17 @@ func TestVectorsReadHandshakes(t *testing.T) {
 			}
 			if got, _, _, err := later.Accept(vectorStart, v.Packets.LaterAccept); err != nil || got != body {
 				t.Errorf("accept of a later version = %+v, %v", got, err)
+			}
+			if _, err := later.Ended(v.Packets.Ended); err != RefusedSpent {
+				t.Errorf("ended after accept: %v", err)
+			}
+			none := body
+			none.Token = ""
+			if got, _, _, err := older.Accept(vectorStart, v.Packets.OlderAccept); err != nil || got != none {
+				t.Errorf("accept of an older version = %+v, %v", got, err)
+			}
+			if got, _, _, err := misfit.Accept(vectorStart, v.Packets.MisfitAccept); err != nil || got != none {
+				t.Errorf("accept whose token does not fit = %+v, %v", got, err)
 			}
 			e := ends{clientSeal: seal, clientOpen: open}
 			e.serverOpen = NewOpener(KeyOptions{
@@ -155,6 +169,7 @@ func (in vectorInput) accept() wire.Accept {
 		SCID: wire.CID(in.SCID), IdleTimeout: time.Duration(in.IdleTimeoutMs) * time.Millisecond,
 		ServerTime: time.UnixMicro(int64(in.ServerTimeUs)), MaxDatagram: in.MaxDatagram,
 		PacketsPerSecond: in.PacketsPerSec, KiBPerSecond: in.KiBPerSec, Draining: in.Draining, Resumed: in.AcceptResumed,
+		Token: in.NodeToken,
 	}
 }
 
@@ -227,6 +242,7 @@ func TestVectorsRefuseEverything(t *testing.T) {
 		"confirm length", "confirm version", "confirm reserved", "confirm share", "confirm suite", "confirm cid",
 		"confirm nonce", "confirm cookie", "confirm payload", "confirm secret",
 		"accept length", "accept version", "accept cid", "accept payload",
+		"ended length", "ended version", "ended reserved", "ended cid", "ended nonce", "ended mac",
 		"data replay", "data auth", "data old_key", "data type", "data length",
 	} {
 		if seen[want] == 0 {

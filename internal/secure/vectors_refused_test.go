@@ -96,6 +96,18 @@ var acceptChanges = []change{
 	{"one bit of the tag changed", false, flip(52, 1)},
 }
 
+var endedChanges = []change{
+	{"truncated", false, cutTo(43)},
+	{"trailing byte", false, longer},
+	{"version", true, set(1, 2)},
+	{"nonzero byte 3", true, set(3, 1)},
+	{"another cid0", true, flip(4, 1)},
+	{"another Nc", true, flip(12, 1)},
+	{"another Nc in its second half", true, flip(27, 1)},
+	{"bad mac", false, flip(43, 1)},
+	{"another code under the mac", false, flip(2, 1)},
+}
+
 // changesOf are the changes of one step, with those that fit the share it has.
 func changesOf(v vector, step string) []change {
 	x25519 := v.Derived.ClientShare != nil
@@ -120,6 +132,8 @@ func changesOf(v vector, step string) []change {
 			all = append(all, change{"share that makes the secret all zeros", false, lowOrder(68)})
 		}
 		return all
+	case "ended":
+		return endedChanges
 	}
 	return acceptChanges
 }
@@ -141,7 +155,7 @@ func refusedOf(t *testing.T, v vector) (refused []vectorRefused) {
 	for _, s := range []struct {
 		step   string
 		packet []byte
-	}{{"hello", v.Packets.Hello}, {"challenge", v.Packets.Challenge}, {"confirm", v.Packets.Confirm}, {"accept", v.Packets.Accept}} {
+	}{{"hello", v.Packets.Hello}, {"challenge", v.Packets.Challenge}, {"confirm", v.Packets.Confirm}, {"accept", v.Packets.Accept}, {"ended", v.Packets.Ended}} {
 		for _, c := range changesOf(v, s.step) {
 			b := c.spoil(bytes.Clone(s.packet))
 			if c.resign {
@@ -179,9 +193,15 @@ func (r vectorRefused) try(t *testing.T, v vector) error {
 	case "accept":
 		check(t, challenged(v.Packets.Challenge))
 		step, good = func(b []byte) error { _, _, _, err := hs.client.Accept(hs.now, b); return err }, v.Packets.Accept
+	case "ended":
+		if err := ignored(hs.client.Ended(bytes.Clone(r.Packet))); wire.Reason(err) == "" {
+			t.Errorf("%s: ended after hello, %q: %v", v.Name, r.Name, err)
+		}
+		check(t, challenged(v.Packets.Challenge)) // it may come as late as that
+		step, good = func(b []byte) error { return ignored(hs.client.Ended(b)) }, v.Packets.Ended
 	}
 	err := step(bytes.Clone(r.Packet))
-	taken := hs.stream == nil || r.Step == "challenge" || r.Step == "accept"
+	taken := hs.stream == nil || r.Step != "hello" && r.Step != "confirm"
 	if again := step(bytes.Clone(good)); (again == nil) != taken {
 		t.Errorf("%s: %s after %q: %v", v.Name, r.Step, r.Name, again)
 	}

@@ -23,6 +23,8 @@ type Status struct {
 	Role  string `json:"role"`
 	PID   int    `json:"pid"`
 	State string `json:"state"` // online, offline or taken
+	// Draining is true once the process has begun to stop.
+	Draining bool `json:"draining"`
 	// Joined is true once the registry accepted this node, also while the
 	// authority is away.
 	Joined bool `json:"joined"`

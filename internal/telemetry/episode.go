@@ -66,6 +66,6 @@ func (e *Episode) endLocked() {
 		return
 	}
 	e.timer.Stop()
-	e.log.Info().Int("failures", e.count).Dur("lasted_ms", e.last.Sub(e.since)).Msg(e.over)
+	e.log.Info().Int("failures", e.count).Str("lasted", Span(e.last.Sub(e.since))).Msg(e.over)
 	e.count = 0
 }

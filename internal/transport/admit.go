@@ -17,13 +17,6 @@ import (
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
-// byCID0Of returns the place a handshake packet asks for, or nil.
-func (ps *Places) byCID0Of(cid wire.CID) *Place {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	return ps.byCID0[cid]
-}
-
 // cidKey is what place limits count by.
 func cidKey(cid0 wire.CID) uint64 { return binary.BigEndian.Uint64(cid0[:]) }
 
@@ -142,9 +135,12 @@ func (ps *Places) askRelease(ctx context.Context, p *Place, old *oldNode) error 
 		return nil
 	}
 	ps.setLocked(p, placeReserved)
-	if errors.Is(err, ErrRevoked) {
+	switch {
+	case errors.Is(err, ErrReplaced):
+		ps.endLocked(p, wire.CloseReplaced)
+	case errors.Is(err, ErrRevoked):
 		ps.endLocked(p, wire.CloseNormal)
-	} else {
+	default:
 		ps.core.m.handshakes.WithLabelValues(resultHeld).Inc()
 		ps.core.unreleased.Note(err) // the client asks again and again
 	}
@@ -279,6 +275,9 @@ func (k *core) admit(now time.Time, a arrival, b *Batch, rx *reliable.Received) 
 	c.shard.add(c)
 	switch {
 	case !c.over.Load():
+		if away := k.offline.Load(); away != 0 && !c.draining {
+			c.machine.SendOffline(uint8(away)) // Accept was made before
+		}
 		c.rearmLocked()
 		b.addLocked(c)
 	case c.stream == nil: // closed meanwhile: its CLOSE overtook Accept
@@ -347,7 +346,7 @@ func (ps *Places) connect(now time.Time, a arrival, b *Batch) (c *Conn, resumed 
 		st = nil
 	}
 	x.saved, x.leaving = nil, nil
-	x.opened = true
+	x.opened, x.here = true, true
 	ps.countSavedLocked(x)
 	x.last = lastConfirm{cookie: a.accepted.CookieTime, hash: a.accepted.Hash}
 	ps.unsayLostLocked(p)
@@ -372,7 +371,9 @@ func (k *core) newConn(now time.Time, a arrival, scid wire.CID, st *reliable.Sta
 		PacketsPerSecond: clampU16(k.cfg.Limits.PacketsPerSec),
 		KiBPerSecond:     clampU16(k.cfg.Limits.BytesPerSec >> 10),
 		Draining:         k.State() != StateOnline,
+		Token:            k.cfg.NodeToken,
 	}
+	c.draining = body.Draining
 	if a.stream != nil {
 		body.MaxDatagram = uint16(k.cfg.MaxRecord)
 	}

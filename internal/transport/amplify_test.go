@@ -145,7 +145,8 @@ func TestNoAmplification(t *testing.T) {
 				m.say(c.ping())
 			}
 		}},
-		{"packets of a closed connection", 1, false, func(r *rig, c *client, m *meter) {
+		// Their PINGs have 38 bytes, the CLOSE 224, then 104.
+		{"short packets of a closed connection with much to say", 0, false, func(r *rig, c *client, m *meter) {
 			c.place(r).Conn().Close(wire.CloseKicked, strings.Repeat("why ", 50))
 			c.requireClose(wire.CloseKicked)
 			for range 4 { // at least closeGap apart
@@ -153,7 +154,14 @@ func TestNoAmplification(t *testing.T) {
 				m.hear()
 			}
 		}},
-		{"long packets of a closed connection", 1, true, func(r *rig, c *client, m *meter) {
+		{"short packets of a closed connection", 3, true, func(r *rig, c *client, m *meter) {
+			c.place(r).Conn().Close(wire.CloseKicked, strings.Repeat("why ", 20))
+			c.requireClose(wire.CloseKicked)
+			for start := time.Now(); m.got == 0 && time.Since(start) < closeFor; m.hear() {
+				m.say(c.ping())
+			}
+		}},
+		{"long packets of a closed connection", 3, true, func(r *rig, c *client, m *meter) {
 			c.place(r).Conn().Close(wire.CloseKicked, strings.Repeat("why ", 50))
 			c.requireClose(wire.CloseKicked)
 			for start := time.Now(); m.got == 0 && time.Since(start) < closeFor; m.hear() {
@@ -175,6 +183,12 @@ func TestNoAmplification(t *testing.T) {
 		{"probe", 1, true, func(_ *rig, _ *client, m *meter) {
 			for range 10 {
 				m.say(secure.AppendProbe(nil, []byte("probe"), wire.Nonce{1}))
+			}
+		}},
+		{"hello of a user who was kicked", 1, true, func(r *rig, c *client, m *meter) {
+			r.srv.Places().End(c.creds.SID, wire.CloseKicked, "")
+			for range 30 {
+				m.say(c.hello)
 			}
 		}},
 		{"probe with another key", 1, false, func(_ *rig, _ *client, m *meter) {

@@ -15,6 +15,7 @@ import (
 type echoer struct{ buf []byte }
 
 func (e *echoer) Opened(*Batch, *Conn, bool)       {}
+func (e *echoer) Silent(*Place, bool)              {}
 func (e *echoer) Lost(*Place)                      {}
 func (e *echoer) Ended(p *Place, _ wire.CloseCode) {}
 

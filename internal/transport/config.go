@@ -62,6 +62,9 @@ type Config struct {
 
 	// PlacesMax is how many places there are at most. Zero means 100,000.
 	PlacesMax int
+	// NodeToken names this run of the node to the HTTP role, which clients ask whether it
+	// still lives: printable ASCII, at most 255 bytes. Empty means that clients are told none.
+	NodeToken string
 	// ProbeKey authenticates probes; without one they are not answered.
 	ProbeKey []byte
 	Limits   Limits
@@ -76,6 +79,7 @@ const (
 	recordMin       = 1220    // a TCP record that holds what reliable wants to put into one
 	recordMax       = 65535   // Accept tells it as u16
 	handshakeMax    = 2 << 10 // Hello and Confirm on TCP together, prefixes included
+	tokenMax        = 255     // Accept tells its length as u8
 	handshakeRecord = handshakeMax - wire.HelloBytes - 2*record.PrefixBytes
 )
 
@@ -128,6 +132,16 @@ func (c Config) validate() error {
 		"max datagram %d is not between %d and %d", c.MaxDatagram, wire.DatagramBytesMin, datagramMax)
 	check(c.MaxRecord >= recordMin && c.MaxRecord <= recordMax,
 		"max record %d is not between %d and %d", c.MaxRecord, recordMin, recordMax)
+	check(len(c.NodeToken) <= tokenMax && isASCII(c.NodeToken), "node token is not printable ASCII of at most %d bytes", tokenMax)
 	check(c.PlacesMax > 0, "places %d is not positive", c.PlacesMax)
 	return errors.Join(errs...)
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x21 || s[i] > 0x7e {
+			return false
+		}
+	}
+	return true
 }

@@ -17,11 +17,12 @@ import (
 // use and never call the [Handler].
 type Conn struct {
 	// Set by newConn, then constant.
-	core   *core
-	shard  *shard
-	place  *Place
-	stream *stream // nil on UDP
-	scid   wire.CID
+	core     *core
+	shard    *shard
+	place    *Place
+	stream   *stream // nil on UDP
+	scid     wire.CID
+	draining bool // what Accept said
 
 	over  atomic.Bool  // written under mu; set once nothing is received or sent any more
 	ended atomic.Bool  // written under mu; over, and nothing will go on from here
@@ -50,6 +51,8 @@ type Conn struct {
 	yielding   int // how many newer connections of the place wait for the reader
 	condemned  bool
 	frozen     bool // for a move
+	silent     bool // what was sent went unanswered; only the keeper changes it
+	silentTold bool // as the Handler knows it; guarded by Places.mu
 
 	links wheel.Links[Conn] // guarded by the wheel
 }
@@ -198,7 +201,7 @@ func (c *Conn) closeLocked(now time.Time, b *Batch, body wire.Close) bool {
 	pkt := body.AppendTo(c.sealer.Begin(c.room(nil)))
 	pkt = c.sealer.Finish(now, pkt, c.roomBytes())
 	c.ending = &ending{packet: pkt, until: c.core.nanos(now.Add(closeFor)), next: c.core.nanos(now.Add(closeGap))}
-	c.settleLocked(body.Code)
+	c.settleLocked(body.Code, body.Code.String())
 	c.armLocked(now.Add(closeFor))
 	if c.stream != nil {
 		c.stream.closing = true
@@ -207,8 +210,14 @@ func (c *Conn) closeLocked(now time.Time, b *Batch, body wire.Close) bool {
 	return true
 }
 
-// settleLocked is what every end of a connection has in common.
-func (c *Conn) settleLocked(code wire.CloseCode) {
+// What connections that ended without a CLOSE are counted as.
+const (
+	closedMoved = "moved" // another node has the user
+	closedLost  = "lost"  // the stream ended
+)
+
+// settleLocked is what every end of a connection has in common. It is counted as why.
+func (c *Conn) settleLocked(code wire.CloseCode, why string) {
 	if c.machine != nil {
 		c.countLocked()
 	}
@@ -218,12 +227,13 @@ func (c *Conn) settleLocked(code wire.CloseCode) {
 		c.machine = nil
 		c.ended.Store(true)
 	}
-	c.core.m.closed.WithLabelValues(code.String()).Inc()
+	c.core.m.closed.WithLabelValues(why).Inc()
 	c.releaseReaderLocked()
 }
 
-// gone ends the connection without a CLOSE: its peer sent one, or the link broke.
-func (c *Conn) gone(code wire.CloseCode) {
+// gone ends the connection without a CLOSE: its peer sent one, or the link broke. It is
+// counted as why.
+func (c *Conn) gone(code wire.CloseCode, why string) {
 	now := time.Now()
 	c.mu.Lock()
 	if c.over.Load() {
@@ -231,7 +241,7 @@ func (c *Conn) gone(code wire.CloseCode) {
 		return
 	}
 	c.over.Store(true)
-	c.settleLocked(code)
+	c.settleLocked(code, why)
 	c.mu.Unlock()
 	c.shard.remove(c)
 	if c.stream != nil {
@@ -244,7 +254,7 @@ func (c *Conn) gone(code wire.CloseCode) {
 func (c *Conn) vanish() {
 	c.mu.Lock()
 	if !c.over.Swap(true) {
-		c.settleLocked(wire.CloseNormal)
+		c.settleLocked(wire.CloseNormal, closedMoved)
 	}
 	c.mu.Unlock()
 	c.shard.remove(c)
@@ -271,11 +281,11 @@ func (c *Conn) takeStateLocked() *reliable.State {
 	return st
 }
 
-// offline queues an OFFLINE frame.
+// offline queues an OFFLINE frame. A frozen client gets it if it goes on here.
 func (c *Conn) offline(b *Batch, reason uint8) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.over.Load() || c.frozen {
+	if c.over.Load() {
 		return
 	}
 	c.machine.SendOffline(reason)
@@ -304,13 +314,17 @@ func (c *Conn) rearmLocked() {
 func (c *Conn) tick(now time.Time, b *Batch) {
 	c.mu.Lock()
 	c.armed = 0
+	silent := c.silent
 	code, tell, over := c.tickLocked(now, b)
+	turned := c.silent != silent
 	c.mu.Unlock()
 	switch {
 	case over:
 		c.shard.remove(c)
 	case tell:
 		c.core.places.connEnded(c, code, now)
+	case turned:
+		c.core.places.silenceTurned(c)
 	}
 }
 
@@ -331,10 +345,14 @@ func (c *Conn) tickLocked(now time.Time, b *Batch) (code wire.CloseCode, closed,
 		c.moveLocked(now, b)
 		return 0, false, false
 	}
+	if woke := c.shard.woke; !woke.IsZero() {
+		c.machine.Woke(woke)
+	}
 	if err := c.machine.Tick(now); err != nil {
 		body := closeOf(err)
 		return body.Code, c.closeLocked(now, b, body), false
 	}
+	c.silent = c.machine.Unanswered()
 	if c.sealer.WantsPing(now) {
 		c.machine.SendPing(now)
 	}

@@ -52,7 +52,8 @@ type core struct {
 	random     func() uint64 // where machines draw the packet numbers from that they leave out
 
 	state   atomic.Uint32
-	held    atomic.Int64 // bytes kept for clients, in whole heldSteps
+	offline atomic.Uint32 // reason of the OFFLINE that all were told since the node was online
+	held    atomic.Int64  // bytes kept for clients, in whole heldSteps
 	unauth  limit.Shared
 	turn    atomic.Uint32  // which shard's socket the next Batch sends with
 	running sync.WaitGroup // goroutines of spawn
@@ -176,7 +177,12 @@ func (k *core) Places() *Places { return k.places }
 func (k *core) State() State { return State(k.state.Load()) }
 
 // SetState sets what probes and new clients are told about this node.
-func (k *core) SetState(s State) { k.state.Store(uint32(s)) }
+func (k *core) SetState(s State) {
+	if s == StateOnline {
+		k.offline.Store(0)
+	}
+	k.state.Store(uint32(s))
+}
 
 // Protocol is "UDP" or "TCP".
 func (k *core) Protocol() string { return k.protocol }
@@ -189,6 +195,7 @@ func (k *core) Connected() int {
 
 // Offline tells every client that this node goes away; see the wire.Offline reasons.
 func (k *core) Offline(reason uint8) {
+	k.offline.Store(uint32(reason)) // for those who are on their way in
 	b := k.borrow()
 	defer k.giveBack(b)
 	for _, c := range k.live() {
@@ -264,15 +271,17 @@ func (k *core) machineConfig(rtt time.Duration) reliable.Config {
 		QueueBytesMax: k.cfg.Limits.QueueBytesMax, Random: k.random,
 	}
 	const overhead = wire.ServerHeaderBytes + wire.TagBytes
-	// One frame has to fit: its type and length take up to 5 bytes.
 	if k.stream {
-		c.UnreliableMax = k.packetMax() - overhead - 5
+		c.UnreliableMax = messageMax(k.packetMax() - overhead)
 		return c
 	}
 	c.FramesBase, c.FramesMax = wire.DatagramBytesMin-overhead, k.packetMax()-overhead
-	c.UnreliableMax = c.FramesBase - 5
+	c.UnreliableMax = messageMax(c.FramesBase)
 	return c
 }
+
+// messageMax is the longest message whose MESSAGE frame takes no more than so many bytes.
+func messageMax(frames int) int { return frames - (wire.MessageFrameLen(frames) - frames) }
 
 // packetMax is the longest packet we send, without the length prefix of TCP. Over
 // UDP the machine stays below until it has probed the path for more.

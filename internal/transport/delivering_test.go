@@ -319,6 +319,42 @@ func TestFreezeThatFails(t *testing.T) {
 	}
 }
 
+// Nor does one that ends early although the connection was lost while it waited.
+func TestFreezeThatFailsOverALoss(t *testing.T) {
+	h := newStays()
+	r := start(t, "UDP", func(c *Config) {
+		c.IdleTimeout, c.ResumeTTL, c.Sockets = 300*time.Millisecond, 200*time.Millisecond, 1
+	}, h.recorder)
+	places := r.srv.Places()
+	c := r.join("u")
+	c.send(cmdStay, []byte{1}, reliable.Reliable)
+	c.flush()
+	h.awaitEntered(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	frozen := make(chan error)
+	go func() {
+		_, err := places.Freeze(ctx, c.creds.SID)
+		frozen <- err
+	}()
+	p := places.Get(c.creds.SID)
+	isFrozen := func() bool {
+		places.mu.Lock()
+		defer places.mu.Unlock()
+		return p.more.frozen
+	}
+	for !isFrozen() {
+		<-time.After(time.Millisecond)
+	}
+	p.Conn().gone(wire.CloseIdle, closedLost)
+	h.waitLog(t, "opened u resumed=false", "lost u")
+	cancel()
+	if err := <-frozen; !errors.Is(err, context.Canceled) {
+		t.Errorf("Freeze with no time: %v", err)
+	}
+	h.waitLog(t, "opened u resumed=false", "lost u", "ended u idle")
+	close(h.leave)
+}
+
 // A Thaw in the middle of a Freeze leaves nobody frozen for good.
 func TestThawDuringFreeze(t *testing.T) {
 	r := start(t, "UDP", nil, nil)

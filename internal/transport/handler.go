@@ -17,8 +17,9 @@ import (
 // messages in order, never two at once. The Batch is the reader's, for use during
 // the call only; it is flushed when the reader has gone through what it received.
 //
-// Lost and Ended come from the keeper, one at a time in the server. They never
-// overlap with Opened of the same place, but Handle of its old Conn may still run.
+// Silent, Lost and Ended come from the keeper, one at a time in the server. They never
+// overlap with Opened of the same place, but Handle of its Conn, or of its old one, may
+// run meanwhile.
 type Handler interface {
 	// Opened tells of a new connection of c.Place. One that it replaces is closed
 	// already, and its Lost is not told. Resumed says that reliable messages go on
@@ -26,6 +27,11 @@ type Handler interface {
 	Opened(b *Batch, c *Conn, resumed bool)
 	// Handle receives a request. The payload is lent until Handle returns.
 	Handle(b *Batch, c *Conn, m wire.Message, rel reliable.Reliability)
+	// Silent tells that what was sent to a connected client went unanswered for
+	// so long that it is most likely gone; and with false that it was heard again. The
+	// connection lasts meanwhile, and what is sent waits for the client. It is told once
+	// for each change. Lost, Ended and the next Opened end it too, without a word.
+	Silent(p *Place, silent bool)
 	// Lost tells that the place has no connection any more and waits for the next.
 	Lost(p *Place)
 	// Ended tells that the place is gone: closed with this code, or idle when nobody
@@ -66,6 +72,8 @@ type Server interface {
 	NewBatch() *Batch
 	// Protocol is "UDP" or "TCP".
 	Protocol() string
+	// Figures counts what the server did since it was made.
+	Figures() Figures
 }
 
 // Errors of this package.
@@ -82,6 +90,10 @@ var (
 	ErrPlaceExists = errors.New("place exists already")
 	// ErrNoPlace means there is no place of that sid, or none in the needed state.
 	ErrNoPlace = errors.New("no such place")
-	// ErrRevoked is what Reservation.Release wraps when the user will never come.
+	// ErrRevoked is what Reservation.Release wraps when the user will never come: they may
+	// live elsewhere, so their client hears nothing.
 	ErrRevoked = errors.New("reservation was revoked")
+	// ErrReplaced is what Reservation.Release wraps when a newer sid of the user is open:
+	// their client hears that it was replaced.
+	ErrReplaced = errors.New("a newer sid of the user is open")
 )

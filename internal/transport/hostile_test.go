@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -403,6 +404,7 @@ func TestConfigIsChecked(t *testing.T) {
 	for _, cfg := range []Config{
 		{Port: -1}, {Port: 70000}, {PortSearch: -1}, {IdleTimeout: -1}, {MaxDatagram: 500}, {MaxDatagram: 9000},
 		{MaxRecord: 100}, {MaxRecord: 1 << 20}, {PlacesMax: -1}, {SendInterval: -1}, {MaxRetry: -1},
+		{NodeToken: strings.Repeat("x", 256)}, {NodeToken: "ü"}, {NodeToken: "two words"},
 	} {
 		if err := cfg.withDefaults().validate(); err == nil {
 			t.Errorf("accepted %+v", cfg)

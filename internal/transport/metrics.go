@@ -64,6 +64,8 @@ type metrics struct {
 	handshakes *prometheus.CounterVec
 	refused    prometheus.Counter // child of handshakes
 	closed     *prometheus.CounterVec
+	endedTold  *prometheus.CounterVec
+	silences   *prometheus.CounterVec
 	paths      *prometheus.CounterVec
 
 	drops sync.Map // children of dropped by wire.Refusal: a flood counts every packet
@@ -82,7 +84,7 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 			Namespace: "diarkis", Subsystem: "transport", Name: name, Help: help,
 		}, []string{"protocol"})).With(only)
 	}
-	closed := counter("connections_closed_total", "Connections that ended, by CLOSE code.", "code")
+	closed := counter("connections_closed_total", "Connections that ended, by CLOSE code, moved, or lost.", "code")
 	closed.WithLabelValues(wire.CloseInternal.String()) // there from the start: an alert sees the first only beside a 0
 	handshakes := counter("handshakes_total", "Handshakes by result.", "result")
 	return &metrics{
@@ -107,6 +109,8 @@ func newMetrics(reg prometheus.Registerer, protocol string) *metrics {
 		handshakes: handshakes,
 		refused:    handshakes.WithLabelValues(resultRefused),
 		closed:     closed,
+		silences:   counter("silences_total", "Connected clients that answered nothing for seconds, and those of them that were heard again.", "event"),
+		endedTold:  counter("ended_told_total", "Clients that were told their stay is over, by the CLOSE code it ended with.", "code"),
 		paths:      counter("path_changes_total", "Clients that sent from another address, by whether the connection followed.", "result"),
 	}
 }

@@ -40,6 +40,9 @@ func (ps *Places) Freeze(ctx context.Context, sid id.SID) (*reliable.State, erro
 	if x.frozen {
 		return nil, ErrFrozen
 	}
+	if p.state == placeLost && x.saved == nil {
+		return nil, ErrNoPlace
+	}
 	x.frozen = true
 	x.freezes++
 	mine := x.freezes
@@ -66,6 +69,7 @@ func (ps *Places) Freeze(ctx context.Context, sid id.SID) (*reliable.State, erro
 	// Lost, perhaps while we waited.
 	ps.keepLocked(p)
 	if x.saved == nil {
+		ps.thawLocked(p)
 		return nil, ErrNoPlace
 	}
 	return x.saved, nil

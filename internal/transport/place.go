@@ -54,6 +54,7 @@ type moreOfPlace struct {
 	spent   spent           // what the client has sent lately, while there is no connection
 	release *oldNode
 	opened  bool   // a client was in, here or at the node the user comes from
+	here    bool   // a client was in here
 	owned   bool   // its old node has let go of the user
 	frozen  bool   // no connection may open until Thaw
 	waits   bool   // a newer connection does, for a reader that is in the Handler
@@ -114,8 +115,8 @@ type Reservation struct {
 	// Release asks the node a user comes from to give it up for good. It is called
 	// at the client's first valid Confirm, from a goroutine of its own and with at
 	// most Config.ReleaseTimeout; only when it returns nil is the Confirm accepted.
-	// An error that wraps ErrRevoked ends the place; after any other, the client's
-	// next Confirm makes it be called again. Nil means there is nobody to ask.
+	// An error that wraps ErrRevoked or ErrReplaced ends the place; after any other, the
+	// client's next Confirm makes it be called again. Nil means there is nobody to ask.
 	Release func(ctx context.Context) error
 }
 
@@ -133,30 +134,21 @@ type Places struct {
 	spent  []event // the backing array of the batch told last
 	// telling is the place the keeper calls the Handler about right now.
 	telling *Place
-	memory  map[id.SID]remembered
-	forget  []id.SID // keys of memory, oldest first
+	memory  memory
 }
 
 // event is a call of the Handler to be made.
 type event struct {
 	place *Place
-	ended bool // else lost
+	conn  *Conn // whose silence turned; nil: lost, or ended
+	ended bool  // else lost
 	code  wire.CloseCode
 }
-
-// remembered is the replay memory of a place that ended, for a sid that comes back.
-type remembered struct {
-	last  lastConfirm
-	until int64
-}
-
-// rememberFor covers the life of a cookie, with some to spare.
-const rememberFor = 15 * time.Second
 
 func newPlaces(k *core) *Places {
 	ps := &Places{
 		core: k, timers: wheel.New[Place](k.epoch),
-		bySID: map[id.SID]*Place{}, byCID0: map[wire.CID]*Place{}, memory: map[id.SID]remembered{},
+		bySID: map[id.SID]*Place{}, byCID0: map[wire.CID]*Place{},
 	}
 	ps.told.L = &ps.mu
 	return ps
@@ -185,8 +177,8 @@ func (ps *Places) Reserve(r Reservation) (*Place, error) {
 	if ps.bySID[p.SID()] != nil || ps.byCID0[p.base.CID0()] != nil {
 		return nil, ErrPlaceExists
 	}
-	if old, ok := ps.memory[p.SID()]; ok {
-		p.extra().last, p.more.opened = old.last, true
+	if old, ok := ps.memory.take(p.base.CID0()); ok && old.cookie != 0 {
+		p.extra().last.cookie, p.more.opened = old.cookie, true
 	}
 	if p.more != nil {
 		ps.countSavedLocked(p.more)
@@ -207,12 +199,21 @@ func (ps *Places) Reserve(r Reservation) (*Place, error) {
 func (ps *Places) Cancel(sid id.SID) bool {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	p := ps.bySID[sid]
-	if p == nil || p.state != placeReserved || p.more != nil && p.more.owned {
+	p := ps.cancelledLocked(sid)
+	if p == nil {
 		return false
 	}
-	ps.removeLocked(p)
+	ps.removeLocked(p, 0, false)
 	return true
+}
+
+// cancelledLocked returns the place of a sid if Cancel may drop it, or nil.
+func (ps *Places) cancelledLocked(sid id.SID) *Place {
+	p := ps.bySID[sid]
+	if p == nil || p.state != placeReserved || p.more != nil && p.more.owned {
+		return nil
+	}
+	return p
 }
 
 // Get returns the place of a sid, or nil.
@@ -249,7 +250,7 @@ func (ps *Places) Released(sid id.SID) bool {
 		ps.mu.Unlock()
 		return false
 	}
-	c := ps.removeLocked(p)
+	c := ps.removeLocked(p, 0, false)
 	ps.mu.Unlock()
 	if c != nil {
 		c.vanish()
@@ -304,57 +305,27 @@ func (ps *Places) keepLocked(p *Place) {
 // endLocked removes p and has the Handler told. It returns the connection that is
 // left to close.
 func (ps *Places) endLocked(p *Place, code wire.CloseCode) *Conn {
-	c := ps.removeLocked(p)
+	c := ps.leaveLocked(p, code)
 	ps.events = append(ps.events, event{place: p, ended: true, code: code})
 	return c
 }
 
-// removeLocked forgets p, but for what a replayed Confirm would need. It returns
-// the connection that is left to close.
-func (ps *Places) removeLocked(p *Place) *Conn {
+// removeLocked forgets p, but for what a replayed Confirm would need, and what a Hello is
+// answered with if told is set. It returns the connection that is left to close.
+func (ps *Places) removeLocked(p *Place, code wire.CloseCode, told bool) *Conn {
 	delete(ps.bySID, p.SID())
 	delete(ps.byCID0, p.base.CID0())
 	ps.keepLocked(p)
 	ps.core.m.places.Dec()
 	ps.setLocked(p, placeEnded)
 	ps.unsayLostLocked(p)
-	if p.more != nil && p.more.last.cookie != 0 {
-		ps.rememberLocked(p)
-	}
+	ps.rememberLocked(p, code, told)
 	if p.more != nil {
 		p.more.saved = nil
 		ps.countSavedLocked(p.more)
 	}
 	p.more = nil
 	return p.conn.Swap(nil)
-}
-
-// rememberLocked keeps the replay memory for a while. Past PlacesMax the oldest
-// goes first: by then its cookie is most likely dead.
-func (ps *Places) rememberLocked(p *Place) {
-	if len(ps.forget) >= ps.core.cfg.PlacesMax {
-		delete(ps.memory, ps.forget[0])
-		ps.forget = ps.forget[1:]
-	}
-	until := ps.core.nanos(time.Now().Add(rememberFor))
-	if _, again := ps.memory[p.SID()]; !again {
-		ps.forget = append(ps.forget, p.SID())
-	}
-	ps.memory[p.SID()] = remembered{last: p.more.last, until: until}
-}
-
-// forgetOld drops replay memory whose time is over.
-func (ps *Places) forgetOld(now time.Time) {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	for len(ps.forget) > 0 {
-		if m := ps.memory[ps.forget[0]]; m.until > ps.core.nanos(now) {
-			return
-		}
-		delete(ps.memory, ps.forget[0])
-		ps.forget = ps.forget[1:]
-	}
-	ps.forget = nil
 }
 
 // unsayLostLocked takes back a Lost that was not told yet: tellLocked skips it.
@@ -435,7 +406,7 @@ func (ps *Places) tellLocked(e *event) {
 	if p == nil {
 		return
 	}
-	if !e.ended {
+	if e.conn == nil && !e.ended {
 		if p.more == nil || !p.more.lost {
 			return // taken back after this batch was taken out
 		}
@@ -444,11 +415,20 @@ func (ps *Places) tellLocked(e *event) {
 	for p.opening {
 		ps.told.Wait()
 	}
+	silent, turned := false, false
+	if e.conn != nil {
+		if silent, turned = ps.turnedLocked(p, e.conn); !turned {
+			return
+		}
+	}
 	ps.telling = p
 	ps.mu.Unlock()
-	if e.ended {
+	switch {
+	case turned:
+		ps.core.handler.Silent(p, silent)
+	case e.ended:
 		ps.core.handler.Ended(p, e.code)
-	} else {
+	default:
 		ps.core.handler.Lost(p)
 	}
 	ps.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/Diarkis/diarkis/internal/path"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -57,6 +58,9 @@ func (c *Conn) openLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Batc
 	}
 	if err := c.machine.Receive(now, pn, frames, rx); err != nil {
 		return c.failLocked(now, b, closeOf(err)), nil
+	}
+	if c.silent {
+		c.armLocked(now) // the keeper tells that it is not any more
 	}
 	c.noteHeldLocked()
 	if acked, ok := c.machine.LargestAcked(); ok {
@@ -119,7 +123,7 @@ func (c *Conn) deliver(b *Batch, rx *reliable.Received) {
 			c.core.log.Debug().Stringer("code", code).Str("reason", rx.Close.Reason).Msg("client closed")
 			code = wire.CloseNormal
 		}
-		c.gone(code)
+		c.gone(code, code.String())
 	}
 }
 
@@ -134,8 +138,8 @@ func (c *Conn) answerLocked(now time.Time, pkt []byte, src netip.AddrPort, b *Ba
 	if err != nil {
 		return err
 	}
-	if src != c.path.Peer() && len(c.ending.packet) > len(pkt) {
-		return dropClosed // never more to an address than it sent, unless it is known to be the client's
+	if src != c.path.Peer() && len(c.ending.packet) > path.Amplification*len(pkt) {
+		return dropClosed // that address is not known to be the client's
 	}
 	if !hasClose(frames) {
 		c.ending.next = n + int64(closeGap)

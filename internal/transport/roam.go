@@ -7,6 +7,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/path"
 	"github.com/Diarkis/diarkis/internal/reliable"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -43,7 +44,7 @@ func (c *Conn) elsewhereLocked(now time.Time, src netip.AddrPort, size int, newe
 			c.accept = nil // it arrived, or the client had not the keys to move
 			c.machine.PathChanged(now, rtt)
 			c.core.m.paths.WithLabelValues(pathMoved).Inc()
-			c.core.log.Debug().Stringer("from", from).Stringer("to", src).Dur("rtt_ms", rtt).Msg("client moved to another address")
+			c.core.log.Debug().Stringer("from", from).Stringer("to", src).Str("rtt", telemetry.Span(rtt)).Msg("client moved to another address")
 		}
 	}
 	c.challengeLocked(now, b)

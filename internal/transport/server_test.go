@@ -63,6 +63,13 @@ func (r *recorder) Opened(_ *Batch, c *Conn, resumed bool) {
 	r.add("opened %s resumed=%v", c.Place().UID(), resumed)
 }
 
+func (r *recorder) Silent(p *Place, silent bool) {
+	if silent {
+		r.add("silent %s", p.UID())
+	} else {
+		r.add("heard %s", p.UID())
+	}
+}
 func (r *recorder) Lost(p *Place) { r.add("lost %s", p.UID()) }
 
 func (r *recorder) Ended(p *Place, code wire.CloseCode) { r.add("ended %s %v", p.UID(), code) }
@@ -372,10 +379,6 @@ func TestLostPlaceEnds(t *testing.T) {
 			if r.srv.Places().Get(c.creds.SID) != nil {
 				t.Error("place is still there")
 			}
-			c.dial(r.addr)
-			c.lose = func(out bool) bool { return !out }
-			c.write(c.hello)
-			r.requireFigure("packets_dropped_total", "cid", 1)
 		})
 	}
 }
@@ -427,6 +430,22 @@ func TestClientCloses(t *testing.T) {
 			c.write(c.sealer.Finish(time.Now(), pkt, 0))
 			r.h.waitLog(t, "opened u resumed=false", "ended u normal")
 		})
+	}
+}
+
+// A connection that ended without a CLOSE is not counted as one that ended with it.
+func TestEndsWithoutCloseAreCountedAsWhatTheyAre(t *testing.T) {
+	for _, proto := range protocols {
+		r := start(t, proto, nil, nil)
+		r.srv.Places().Released(r.join("u").creds.SID)
+		r.requireFigure("connections_closed_total", "moved", 1)
+		if proto == "TCP" {
+			_ = r.join("v").socket.Close()
+			r.requireFigure("connections_closed_total", "lost", 1)
+		}
+		if n := r.figure("connections_closed_total", "normal") + r.figure("connections_closed_total", "idle"); n != 0 {
+			t.Errorf("%s: %v counted as closed with normal or idle", proto, n)
+		}
 	}
 }
 

@@ -20,7 +20,8 @@ type shard struct {
 	index  int
 	socket *datagram.Socket
 	timers *wheel.Wheel[Conn, *Conn]
-	alarm  alarm // of keep
+	alarm  alarm     // of keep
+	woke   time.Time // when the process last ran again after it did not; only keep uses it
 
 	mu    sync.RWMutex // guards the field below
 	conns map[wire.CID]*Conn
@@ -98,13 +99,28 @@ func (s *shard) arm(c *Conn, at time.Time) {
 func (s *shard) keep(ctx context.Context) {
 	b := s.newBatch()
 	var due []*Conn
+	var next time.Time
 	s.alarm.run(ctx, func(now time.Time) time.Time {
+		s.noteSleep(now, next)
 		due = s.timers.Collect(now, due[:0])
 		for _, c := range due {
 			c.tick(now, b)
 		}
 		b.Flush()
 		clear(due)
-		return s.timers.Next(now.Add(s.core.cfg.TimerMax))
+		next = s.timers.Next(now.Add(s.core.cfg.TimerMax))
+		return next
 	})
+}
+
+// sleptMin is how late the keeper runs when the process did not run for a while: stopped,
+// or on a machine that was. What came meanwhile waits to be read, by goroutines that run
+// beside the keeper.
+const sleptMin = 500 * time.Millisecond
+
+// noteSleep notes when the keeper, who was to run at due, runs late.
+func (s *shard) noteSleep(now, due time.Time) {
+	if !due.IsZero() && now.Sub(due) >= sleptMin {
+		s.woke = now
+	}
 }

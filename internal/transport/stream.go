@@ -12,13 +12,21 @@ import (
 // stream is the TCP half of a [Conn].
 type stream struct {
 	// Constant.
-	socket *net.TCPConn
+	socket streamSocket
 	raw    syscall.RawConn
+
+	bounded bool // there is a deadline for writes; owned by who set writing
 
 	// Guarded by Conn.mu.
 	writing bool   // somebody is in pump or drain; it takes along what comes meanwhile
 	closing bool   // nothing follows what is queued
 	queued  []byte // records that are sealed: they go before any other
+}
+
+// streamSocket is what of a *net.TCPConn is used.
+type streamSocket interface {
+	net.Conn
+	CloseWrite() error
 }
 
 const (
@@ -96,6 +104,10 @@ func (s *stream) take(c *Conn, now time.Time, dst []byte, holding bool) (out []b
 	if len(out) > 0 || holding {
 		return out, false
 	}
+	if s.bounded { // while nobody else can write, whose deadline that would be
+		_ = s.socket.SetWriteDeadline(time.Time{})
+		s.bounded = false
+	}
 	s.writing = false
 	switch {
 	case s.closing:
@@ -120,8 +132,9 @@ func (s *stream) drain(ctx context.Context, c *Conn, rest []byte) {
 	for {
 		more, done := s.take(c, time.Now(), buf, len(rest) > 0)
 		if done {
-			break
+			return
 		}
+		s.bounded = true
 		_ = s.socket.SetWriteDeadline(time.Now().Add(c.core.cfg.WriteTimeout))
 		if ctx.Err() != nil { // hurry may have set its deadline before ours
 			_ = s.socket.SetWriteDeadline(time.Now().Add(lingerFor))
@@ -134,7 +147,6 @@ func (s *stream) drain(ctx context.Context, c *Conn, rest []byte) {
 		}
 		rest = nil
 	}
-	_ = s.socket.SetWriteDeadline(time.Time{})
 }
 
 // broke ends a connection that can't be written to: the client is gone, or takes

@@ -141,7 +141,7 @@ func (t *TCP) read(ctx context.Context, s *listener.Conn, peer netip.AddrPort, m
 		return
 	}
 	if r.conn == nil {
-		return // it was a probe
+		return // it was a probe, or of a stay that is over
 	}
 	r.serve()
 	t.lostLink(r.conn)
@@ -150,7 +150,7 @@ func (t *TCP) read(ctx context.Context, s *listener.Conn, peer netip.AddrPort, m
 
 // lostLink tells that the socket of c is of no more use.
 func (k *core) lostLink(c *Conn) {
-	c.gone(wire.CloseIdle)
+	c.gone(wire.CloseIdle, closedLost)
 }
 
 // tcpReader is what the goroutine that reads a connection works with.
@@ -187,8 +187,15 @@ func (r *tcpReader) handshake(ctx context.Context) error {
 	if !ok {
 		return wire.RefusedLength
 	}
-	p := k.places.byCID0Of(cid0)
-	if p == nil {
+	p, gone, over := k.places.askedFor(time.Now(), cid0)
+	switch {
+	case over:
+		answer, err := k.answerEnded(time.Now(), nil, pkt, &gone)
+		if err != nil {
+			return err
+		}
+		return r.answer(answer)
+	case p == nil:
 		return secure.RefusedCID
 	}
 	if !k.charge(time.Now(), cidKey(cid0)) {

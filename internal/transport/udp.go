@@ -200,8 +200,16 @@ func (r *udpReader) hello(now time.Time, pkt []byte, src netip.AddrPort) error {
 	if !ok {
 		return wire.RefusedLength
 	}
-	p := r.core.places.byCID0Of(cid0)
-	if p == nil {
+	p, gone, over := r.core.places.askedFor(now, cid0)
+	switch {
+	case over:
+		var buf [wire.EndedBytes]byte
+		answer, err := r.core.answerEnded(now, buf[:0], pkt, &gone)
+		if err == nil {
+			r.batch.raw(answer, src)
+		}
+		return err
+	case p == nil:
 		return secure.RefusedCID // before any charge: strangers use nothing up
 	}
 	if !r.core.charge(now, cidKey(cid0)) {

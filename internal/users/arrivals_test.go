@@ -10,7 +10,6 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/mars"
-	"github.com/Diarkis/diarkis/internal/mesh"
 	"github.com/Diarkis/diarkis/internal/secure"
 	"github.com/Diarkis/diarkis/internal/transport"
 )
@@ -57,7 +56,7 @@ func TestOffersAreBounded(t *testing.T) {
 		n := nodes[0]
 		offer := func(i byte, ttl time.Duration) Refusal {
 			o := moveOffer{id: moveID{i}, uid: "u", creds: secure.Credentials{SID: id.SID{i}}, ttl: ttl}
-			b, err := n.handleOffer(t.Context(), mesh.Peer{Node: "x"}, o.marshal())
+			b, err := n.handleOffer(t.Context(), peer("x"), o.marshal())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -198,7 +197,7 @@ func TestCrowdedArrivals(t *testing.T) {
 			t.Error("want the second gone for the third, and the first spared")
 		}
 		abort := func(m *moveIn) byte {
-			b, err := n.handleAbort(t.Context(), mesh.Peer{Node: "x"}, m.id.marshal())
+			b, err := n.handleAbort(t.Context(), peer("x"), m.id.marshal())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/users/exchange"
 )
 
 // goroutines counts those that do runs, or starts, before anything of them has ended.
@@ -45,16 +46,16 @@ func TestManySIDsOfOneUserAreOneTask(t *testing.T) {
 			nodes, stop := start(t, newNetwork(), many, "127.0.0.1:1")
 			defer stop()
 			n := nodes[0]
-			notices := []byte{noticeLayout}
-			for i := range noticesPerSend {
+			var msg notices
+			for i := range exchange.FactsMax {
 				uid := id.UID(fmt.Sprint("u", i))
 				for range 10 {
 					n.ask(t, uid)
 				}
-				notices = appendNotice(notices, notice{uid: uid, order: order{issued: time.Now().Add(time.Hour).UnixMicro()}})
+				msg.facts = append(msg.facts, exchange.Fact{UID: uid, Order: order{Issued: time.Now().Add(time.Hour).UnixMicro()}})
 			}
 			got := goroutines(func() {
-				if _, err := n.handleNotices(t.Context(), peer("x"), notices); err != nil {
+				if _, err := n.handleNotices(t.Context(), peer("x"), msg.marshal(told)); err != nil {
 					t.Fatal(err)
 				}
 			})

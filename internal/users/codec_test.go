@@ -10,6 +10,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/mesh"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/users/exchange"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -113,7 +114,10 @@ func FuzzParseMove(f *testing.F) {
 	f.Add(moveOffer{uid: "u", issued: 5, ttl: time.Second, state: []byte("x")}.marshal())
 	f.Add(moveReply{host: "::1", port: 1}.marshal())
 	f.Add(moveID{1, 2}.marshal())
-	f.Add(appendNotice([]byte{noticeLayout}, notice{uid: "u", order: order{issued: 3}}))
+	some := notices{clock: 9, facts: []exchange.Fact{{UID: "u", Order: order{Issued: 3}}}}
+	f.Add(some.marshal(told))
+	f.Add(some.marshal(answered))
+	f.Add(some.marshalOld())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if d, released, err := parseMoveData(b); err == nil && released {
 			for _, c := range d.commands {
@@ -131,14 +135,17 @@ func FuzzParseMove(f *testing.F) {
 		if m, err := parseMoveID(b); err == nil && !bytes.Equal(m.marshal(), b) {
 			t.Errorf("move id %x differs", b)
 		}
-		if all, err := parseNotices(b); err == nil {
-			again := []byte{noticeLayout}
-			for _, n := range all {
-				again = appendNotice(again, n)
+		if n, old, err := parseNotices(b, told); err == nil {
+			again := n.marshal(told)
+			if old {
+				again = n.marshalOld()
 			}
 			if !bytes.Equal(again, b) {
 				t.Errorf("notices %x differ", b)
 			}
+		}
+		if n, _, err := parseNotices(b, answered); err == nil && !bytes.Equal(n.marshal(answered), b) {
+			t.Errorf("answer %x differs", b)
 		}
 	})
 }

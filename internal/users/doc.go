@@ -32,14 +32,12 @@
 // # One sid per user id
 //
 // A node issues sids in order. When the first handshake of a sid completes, every
-// other sid of that user id is ended with CLOSE(replaced): at once on the same
-// node, and elsewhere by a one-way notice to each udp and tcp node of the
-// namespace. Clocks of nodes differ, so the order across nodes is that of the
-// handshakes: a notice ends every sid that has been open for over
-// [concurrentMax]. Of two that opened within that time the one issued later stays
-// (ties by digest), both sides judge alike, and a winner that gets the loser's
-// notice sends its own back. A notice to a node that can't be reached is lost: then
-// the old sid lives until it idles out.
+// older sid of that user id is ended with CLOSE(replaced), opened or not: at once on the
+// same node, and elsewhere by notices to each udp and tcp node of the namespace, which
+// are repeated until they were handled: see package exchange. A node that has a newer one
+// answers with it. Older is what was issued earlier, by clocks that take each other's time
+// over, so that all nodes judge alike; of two that were issued before their nodes had heard
+// of each other either may stay, the same everywhere.
 //
 // # Moving a user
 //
@@ -59,5 +57,6 @@
 // and never released. After the deadline it aborts, has the new node confirm
 // (MoveAbort) or waits until the reservation there has expired, and only then thaws
 // the user. A release that was granted is answered the same way when it is asked
-// for again, because its answer may have been lost, until MoveDone or for 30 s.
+// for again, because its answer may have been lost, until MoveDone or for 30 s. A node
+// that stood still past the deadline releases nobody: no client waits for it any more.
 package users

@@ -24,6 +24,23 @@ type network struct {
 	mu    sync.Mutex
 	nodes map[id.Node]map[uint16]mesh.Handler
 	cut   func(from, to id.Node, cmd uint16) loss
+	views map[id.Node]*mars.Directory // what nodes see of the cluster, if not all of it
+}
+
+// see has a node see these others, or everybody when there are none.
+func (net *network) see(n id.Node, others ...mars.Member) {
+	net.mu.Lock()
+	defer net.mu.Unlock()
+	delete(net.views, n)
+	if len(others) > 0 {
+		net.views[n] = mars.NewDirectory(1, others...)
+	}
+}
+
+func (net *network) view(n id.Node) *mars.Directory {
+	net.mu.Lock()
+	defer net.mu.Unlock()
+	return net.views[n]
 }
 
 func (net *network) setCut(cut func(from, to id.Node, cmd uint16) loss) {
@@ -39,6 +56,7 @@ const (
 	requestLost
 	replyLost
 	silent // no answer until the caller gives up
+	late   // the same, and then it is handled: the other process stood still
 )
 
 type fakeMesh struct {
@@ -65,11 +83,14 @@ func (m *fakeMesh) Request(ctx context.Context, to id.Node, cmd uint16, payload 
 	if h == nil || what == requestLost {
 		return nil, mesh.ErrUnreachable
 	}
-	if what == silent {
+	if what == silent || what == late {
 		<-ctx.Done()
+		if what == late {
+			_, _ = h(context.WithoutCancel(ctx), peer(m.self), payload)
+		}
 		return nil, mesh.ErrTimeout
 	}
-	b, err := h(ctx, mesh.Peer{Node: m.self}, payload)
+	b, err := h(ctx, peer(m.self), payload)
 	if what == replyLost {
 		return nil, mesh.ErrTimeout
 	}
@@ -139,6 +160,8 @@ type fakePlaces struct {
 	places map[id.SID]*fakePlace
 	err    error // of Reserve
 	moved  []wire.Move
+
+	replaced []id.SID // what Replaced dropped
 }
 
 type fakePlace struct {
@@ -181,6 +204,16 @@ func (p *fakePlaces) Cancel(sid id.SID) bool {
 		return false
 	}
 	delete(p.places, sid)
+	return true
+}
+
+func (p *fakePlaces) Replaced(sid id.SID) bool {
+	if !p.Cancel(sid) {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.replaced = append(p.replaced, sid)
 	return true
 }
 
@@ -247,6 +280,9 @@ func (p *fakePlaces) Credentials(sid id.SID) (secure.Credentials, bool) {
 	return secure.Credentials{}, false
 }
 
+// releaseTimeout is the transport's.
+const releaseTimeout = 5 * time.Second
+
 // connect is a client's valid Confirm. It returns nil when that was not accepted.
 func (p *fakePlaces) connect(sid id.SID, resumed bool) *fakeLink {
 	p.mu.Lock()
@@ -258,7 +294,9 @@ func (p *fakePlaces) connect(sid id.SID, resumed bool) *fakeLink {
 	if !place.opened && place.res.Release != nil {
 		place.releasing = true
 		p.mu.Unlock()
-		err := place.res.Release(context.Background())
+		ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
+		err := place.res.Release(ctx)
+		cancel()
 		p.mu.Lock()
 		place.releasing = false
 		if err != nil {
@@ -331,7 +369,9 @@ type node struct {
 	mu       sync.Mutex
 }
 
-func newNetwork() *network { return &network{nodes: make(map[id.Node]map[uint16]mesh.Handler)} }
+func newNetwork() *network {
+	return &network{nodes: make(map[id.Node]map[uint16]mesh.Handler), views: make(map[id.Node]*mars.Directory)}
+}
 
 // start makes nodes "a:1", "b:1", … of role udp and runs them until the returned
 // function is called.
@@ -345,7 +385,12 @@ func start(t *testing.T, net *network, cfg Config, names ...string) (nodes []*no
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for _, m := range members {
-		cfg.Self, cfg.Directory = m.Instance, func() *mars.Directory { return directory }
+		cfg.Self, cfg.Directory = m.Instance, func() *mars.Directory {
+			if d := net.view(m.Node); d != nil {
+				return d
+			}
+			return directory
+		}
 		cfg.Endpoint = func() string { return "192.0.2.7:7100" }
 		r, err := New(cfg, &fakeMesh{net, m.Node}, zerolog.Nop(), prometheus.NewRegistry())
 		if err != nil {

@@ -1,8 +1,6 @@
 package users
 
 import (
-	"time"
-
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/transport"
 	"github.com/Diarkis/diarkis/internal/wire"
@@ -18,6 +16,11 @@ func (r *Registry) Opened(b *transport.Batch, c *transport.Conn, resumed bool) {
 // Handle implements [transport.Handler].
 func (r *Registry) Handle(b *transport.Batch, c *transport.Conn, m wire.Message, rel reliable.Reliability) {
 	r.commands.Serve(b, c.Place().Owner().(*User), m, rel)
+}
+
+// Silent implements [transport.Handler].
+func (r *Registry) Silent(p *transport.Place, silent bool) {
+	r.UserSilent(p.Owner().(*User), silent)
 }
 
 // Lost implements [transport.Handler].
@@ -40,14 +43,13 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 	first := before != open
 	if first {
 		u.setPhaseLocked(open)
-		if !u.movedIn { // who was moved counts as open for long: any newer sid replaces them
-			u.openedAt = time.Now()
-		}
 		r.opened.Add(1)
 	} else if !resumed {
 		u.dropParkedLocked() // the client starts over, and knows that it lost something
 	}
+	u.silent.Store(false)
 	u.link.Store(&link)
+	u.countLocked()
 	u.unparkLocked(b, link)
 	revoked := u.revoked
 	u.mu.Unlock()
@@ -63,14 +65,26 @@ func (r *Registry) UserOpened(b *transport.Batch, u *User, link Link, resumed bo
 	case revoked:
 		r.end(u, wire.CloseReplaced, "a newer sid of this user is open")
 	case first && u.movedIn:
+		// Of a newer sid the old node may have heard too late, and this one too early.
+		r.replaceOlder(u)
 		r.finishMoveIn(b, u, link)
 	case first:
 		r.replaceOlder(u)
-		r.notify(notice{uid: u.ID, order: u.order})
 		for _, f := range r.hooks.opened {
 			_ = r.guard.Do("opened hook", func() { f(u) })
 		}
 	}
+}
+
+// UserSilent is [Registry.Silent]: u is connected and does not answer, or answers again.
+func (r *Registry) UserSilent(u *User, silent bool) {
+	if u.silent.Swap(silent) == silent {
+		return
+	}
+	u.mu.Lock()
+	u.countLocked()
+	u.mu.Unlock()
+	r.tellPresence(u)
 }
 
 // UserLost is [Registry.Lost]: u may come back.
@@ -80,6 +94,7 @@ func (r *Registry) UserLost(u *User) {
 		s := u.spentLocked(r.budgets.now(nil), l)
 		u.linkSpent.packets, u.linkSpent.bytes = s.packets, s.bytes
 	}
+	u.countLocked()
 	u.mu.Unlock()
 	r.tellPresence(u)
 }
@@ -120,7 +135,7 @@ func (r *Registry) forget(u *User, code wire.CloseCode) {
 		for _, f := range r.hooks.ended {
 			_ = r.guard.Do("ended hook", func() { f(u, code) })
 		}
-		r.leftOpen() // after the hooks: who waits for empty waits for them too
+		r.leftOpen(u) // after the hooks: who waits for empty waits for them too
 	})
 }
 

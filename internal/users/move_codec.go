@@ -8,6 +8,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/transport"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -118,7 +119,8 @@ func (m moveID) marshal() []byte { return append([]byte{moveLayout}, m[:]...) }
 //
 //	size      field
 //	1         layout, 1
-//	1         1 released, 0 the move was aborted and nothing follows
+//	1         1 released, 0 the move was aborted and nothing follows, 2 likewise because
+//	          a newer sid of the user is open
 //	u32 + …   properties, a MessagePack map; nothing for none
 //	4         number of commands that were received and not run, oldest first
 //	1, u32+…  each: 1 when it came reliably; the message
@@ -143,15 +145,25 @@ func (d moveData) marshal() []byte {
 	return dst
 }
 
-// notReleased is the other answer to MoveRelease.
-var notReleased = []byte{moveLayout, 0}
+// The other answers to MoveRelease: the user stays, or has lost to a newer sid.
+var (
+	notReleased = []byte{moveLayout, 0}
+	wasReplaced = []byte{moveLayout, 2}
+)
 
-// parseMoveData reports false when the move was aborted.
+// parseMoveData reports false when the move was aborted, and [transport.ErrReplaced] when
+// that is because a newer sid is open.
 func parseMoveData(b []byte) (d moveData, released bool, err error) {
 	r := reader{b: b}
 	r.layout(moveLayout)
-	if r.u8() == 0 {
+	switch r.u8() {
+	case 0:
 		return moveData{}, false, r.end()
+	case 2:
+		if err := r.end(); err != nil {
+			return moveData{}, false, err
+		}
+		return moveData{}, false, transport.ErrReplaced
 	}
 	if props := r.bytes(movePropsMax); len(props) > 0 {
 		d.props = props

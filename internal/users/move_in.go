@@ -37,6 +37,12 @@ func (r *Registry) handleOffer(_ context.Context, from mesh.Peer, payload []byte
 	if err != nil {
 		return nil, err
 	}
+	if from.Role != r.cfg.Self.Role {
+		return nil, fmt.Errorf("take a user: node of role %q can't hand one to role %q", from.Role, r.cfg.Self.Role)
+	}
+	if !r.raise(o.issued) {
+		return nil, errClock
+	}
 	var state *reliable.State
 	if len(o.state) > 0 {
 		if state, err = reliable.ParseState(o.state); err != nil {
@@ -49,7 +55,7 @@ func (r *Registry) handleOffer(_ context.Context, from mesh.Peer, payload []byte
 	}
 	u := &User{
 		ID: o.uid, SID: o.creds.SID, registry: r, movedIn: true, phase: incoming,
-		order: order{o.issued, digestOf(o.creds.SID)},
+		order: order{Issued: o.issued, Digest: digestOf(o.creds.SID)},
 	}
 	u.spendMoved()
 	u.moveIn = &moveIn{id: o.id, user: u, from: from.Node, bytes: len(o.state)}
@@ -67,17 +73,24 @@ func (r *Registry) handleOffer(_ context.Context, from mesh.Peer, payload []byte
 	return moveReply{refused: refused, host: host, port: port}.marshal(), nil
 }
 
+// releaseTry is how long one question for a user's release may take. An answer that was lost
+// is given again, and the client waits.
+const releaseTry = time.Second
+
 // takeOver has the old node give up u. The transport calls it at the client's
 // first valid Confirm and accepts that only on nil.
 func (r *Registry) takeOver(ctx context.Context, u *User) error {
 	in := u.moveIn // constant
-	b, err := r.mesh.Request(ctx, in.from, mesh.CmdMoveRelease, in.id.marshal())
+	b, err := r.askRelease(ctx, in)
 	if err != nil {
 		return fmt.Errorf("take over user %q from %v: %w", string(u.ID), in.from, err)
 	}
 	data, released, err := parseMoveData(b)
 	if err == nil && !released {
 		err = errors.New("the old node keeps the user")
+	}
+	if err != nil && u.isRevoked() {
+		err = transport.ErrReplaced // a notice of the newer sid came here, too
 	}
 	if err != nil {
 		return fmt.Errorf("take over user %q from %v: %w: %w", string(u.ID), in.from, err, transport.ErrRevoked)
@@ -87,6 +100,23 @@ func (r *Registry) takeOver(ctx context.Context, u *User) error {
 		r.log.Debug().Err(err).Stringer("peer", in.from).Msg("old node not told that a user has arrived")
 	}
 	return nil
+}
+
+// askRelease asks the old node until it answers or ctx ends.
+func (r *Registry) askRelease(ctx context.Context, in *moveIn) (answer []byte, err error) {
+	for wait := 50 * time.Millisecond; ; wait *= 2 {
+		try, cancel := context.WithTimeout(ctx, releaseTry)
+		answer, err = r.mesh.Request(try, in.from, mesh.CmdMoveRelease, in.id.marshal())
+		cancel()
+		if err == nil {
+			return answer, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(min(wait, releaseTry)):
+		}
+	}
 }
 
 // takeData makes u the user that the old node gave up.

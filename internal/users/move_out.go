@@ -49,7 +49,8 @@ type moveOut struct {
 
 	mu       sync.Mutex // guards the fields below; taken before the user's mutex
 	decision decision
-	data     []byte // what was released, to answer again
+	told     time.Time // when the client was about to be sent away; zero before
+	data     []byte    // what was released, to answer again
 }
 
 // MoveOut hands u to the node at to, with the command pending, which that node
@@ -90,6 +91,7 @@ func (r *Registry) moveOut(ctx context.Context, u *User, to id.Node, pending tas
 	if err != nil {
 		return err
 	}
+	m.setTold(time.Now())
 	move := wire.Move{Deadline: r.cfg.MoveDeadline, Host: reply.host, Port: reply.port}
 	if err := r.places.Move(u.SID, move); err != nil {
 		return fmt.Errorf("tell the client: %w", err)
@@ -178,7 +180,7 @@ func (r *Registry) offer(ctx context.Context, m *moveOut, state []byte) (moveRep
 		return moveReply{}, time.Time{}, fmt.Errorf("state of %d bytes is too large", len(state))
 	}
 	ttl := r.cfg.MoveDeadline + moveSlack
-	o := moveOffer{id: m.id, uid: u.ID, creds: creds, issued: u.order.issued, ttl: ttl, state: state}
+	o := moveOffer{id: m.id, uid: u.ID, creds: creds, issued: u.order.Issued, ttl: ttl, state: state}
 	r.moves.addOut(m)
 	ctx, cancel := context.WithTimeout(ctx, offerTimeout)
 	defer cancel()
@@ -235,6 +237,20 @@ func (r *Registry) await(m *moveOut, expires time.Time) error {
 		}
 	}
 	return err
+}
+
+func (m *moveOut) setTold(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.told = now
+}
+
+// overdueLocked reports whether the client has given up the new node by now. Then nobody
+// would come for the user there: this process stood still meanwhile, and with it the timer
+// that should have ended the move. The wall clock runs on while a machine is suspended.
+func (m *moveOut) overdueLocked(now time.Time) bool {
+	since := max(now.Sub(m.told), now.Round(0).Sub(m.told.Round(0)))
+	return !m.told.IsZero() && since > m.user.registry.cfg.MoveDeadline
 }
 
 // abort decides against the move; false when it has been released.
@@ -301,7 +317,7 @@ func (r *Registry) handleRelease(_ context.Context, from mesh.Peer, payload []by
 		for _, f := range r.hooks.movedOut {
 			_ = r.guard.Do("moved out hook", func() { f(u) })
 		}
-		r.leftOpen()
+		r.leftOpen(u)
 	})
 	return answer, nil
 }
@@ -335,18 +351,18 @@ func (m *moveOut) forgetData() bool {
 func (m *moveOut) release() (answer []byte, now bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	u := m.user
 	switch m.decision {
 	case released:
 		return m.data, false
 	case aborted:
-		return notReleased, false
+		return u.keptAnswer(), false
 	}
-	u := m.user
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.phase != open {
+	if u.phase != open || m.overdueLocked(time.Now()) {
 		m.decision = aborted
-		return notReleased, false
+		return u.keptAnswerLocked(), false
 	}
 	b, err := u.releaseLocked(m.pending)
 	if err != nil {
@@ -360,6 +376,20 @@ func (m *moveOut) release() (answer []byte, now bool) {
 	u.dropParkedLocked()
 	m.decision, m.data = released, b
 	return b, true
+}
+
+// keptAnswer is what a node is told that asks for u in vain.
+func (u *User) keptAnswer() []byte {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.keptAnswerLocked()
+}
+
+func (u *User) keptAnswerLocked() []byte {
+	if u.revoked {
+		return wasReplaced
+	}
+	return notReleased
 }
 
 // releaseLocked encodes u as the new node takes it over.

@@ -158,7 +158,7 @@ func TestMoveThatFails(t *testing.T) {
 	}
 }
 
-// A release whose answer was lost is answered again.
+// A release whose answer was lost for longer than the client waits is answered again.
 func TestReleaseIsAnsweredAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newNetwork()
@@ -206,8 +206,9 @@ func TestUserEndsWhileMoving(t *testing.T) {
 	})
 }
 
-// Two owners, or none while both nodes live, must never be: whatever is lost, and
-// whenever the client knocks.
+// Two owners, or none while both nodes live, must never be: whatever is lost or handled
+// late, by a node that stood still, and whenever the client knocks. (None can be when all
+// answers to a release, granted at the last moment, are lost for seconds: 1 in 10,000.)
 func TestMoveNeverHasTwoOwners(t *testing.T) {
 	for seed := range uint64(300) {
 		synctest.Test(t, func(t *testing.T) {
@@ -220,7 +221,7 @@ func TestMoveNeverHasTwoOwners(t *testing.T) {
 				if quiet.Load() {
 					return delivered
 				}
-				return loss(max(0, int(dice.Uint32()%5)-2)) // 3 in 5 arrive
+				return loss(max(0, int(dice.Uint32()%8)-3)) // half of it arrives in time
 			})
 			a.serve(u, cmdMove, "join")
 			a.serve(u, 3, "next")
@@ -246,7 +247,7 @@ func TestMoveNeverHasTwoOwners(t *testing.T) {
 			onA, onB := strings.Join(a.commands.got(), " "), strings.Join(b.commands.got(), " ")
 			switch {
 			case (<-result) == nil:
-				if b.CCU() == 1 && onB != "join next" || onA != "join" {
+				if b.CCU() != 1 || onB != "join next" || onA != "join" {
 					t.Errorf("seed %d: moved, old ran %q, new ran %q", seed, onA, onB)
 				}
 			case onA != "join next" || onB != "":

@@ -3,76 +3,123 @@ package users
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/mesh"
+	"github.com/Diarkis/diarkis/internal/users/exchange"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
 const (
-	// concurrentMax is how long two sids of one user id may have been open together
-	// and still count as opened at the same time, for which order decides.
-	concurrentMax = 2 * time.Second
-
-	noticesPerSend = 256 // in one message
-	noticeLayout   = 1
+	noticeLayout    = 2
+	oldNoticeLayout = 1 // of nodes that say everything once
 )
 
-// notice says that a sid of a user id has opened.
-type notice struct {
-	uid   id.UID
-	order order
-	to    id.Node // empty for every other node
-}
+// errClock means that what a node says was issued at a time no clock shows.
+var errClock = errors.New("notice of the far future")
 
-// The notices of one message, see [mesh.CmdUserOpened].
+// notices is a message with [mesh.CmdUserOpened], and the answer to it.
 //
 //	size      field
-//	1         layout, 1
-//	then, for each notice:
+//	1         layout, 2
+//	8         the sender's clock, µs, see [exchange.Clock]
+//	1         answer only: 1 when nobody has a place on that node, else 0
+//	then, for each of at most 256 sids that opened; in the answer those that are newer
+//	than what was told:
 //	u32 + …   user id
-//	8         issued, µs since the Unix epoch
+//	8         issued, µs
 //	16        digest of the sid
-func appendNotice(dst []byte, n notice) []byte {
-	dst = appendBytes(dst, string(n.uid))
-	dst = binary.BigEndian.AppendUint64(dst, uint64(n.order.issued))
-	return append(dst, n.order.digest[:]...)
+//
+// In layout 1 there is no clock, and no answer.
+type notices struct {
+	clock  int64
+	nobody bool
+	facts  []exchange.Fact
 }
 
-func parseNotices(b []byte) ([]notice, error) {
+// part says which of both messages is meant.
+type part bool
+
+const (
+	told     part = false
+	answered part = true
+)
+
+func (n notices) marshal(p part) []byte {
+	dst := binary.BigEndian.AppendUint64([]byte{noticeLayout}, uint64(n.clock))
+	if p == answered {
+		nobody := byte(0)
+		if n.nobody {
+			nobody = 1
+		}
+		dst = append(dst, nobody)
+	}
+	return appendFacts(dst, n.facts)
+}
+
+// marshalOld is for nodes that know layout 1 only.
+func (n notices) marshalOld() []byte { return appendFacts([]byte{oldNoticeLayout}, n.facts) }
+
+func appendFacts(dst []byte, all []exchange.Fact) []byte {
+	for _, f := range all {
+		dst = appendBytes(dst, string(f.UID))
+		dst = binary.BigEndian.AppendUint64(dst, uint64(f.Order.Issued))
+		dst = append(dst, f.Order.Digest[:]...)
+	}
+	return dst
+}
+
+// parseNotices also tells whether it was the old layout.
+func parseNotices(b []byte, p part) (n notices, old bool, err error) {
 	r := reader{b: b}
-	r.layout(noticeLayout)
-	var all []notice
+	if old = p == told && len(b) > 0 && b[0] == oldNoticeLayout; old {
+		r.layout(oldNoticeLayout)
+	} else {
+		r.layout(noticeLayout)
+		n.clock = int64(r.u64())
+	}
+	if p == answered {
+		v := r.u8()
+		if n.nobody = v == 1; v > 1 {
+			r.err = errCodec
+		}
+	}
 	for r.err == nil && len(r.b) > 0 {
-		n := notice{uid: id.UID(r.text(id.UIDBytesMax))}
-		n.order = order{issued: int64(r.u64()), digest: r.key()}
-		if all = append(all, n); len(all) > noticesPerSend {
+		f := exchange.Fact{UID: id.UID(r.text(id.UIDBytesMax))}
+		f.Order = order{Issued: int64(r.u64()), Digest: r.key()}
+		if n.facts = append(n.facts, f); len(n.facts) > exchange.FactsMax {
 			r.err = errCodec
 		}
 	}
 	if err := r.end(); err != nil {
-		return nil, fmt.Errorf("parse notices: %w", err)
+		return notices{}, old, fmt.Errorf("parse notices: %w", err)
 	}
-	return all, nil
+	return n, old, nil
 }
 
 // replaceOlder ends every other sid of u's user id on this node that was issued
-// before u's; if a later one is open already, u itself is the older.
+// before u's, and has the other nodes told; if a later one is open already, u itself
+// is the older.
 func (r *Registry) replaceOlder(u *User) {
 	var losers []*User
+	lost := false
 	for _, v := range r.users.byUID(nil, u.ID) {
 		switch {
 		case v == u:
-		case v.order.compare(u.order) < 0:
+		case v.order.Compare(u.order) < 0:
 			losers = append(losers, v)
 		case v.isOpen.Load():
-			losers = append(losers, u)
+			losers, lost = append(losers, u), true
 		}
 	}
 	r.replace(losers)
+	if !lost {
+		r.notify(u)
+	}
 }
 
 // replace ends users because newer sids of their user ids are open: as one task, not
@@ -100,6 +147,13 @@ func (u *User) revoke() bool {
 	return !known
 }
 
+// isRevoked reports whether u has lost to a newer sid.
+func (u *User) isRevoked() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.revoked
+}
+
 func (r *Registry) endReplaced(u *User) {
 	if u.isOpen.Load() {
 		r.places.End(u.SID, wire.CloseReplaced, "a newer sid of this user is open")
@@ -109,45 +163,69 @@ func (r *Registry) endReplaced(u *User) {
 	defer r.unopened.mu.Unlock()
 	if u.unopened != nil {
 		r.cancelLocked(u, cancelReplaced)
-	} else if r.places.Cancel(u.SID) { // on the way from another node
+	} else if r.places.Replaced(u.SID) { // on the way from another node
 		r.forget(u, wire.CloseReplaced)
 	}
 }
 
 // handleNotices answers mesh.CmdUserOpened.
 func (r *Registry) handleNotices(_ context.Context, from mesh.Peer, payload []byte) ([]byte, error) {
-	all, err := parseNotices(payload)
+	n, old, err := parseNotices(payload, told)
 	if err != nil {
 		return nil, err
 	}
+	newer, err := r.hear(from.Node, n)
+	if err != nil || old {
+		return nil, err
+	}
+	return notices{clock: r.now(), nobody: r.count.Load() == 0, facts: newer}.marshal(answered), nil
+}
+
+// hear ends whom another node knows newer sids of, and returns those that are newer than
+// what it knows. It takes all or, when a time in it is no clock's, nothing.
+func (r *Registry) hear(from id.Node, n notices) (newer []exchange.Fact, err error) {
+	latest := n.clock
+	for _, f := range n.facts {
+		latest = max(latest, f.Order.Issued)
+	}
+	if !r.raise(latest) {
+		if more, ok := r.farAhead.Line(string(from)); ok {
+			r.log.Warn().Stringer("peer", from).Int("more", more).Msg("clock of another node is ahead by months, its notices of opened users were refused")
+		}
+		return nil, errClock
+	}
 	var here, losers []*User
-	for _, n := range all {
-		here = r.users.byUID(here[:0], n.uid)
+	for _, f := range n.facts {
+		here = r.users.byUID(here[:0], f.UID)
+		var best *User
 		for _, u := range here {
-			if r.loses(u, n, from.Node) {
+			switch exchange.Judge(u.order, u.isOpen.Load(), f.Order) {
+			case exchange.Lose:
 				losers = append(losers, u)
+			case exchange.Newer:
+				if best == nil || best.order.Compare(u.order) < 0 {
+					best = u
+				}
 			}
+		}
+		if best != nil {
+			newer = append(newer, exchange.Fact{UID: best.ID, Order: best.order})
 		}
 	}
 	r.replace(losers)
-	return nil, nil
+	return newer, nil
 }
 
-// loses applies another node's notice to one user of the same user id: true when
-// that user has to go. When it is the other, that one's node hears of it.
-func (r *Registry) loses(u *User, n notice, from id.Node) bool {
-	if u.order.digest == n.order.digest {
-		return false // the same sid on a node of another transport, or before a move
-	}
-	u.mu.Lock()
-	isOpen, since := u.phase == open, time.Since(u.openedAt)
-	u.mu.Unlock()
-	older := u.order.compare(n.order) < 0
-	switch {
-	case older, isOpen && since > concurrentMax:
-		return true
-	case isOpen:
-		r.notify(notice{uid: u.ID, order: u.order, to: from})
-	}
-	return false
+// now is the time by the clock that sids are issued by.
+func (r *Registry) now() int64 {
+	r.randMu.Lock()
+	defer r.randMu.Unlock()
+	return r.clock.Now(time.Now())
+}
+
+// raise takes another node's time over; false for what no clock shows.
+func (r *Registry) raise(heard int64) bool {
+	r.randMu.Lock()
+	defer r.randMu.Unlock()
+	return r.clock.Raise(time.Now(), heard)
 }

@@ -1,6 +1,7 @@
 package users
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -10,12 +11,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/mars"
 	"github.com/Diarkis/diarkis/internal/mesh"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/users/exchange"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
-func peer(n id.Node) mesh.Peer { return mesh.Peer{Node: n} }
+func peer(n id.Node) mesh.Peer { return mesh.Peer{Node: n, Role: "udp"} }
 
 func TestNewerSIDReplaces(t *testing.T) {
 	replaced := []wire.CloseCode{wire.CloseReplaced}
@@ -64,8 +67,8 @@ func TestConcurrentSIDsLeaveOne(t *testing.T) {
 				nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1", "127.0.0.1:2")
 				defer stop()
 				a, b := nodes[0], nodes[1]
-				a.issued = time.Now().Add(time.Hour).UnixMicro()
-				b.issued = time.Now().Add(time.Hour + skew).UnixMicro()
+				b.raise(time.Now().Add(skew).UnixMicro()) // does nothing for one that is behind
+				a.raise(time.Now().Add(-skew).UnixMicro())
 				qa, _ := a.Reserve(ReserveRequest{UID: "u"})
 				qb, _ := b.Reserve(ReserveRequest{UID: "u"})
 				ua, ub := a.BySID(qa.SID), b.BySID(qb.SID)
@@ -105,41 +108,6 @@ func TestSameSIDOnTwoTransportsStays(t *testing.T) {
 	})
 }
 
-func TestNoticeQueueIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1")
-		stop()
-		n := nodes[0]
-		for i := range noticesMax + 10 {
-			n.notify(notice{uid: id.UID(fmt.Sprint("u", i))})
-		}
-		if all := n.notices.take(); len(all) != noticesMax {
-			t.Errorf("%d notices wait", len(all))
-		}
-		if got := testutil.ToFloat64(n.metrics.noticesDropped); got != 10 {
-			t.Errorf("%v were counted as dropped", got)
-		}
-	})
-}
-
-// Somebody who logs in again and again does not have the notices of others dropped.
-func TestOneUserHasOneNotice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1")
-		stop()
-		n := nodes[0]
-		for i := range int64(2 * noticesMax) {
-			n.notify(notice{uid: "greedy", order: order{issued: i}})
-		}
-		n.notify(notice{uid: "greedy", order: order{issued: 1}}) // an older one that opened later
-		n.notify(notice{uid: "other"})
-		want := []notice{{uid: "greedy", order: order{issued: 2*noticesMax - 1}}, {uid: "other"}}
-		if all := n.notices.take(); !slices.Equal(all, want) {
-			t.Errorf("notices %v, want %v", all, want)
-		}
-	})
-}
-
 // A node that takes two seconds to show that it is away keeps no notice from the
 // others, neither those for all nor those for itself.
 func TestADeadNodeDelaysNoNotices(t *testing.T) {
@@ -154,9 +122,6 @@ func TestADeadNodeDelaysNoNotices(t *testing.T) {
 			}
 			return delivered
 		})
-		for i := range 20 {
-			a.notify(notice{uid: id.UID(fmt.Sprint("answer", i)), to: "127.0.0.1:3"})
-		}
 		const seconds, perSecond = 8, 1000
 		for s := range seconds {
 			for i := range perSecond {
@@ -174,6 +139,203 @@ func TestADeadNodeDelaysNoNotices(t *testing.T) {
 		}
 		if b.CCU() != 0 {
 			t.Errorf("%d users are still on the node they left", b.CCU())
+		}
+	})
+}
+
+// until waits for a condition, in fake time.
+func until(t *testing.T, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !ok(); pass(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+	}
+}
+
+// A node that stood still, or was cut off, while its user logged in elsewhere hears of it
+// afterwards: the notice is repeated until it was handled.
+func TestNoticesAreRepeated(t *testing.T) {
+	for _, away := range []time.Duration{100 * time.Millisecond, 2700 * time.Millisecond, 5 * time.Second, 20 * time.Second} {
+		for _, how := range []loss{requestLost, silent, replyLost} {
+			synctest.Test(t, func(t *testing.T) {
+				net := newNetwork()
+				nodes, stop := start(t, net, Config{}, "127.0.0.1:1", "127.0.0.1:2")
+				defer stop()
+				a, b := nodes[0], nodes[1]
+				old, _ := b.login(t, "u")
+				pass(time.Second)
+				net.setCut(func(id.Node, id.Node, uint16) loss { return how })
+				fresh, _ := a.login(t, "u")
+				pass(away)
+				net.setCut(nil)
+				until(t, 7*time.Second, "the old connection ends", old.Gone)
+				synctest.Wait() // and its hooks
+				if fresh.Gone() || a.CCU() != 1 || b.CCU() != 0 {
+					t.Errorf("the new one is gone: %v; %d and %d are open", fresh.Gone(), a.CCU(), b.CCU())
+				}
+				pass(10 * time.Second)
+				if a.machineWaits() != 0 || b.machineWaits() != 0 {
+					t.Error("notices are kept that everybody has")
+				}
+			})
+		}
+	}
+}
+
+func (n *node) machineWaits() int { return int(testutil.ToFloat64(n.metrics.noticesWaiting)) }
+
+func member(n *node, life byte) mars.Member {
+	m := mars.Member{Instance: n.Self(), State: mars.Online}
+	m.Incarnation[0] = life
+	return m
+}
+
+// A node that left the directory and is back, as the same process or under another
+// incarnation, is told all that opened meanwhile, and tells.
+func TestNoticesAreExchangedAnew(t *testing.T) {
+	for _, life := range []byte{0, 1} {
+		synctest.Test(t, func(t *testing.T) {
+			net := newNetwork()
+			nodes, stop := start(t, net, Config{}, "127.0.0.1:1", "127.0.0.1:2")
+			defer stop()
+			a, b := nodes[0], nodes[1]
+			for i := range 600 {
+				b.login(t, id.UID(fmt.Sprint("stays", i)))
+			}
+			first, _ := a.login(t, "u")
+			second, _ := b.login(t, "v")
+			pass(time.Second)
+			net.see(a.Self().Node, member(a, 0))
+			net.see(b.Self().Node, member(b, 0))
+			pass(time.Second)
+			newer, _ := b.login(t, "u")
+			other, _ := a.login(t, "v")
+			pass(time.Minute)
+			if first.Gone() || second.Gone() {
+				t.Fatal("heard of each other although neither knows the other")
+			}
+			net.see(a.Self().Node, member(a, 0), member(b, life)) // only one of both notices
+			pass(5 * time.Second)
+			if !first.Gone() || !second.Gone() || newer.Gone() || other.Gone() || b.CCU() != 601 {
+				t.Errorf("old ones gone: %v, %v; new ones gone: %v, %v; %d users", first.Gone(), second.Gone(), newer.Gone(), other.Gone(), b.CCU())
+			}
+			if got := testutil.ToFloat64(a.metrics.exchanges); got < 1 {
+				t.Errorf("%v exchanges were counted", got)
+			}
+		})
+	}
+}
+
+// Who is moved while a newer sid of theirs opens somewhere goes, although the new node heard
+// of it before they came, and the old one after they left.
+func TestMoveBehindANewerLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork()
+		nodes, stop := start(t, net, Config{}, "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
+		defer stop()
+		a, b, c := nodes[0], nodes[1], nodes[2]
+		result := make(chan error, 1)
+		a.commands.run = moveTo(t, a, b, result)
+		u, _ := a.login(t, "u")
+		pass(time.Second)
+		net.setCut(func(from, to id.Node, _ uint16) loss {
+			if from == c.Self().Node && to == a.Self().Node {
+				return requestLost
+			}
+			return delivered
+		})
+		newer, _ := c.login(t, "u")
+		pass(50 * time.Millisecond)
+		a.serve(u, cmdMove, "join")
+		pass(50 * time.Millisecond)
+		b.places.connect(u.SID, true)
+		pass(50 * time.Millisecond)
+		if err := <-result; err != nil {
+			t.Fatal(err)
+		}
+		net.setCut(nil)
+		until(t, 7*time.Second, "the moved one ends", func() bool { return b.CCU() == 0 })
+		if newer.Gone() {
+			t.Error("the newer one went too")
+		}
+	})
+}
+
+// The later login stays, whichever clocks are wrong by hours, once the nodes have heard of
+// each other; and which stays is the same everywhere.
+func TestClocksThatDiffer(t *testing.T) {
+	for _, ahead := range []time.Duration{0, time.Minute, 10 * time.Hour, 100 * 24 * time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
+			defer stop()
+			nodes[1].raise(time.Now().Add(ahead).UnixMicro())
+			for i := range 12 {
+				u, _ := nodes[i%3].login(t, "u")
+				pass(2 * time.Second)
+				if all := nodes[0].CCU() + nodes[1].CCU() + nodes[2].CCU(); all != 1 || u.Gone() {
+					t.Errorf("%v ahead, login %d: %d are open, the latest is gone: %v", ahead, i, all, u.Gone())
+				}
+			}
+		})
+	}
+}
+
+// What no clock says is refused, so that a liar can't lock a user id out for good.
+func TestNoticesOfTheFarFuture(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes, stop := start(t, newNetwork(), Config{}, "127.0.0.1:1")
+		defer stop()
+		n := nodes[0]
+		for _, ahead := range []time.Duration{exchange.TrustMax - time.Hour, exchange.TrustMax + time.Hour} {
+			u, _ := n.login(t, "u")
+			lie := notices{facts: []exchange.Fact{{UID: "u", Order: order{Issued: time.Now().Add(ahead).UnixMicro()}}}}
+			for _, b := range [][]byte{lie.marshal(told), lie.marshalOld()} {
+				_, err := n.handleNotices(t.Context(), peer("liar"), b)
+				if synctest.Wait(); (err == nil) == (ahead > exchange.TrustMax) || u.Gone() != (err == nil) {
+					t.Errorf("%v ahead: %v, the user is gone: %v", ahead, err, u.Gone())
+				}
+			}
+		}
+		if u, _ := n.login(t, "u"); u.Gone() {
+			t.Error("the user can't log in any more")
+		}
+		if now := n.now(); now > time.Now().Add(exchange.TrustMax/2+time.Minute).UnixMicro() {
+			t.Errorf("the clock was pulled to %v", time.UnixMicro(now))
+		}
+	})
+}
+
+// A node of the version before says everything once, reads layout 1 and answers nothing.
+func TestNoticesToAnOlderNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork()
+		nodes, stop := start(t, net, Config{}, "127.0.0.1:1", "127.0.0.1:2")
+		defer stop()
+		a, b := nodes[0], nodes[1]
+		var heard []id.UID
+		(&fakeMesh{net, b.Self().Node}).Handle(mesh.CmdUserOpened, func(_ context.Context, _ mesh.Peer, payload []byte) ([]byte, error) {
+			if payload[0] != 1 {
+				return nil, &mesh.RemoteError{Code: mesh.CodeHandler, Text: "layout"}
+			}
+			n, _, err := parseNotices(payload, told)
+			for _, f := range n.facts {
+				heard = append(heard, f.UID)
+			}
+			return nil, err
+		})
+		u, _ := a.login(t, "u")
+		pass(time.Second)
+		if !slices.Contains(heard, "u") || a.machineWaits() != 0 {
+			t.Errorf("it heard of %v, %d notices wait", heard, a.machineWaits())
+		}
+		// And what it says.
+		said := notices{facts: []exchange.Fact{{UID: "u", Order: order{Issued: time.Now().Add(time.Second).UnixMicro()}}}}
+		if b, err := a.handleNotices(t.Context(), peer(b.Self().Node), said.marshalOld()); b != nil || err != nil {
+			t.Errorf("answer %x, %v", b, err)
+		}
+		if synctest.Wait(); !u.Gone() {
+			t.Error("its notice does nothing")
 		}
 	})
 }

@@ -2,145 +2,153 @@ package users
 
 import (
 	"context"
-	"slices"
+	"errors"
 	"sync"
 	"time"
 
-	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/mars"
 	"github.com/Diarkis/diarkis/internal/mesh"
+	"github.com/Diarkis/diarkis/internal/users/exchange"
 )
 
 const (
-	noticesMax     = 4096 // waiting; one more is dropped and counted
-	noticeTimeout  = 2 * time.Second
-	noticeParallel = 16 // nodes told at the same time
+	// noticesMax is how many notices wait for the goroutine that tells the others. When more
+	// do, the others are told everything.
+	noticesMax    = 4096
+	noticeTimeout = 2 * time.Second
+	// directoryPoll is how often that goroutine looks who is in the cluster.
+	directoryPoll = 250 * time.Millisecond
 )
 
-// noticeKey is what waits once: a user who opens sid after sid has one notice, of the
-// latest, and fills nobody else's queue.
-type noticeKey struct {
-	uid id.UID
-	to  id.Node
-}
-
-// noticeQueue is the notices that wait to be sent.
-type noticeQueue struct {
+// noticeInbox is what opened and the machine has not been told.
+type noticeInbox struct {
 	wake chan struct{} // holds a token while there may be something
 
-	mu     sync.Mutex // guards the fields below
-	all    []notice   // oldest first
-	places map[noticeKey]int
+	mu    sync.Mutex // guards the fields below; taken before a user's
+	facts []exchange.Fact
+	more  bool
 }
 
-func (q *noticeQueue) init() {
-	q.wake, q.places = make(chan struct{}, 1), make(map[noticeKey]int)
-}
-
-// add reports false when there is no room for n.
-func (q *noticeQueue) add(n notice) bool {
+// notify has the other nodes told that u is open.
+func (r *Registry) notify(u *User) {
+	q := &r.notices
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	k := noticeKey{n.uid, n.to}
-	if i, ok := q.places[k]; ok {
-		if n.order.compare(q.all[i].order) > 0 {
-			q.all[i].order = n.order
-		}
-		return true
+	switch {
+	case u.isRevoked(): // by one that is in the queue already, and has to be the last of the user id
+	case len(q.facts) < noticesMax:
+		q.facts = append(q.facts, exchange.Fact{UID: u.ID, Order: u.order})
+	default:
+		q.more = true
 	}
-	if len(q.all) >= noticesMax {
-		return false
-	}
-	q.places[k] = len(q.all)
-	q.all = append(q.all, n)
+	q.mu.Unlock()
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
-	return true
 }
 
-// take empties the queue.
-func (q *noticeQueue) take() []notice {
+func (q *noticeInbox) take() exchange.Opened {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	all := q.all
-	q.all = nil
-	clear(q.places)
-	return all
+	in := exchange.Opened{Facts: q.facts, More: q.more}
+	q.facts, q.more = nil, false
+	return in
 }
 
-// notify queues a notice for one node, or every other.
-func (r *Registry) notify(n notice) {
-	if !r.notices.add(n) {
-		r.metrics.noticesDropped.Inc()
-	}
+// announcer is the goroutine that tells other nodes who is open here, and what it owns.
+type announcer struct {
+	r         *Registry
+	machine   *exchange.Machine
+	directory *mars.Directory // what the machine was told of
+	answers   chan exchange.Answered
+	sending   sync.WaitGroup
 }
 
-// announce sends queued notices until ctx ends, as many at a time as have gathered.
+// announce tells the other nodes who is open here, until ctx ends.
 func (r *Registry) announce(ctx context.Context) {
+	a := &announcer{
+		r: r, answers: make(chan exchange.Answered),
+		machine: exchange.New(exchange.Config{Parts: shards, Open: r.users.openIn}),
+	}
+	defer a.sending.Wait()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
+		var in exchange.Input = exchange.Tick{}
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.notices.wake:
-			r.tell(ctx, r.notices.take())
+			in = r.notices.take()
+		case in = <-a.answers:
+		case <-timer.C:
 		}
+		wake := a.step(ctx, in)
+		if d := r.cfg.Directory(); d != a.directory {
+			a.directory = d
+			wake = a.step(ctx, exchange.Members{Peers: r.peers(d)})
+		}
+		wait := directoryPoll
+		if !wake.IsZero() {
+			wait = min(wait, time.Until(wake))
+		}
+		timer.Reset(wait)
 	}
 }
 
-// tell sends notices to the other nodes that can have users, side by side, because a
-// node that can't be reached takes its time to show it.
-func (r *Registry) tell(ctx context.Context, all []notice) {
-	var toAll []notice
-	toOne := make(map[id.Node][]notice)
-	for _, n := range all {
-		if n.to == "" {
-			toAll = append(toAll, n)
-		} else {
-			toOne[n.to] = append(toOne[n.to], n)
+// peers are the other nodes that can have users.
+func (r *Registry) peers(d *mars.Directory) (peers []exchange.Peer) {
+	if d == nil {
+		return nil
+	}
+	for _, m := range d.Members {
+		if m.Node != r.cfg.Self.Node && (m.Role == "udp" || m.Role == "tcp") {
+			peers = append(peers, exchange.Peer{Node: m.Node, Life: m.Incarnation})
 		}
 	}
-	shared := noticeMessages(nil, toAll)
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, noticeParallel)
-	for _, m := range r.cfg.Directory().Members {
-		if m.Node == r.cfg.Self.Node || m.Role != "udp" && m.Role != "tcp" {
-			continue
-		}
-		messages := noticeMessages(slices.Clip(shared), toOne[m.Node])
-		if len(messages) == 0 {
-			continue
-		}
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			r.tellNode(ctx, m.Node, messages)
+	return peers
+}
+
+// step steps the machine and sends what comes out. Each node has one message under way at
+// most, so that there are no more goroutines than nodes.
+func (a *announcer) step(ctx context.Context, in exchange.Input) (wake time.Time) {
+	out := a.machine.Step(time.Now(), in)
+	a.r.metrics.noticesDropped.Add(float64(out.Missed))
+	a.r.metrics.exchanges.Add(float64(out.Passes))
+	a.r.metrics.noticesWaiting.Set(float64(a.machine.Waiting()))
+	for _, m := range out.Send {
+		a.sending.Go(func() {
+			in := a.r.tell(ctx, m)
+			select {
+			case a.answers <- in:
+			case <-ctx.Done():
+			}
 		})
 	}
-	wg.Wait()
+	return out.WakeAt
 }
 
-// noticeMessages appends messages that hold the notices.
-func noticeMessages(dst [][]byte, all []notice) [][]byte {
-	for part := range slices.Chunk(all, noticesPerSend) {
-		b := []byte{noticeLayout}
-		for _, n := range part {
-			b = appendNotice(b, n)
-		}
-		dst = append(dst, b)
-	}
-	return dst
-}
-
-// tellNode sends messages one after the other, and none after one that failed.
-func (r *Registry) tellNode(ctx context.Context, to id.Node, messages [][]byte) {
+// tell sends a message and waits for the answer of the handler.
+func (r *Registry) tell(ctx context.Context, m exchange.Message) exchange.Answered {
 	ctx, cancel := context.WithTimeout(ctx, noticeTimeout)
 	defer cancel()
-	for i, b := range messages {
-		if err := r.mesh.Send(ctx, to, mesh.CmdUserOpened, b); err != nil {
-			r.metrics.noticesFailed.Add(float64(len(messages) - i))
-			r.log.Debug().Err(err).Stringer("peer", to).Msg("notices of opened users were not delivered")
-			return
+	in := exchange.Answered{To: m.To, Attempt: m.Attempt}
+	n := notices{clock: r.now(), facts: m.Facts}
+	b, err := r.mesh.Request(ctx, m.To, mesh.CmdUserOpened, n.marshal(told))
+	var remote *mesh.RemoteError
+	if errors.As(err, &remote) && remote.Code == mesh.CodeHandler {
+		// A node of a version that says everything once. It answers nothing.
+		_, err = r.mesh.Request(ctx, m.To, mesh.CmdUserOpened, n.marshalOld())
+		in.OK = err == nil
+	} else if err == nil {
+		if n, _, err = parseNotices(b, answered); err == nil {
+			_, err = r.hear(m.To, n)
 		}
+		in.OK, in.Nobody = err == nil, n.nobody
 	}
+	if err != nil && ctx.Err() != context.Canceled {
+		r.metrics.noticesFailed.Inc()
+		r.log.Debug().Err(err).Stringer("peer", m.To).Msg("notices of opened users were not delivered")
+	}
+	return in
 }

@@ -18,7 +18,9 @@ import (
 	"github.com/Diarkis/diarkis/internal/mesh"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/secure"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/users/exchange"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -33,6 +35,7 @@ type Mesh interface {
 type Places interface {
 	Reserve(r transport.Reservation) (*transport.Place, error)
 	Cancel(sid id.SID) bool
+	Replaced(sid id.SID) bool
 	End(sid id.SID, code wire.CloseCode, reason string) bool
 	Freeze(ctx context.Context, sid id.SID) (*reliable.State, error)
 	Thaw(sid id.SID) bool
@@ -163,10 +166,13 @@ type Registry struct {
 	state   atomic.Uint32 // a mars.State
 	count   atomic.Int64  // users with a place
 	opened  atomic.Int64  // of them, those who were connected
-	notices noticeQueue
+	living  atomic.Int64  // of those, who is present, or gone with hooks that still run
+	notices noticeInbox
 
-	randMu sync.Mutex // guards cfg.Rand and issued
-	issued int64      // newest order.issued
+	randMu sync.Mutex // guards cfg.Rand and clock
+	clock  exchange.Clock
+
+	farAhead telemetry.Throttle // log lines on nodes with such clocks
 
 	moves moves
 
@@ -175,7 +181,7 @@ type Registry struct {
 	wg      sync.WaitGroup
 
 	emptyMu sync.Mutex
-	empty   chan struct{} // closed and replaced whenever opened becomes zero
+	empty   chan struct{} // closed and replaced whenever opened or living becomes zero
 }
 
 type hooks struct {
@@ -200,7 +206,8 @@ func New(cfg Config, m Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Re
 	r.metrics = newMetrics(reg, r)
 	r.guard = guard.New(log, r.metrics.panics)
 	r.unopened.init()
-	r.notices.init()
+	r.notices.wake = make(chan struct{}, 1)
+	r.clock = exchange.NewClock(time.Now())
 	r.enders.max, r.enders.spawn = endersMax, r.spawn
 	r.hookers.max, r.hookers.spawn = hookersMax, r.spawn
 	r.budgets = newBudgets(cfg.Budget, reg)
@@ -209,6 +216,7 @@ func New(cfg Config, m Mesh, log zerolog.Logger, reg prometheus.Registerer) (*Re
 	r.moves.init()
 	r.state.Store(uint32(mars.Offline))
 	m.Handle(mesh.CmdReserve, r.handleReserve)
+	m.Handle(mesh.CmdCancelReserve, r.handleCancelReserve)
 	m.Handle(mesh.CmdUserOpened, r.handleNotices)
 	m.Handle(mesh.CmdMoveOffer, r.handleOffer)
 	m.Handle(mesh.CmdMoveRelease, r.handleRelease)
@@ -249,9 +257,9 @@ func (r *Registry) OnMovedIn(f func(*User)) { r.hooks.movedIn = append(r.hooks.m
 // registry, without any lock, perhaps when the user is on the other node already.
 func (r *Registry) OnMovedOut(f func(*User)) { r.hooks.movedOut = append(r.hooks.movedOut, f) }
 
-// OnPresence adds a function that is called when a user's connection was lost, or came
-// back: [User.Connected] says which by now. It may be called while connections are
-// locked, so that it takes note and returns.
+// OnPresence adds a function that is called when a user's connection was lost, fell
+// silent, or came back: [User.Connected] and [User.Present] say which by now. It may be
+// called while connections are locked, so that it takes note and returns.
 func (r *Registry) OnPresence(f func(*User)) { r.hooks.presence = append(r.hooks.presence, f) }
 
 func (r *Registry) tellPresence(u *User) {
@@ -299,7 +307,13 @@ func (r *Registry) ByUID(uid id.UID) *User { return r.users.openByUID(uid) }
 // Each calls f for every user with a place until f returns false.
 func (r *Registry) Each(f func(*User) bool) { r.users.each(f) }
 
-// WaitEmpty waits until no user is left who was ever connected, or ctx ends.
+// deadGrace is how long nobody has to be present before [Registry.WaitEmpty] gives up on
+// those who are lost or silent: a client that lost its network for a moment is back by then.
+const deadGrace = 3 * time.Second
+
+// WaitEmpty waits until no user is left who was ever connected, their hooks included, or
+// all who are have been lost or silent for deadGrace: nobody can say when they come back.
+// It returns the cause when ctx ends first.
 func (r *Registry) WaitEmpty(ctx context.Context) error {
 	for {
 		r.emptyMu.Lock()
@@ -308,19 +322,47 @@ func (r *Registry) WaitEmpty(ctx context.Context) error {
 		if r.CCU() == 0 {
 			return nil
 		}
+		var grace <-chan time.Time
+		if r.living.Load() == 0 {
+			grace = time.After(deadGrace)
+		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-empty:
+		case <-grace:
+			if r.living.Load() == 0 {
+				return nil
+			}
 		}
 	}
 }
 
-// leftOpen counts one connected user less.
-func (r *Registry) leftOpen() {
-	if r.opened.Add(-1) > 0 {
-		return
+// countLiving counts one user more, or less, who is present.
+func (r *Registry) countLiving(more bool) {
+	if more {
+		r.living.Add(1)
+	} else if r.living.Add(-1) == 0 {
+		r.tellEmpty()
 	}
+}
+
+// leftOpen counts one connected user less, who is gone for good.
+func (r *Registry) leftOpen(u *User) {
+	u.mu.Lock()
+	living := u.living
+	u.living = false
+	u.mu.Unlock()
+	if living {
+		r.countLiving(false)
+	}
+	if r.opened.Add(-1) == 0 {
+		r.tellEmpty()
+	}
+}
+
+// tellEmpty has who waits for users to be gone look again.
+func (r *Registry) tellEmpty() {
 	r.emptyMu.Lock()
 	defer r.emptyMu.Unlock()
 	close(r.empty)
@@ -341,7 +383,7 @@ func (r *Registry) Run(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-time.After(r.cfg.CloseMax):
-		r.log.Warn().Dur("waited_ms", r.cfg.CloseMax).Msg("handlers still ran at the end")
+		r.log.Warn().Str("waited", telemetry.Span(r.cfg.CloseMax)).Msg("handlers still ran at the end")
 		return nil
 	}
 }

@@ -17,12 +17,12 @@ import (
 )
 
 // handleReserve answers mesh.CmdReserve.
-func (r *Registry) handleReserve(_ context.Context, _ mesh.Peer, payload []byte) ([]byte, error) {
+func (r *Registry) handleReserve(_ context.Context, from mesh.Peer, payload []byte) ([]byte, error) {
 	q, err := ParseReserveRequest(payload)
 	if err != nil {
 		return r.refuse(BadRequest).Marshal(), nil
 	}
-	reply, err := r.Reserve(q)
+	reply, err := r.reserve(from.Node, q)
 	if err != nil {
 		return nil, err
 	}
@@ -32,6 +32,10 @@ func (r *Registry) handleReserve(_ context.Context, _ mesh.Peer, payload []byte)
 // Reserve makes a place for a user, or says in the reply why there is none. An
 // error is this node's own fault.
 func (r *Registry) Reserve(q ReserveRequest) (ReserveReply, error) {
+	return r.reserve(r.cfg.Self.Node, q)
+}
+
+func (r *Registry) reserve(asker id.Node, q ReserveRequest) (ReserveReply, error) {
 	if q.Type != "" && q.Type != r.cfg.Self.Type {
 		return r.refuse(WrongType), nil
 	}
@@ -43,9 +47,9 @@ func (r *Registry) Reserve(q ReserveRequest) (ReserveReply, error) {
 	if err != nil {
 		return ReserveReply{}, fmt.Errorf("reserve: %w", err)
 	}
-	u := &User{ID: q.UID, SID: c.SID, registry: r, order: order{at, digestOf(c.SID)}}
+	u := &User{ID: q.UID, SID: c.SID, registry: r, order: order{Issued: at, Digest: digestOf(c.SID)}}
 	u.props.encoded = bytes.Clone(q.Props) // the request they came in may be far larger
-	refusal, ttl, err := r.admit(u, c)
+	refusal, ttl, err := r.admit(u, c, asker, q.Nonce)
 	if err != nil {
 		return ReserveReply{}, fmt.Errorf("reserve: %w", err)
 	}
@@ -77,7 +81,7 @@ func (r *Registry) mayTake() Refusal {
 
 // admit makes a place for a user whom nobody has seen yet, and says how long it waits
 // for them. Others who were not seen either go, when they have to.
-func (r *Registry) admit(u *User, c secure.Credentials) (Refusal, time.Duration, error) {
+func (r *Registry) admit(u *User, c secure.Credentials, asker id.Node, n nonce) (Refusal, time.Duration, error) {
 	if why := r.mayTake(); why != Accepted {
 		return why, 0, nil
 	}
@@ -87,14 +91,21 @@ func (r *Registry) admit(u *User, c secure.Credentials) (Refusal, time.Duration,
 	w := &r.unopened
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if r.users.bySID(u.SID) != nil {
+	var key uint64
+	if n != (nonce{}) {
+		key = w.cancels.key(asker, n)
+		if w.cancels.has(time.Now(), asker, n) {
+			return Cancelled, 0, nil
+		}
+	}
+	if r.users.bySID(u.SID) != nil || key != 0 && w.byNonce[key] != nil {
 		return InUse, 0, nil // before anybody has gone for it
 	}
 	r.makeWayLocked(u)
 	ttl := r.cfg.reserveTTL(w.all.n + 1)
 	refusal, err := r.enterLocked(u, transport.Reservation{Credentials: c, UID: u.ID, Owner: u, TTL: ttl})
 	if refusal == Accepted && err == nil {
-		w.addLocked(u)
+		w.addLocked(u, key)
 	}
 	return refusal, ttl, err
 }
@@ -159,8 +170,7 @@ func (r *Registry) drop(u *User) bool {
 	return true
 }
 
-// issue makes credentials, unless they are given, and says when, in µs: later than
-// every time before, even when the clock steps back.
+// issue makes credentials, unless they are given, and says when.
 func (r *Registry) issue(given *secure.Credentials) (c secure.Credentials, at int64, err error) {
 	r.randMu.Lock()
 	defer r.randMu.Unlock()
@@ -169,8 +179,7 @@ func (r *Registry) issue(given *secure.Credentials) (c secure.Credentials, at in
 	} else if c, err = secure.NewCredentials(r.cfg.Rand); err != nil {
 		return c, 0, err
 	}
-	r.issued = max(r.issued+1, time.Now().UnixMicro())
-	return c, r.issued, nil
+	return c, r.clock.Issue(time.Now()), nil
 }
 
 // endpoint is where clients reach this node.

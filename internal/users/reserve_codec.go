@@ -11,6 +11,8 @@ import (
 
 const (
 	reserveLayout = 1
+	nonceLayout   = 2 // of a request with a nonce
+	cancelLayout  = 1
 	typeMax       = 128 // bytes of a node type or role
 	hostMax       = 255 // bytes of a host name
 )
@@ -18,12 +20,16 @@ const (
 // ReserveRequest asks a node for a place for one user, see [mesh.CmdReserve].
 //
 //	size      field
-//	1         layout, 1
+//	1         layout, 2 when the nonce is there, else 1
 //	u32 + …   user id
 //	u32 + …   node type the asker means, empty for any
 //	1         1 when the next field is there, else 0
 //	64        sid, key, IV, mac key
 //	u32 + …   initial properties, a MessagePack map; nothing for none
+//	16        nonce, in layout 2
+//
+// A node of a version that knows no nonces refuses a request with one as [BadRequest]: it
+// is asked again without.
 type ReserveRequest struct {
 	UID  id.UID
 	Type string
@@ -33,6 +39,9 @@ type ReserveRequest struct {
 	// Credentials are nil, so that the node makes new ones, or those of a place
 	// that the same user was given on another node at the same time.
 	Credentials *secure.Credentials
+	// Nonce is random and names this request in a [CancelRequest] of the same asker. Zero
+	// means that the place can't be cancelled.
+	Nonce [16]byte
 }
 
 // Marshal encodes q. It fails when the properties are over a limit of [EncodeProps].
@@ -40,21 +49,34 @@ func (q ReserveRequest) Marshal() ([]byte, error) {
 	if err := checkProps(q.Props); err != nil {
 		return nil, fmt.Errorf("encode reservation of user %q: %w", string(q.UID), err)
 	}
-	dst := appendBytes([]byte{reserveLayout}, string(q.UID))
+	layout := byte(reserveLayout)
+	if q.Nonce != [16]byte{} {
+		layout = nonceLayout
+	}
+	dst := appendBytes([]byte{layout}, string(q.UID))
 	dst = appendBytes(dst, q.Type)
 	if c := q.Credentials; c != nil {
 		dst = appendCredentials(append(dst, 1), *c)
 	} else {
 		dst = append(dst, 0)
 	}
-	return appendBytes(dst, q.Props), nil
+	dst = appendBytes(dst, q.Props)
+	if layout == nonceLayout {
+		dst = append(dst, q.Nonce[:]...)
+	}
+	return dst, nil
 }
 
 // ParseReserveRequest reads what [ReserveRequest.Marshal] wrote and checks the user id
 // and the limits of the properties, which stay encoded and stay in b.
 func ParseReserveRequest(b []byte) (q ReserveRequest, err error) {
 	r := reader{b: b}
-	r.layout(reserveLayout)
+	hasNonce := len(b) > 0 && b[0] == nonceLayout
+	if hasNonce {
+		r.layout(nonceLayout)
+	} else {
+		r.layout(reserveLayout)
+	}
 	uid := r.text(id.UIDBytesMax)
 	q.Type = r.text(typeMax)
 	switch r.u8() {
@@ -67,6 +89,11 @@ func ParseReserveRequest(b []byte) (q ReserveRequest, err error) {
 	}
 	if props := r.bytes(PropsBytesMax); len(props) > 0 {
 		q.Props = props
+	}
+	if hasNonce {
+		if q.Nonce = r.key(); q.Nonce == [16]byte{} {
+			r.err = errCodec // it would be encoded in the other layout
+		}
 	}
 	if err := r.end(); err != nil {
 		return ReserveRequest{}, fmt.Errorf("parse reservation: %w", err)
@@ -94,10 +121,11 @@ const (
 	InUse      Refusal = 6 // the given sid has a place here already
 	Memory     Refusal = 7 // the process is short of memory
 	Busy       Refusal = 8 // too many users are on their way here from other nodes
+	Cancelled  Refusal = 9 // the asker cancelled the request, and that came first
 )
 
 func (r Refusal) String() string {
-	names := [...]string{"accepted", "draining", "taken", "full", "wrong type", "bad request", "in use", "memory", "busy"}
+	names := [...]string{"accepted", "draining", "taken", "full", "wrong type", "bad request", "in use", "memory", "busy", "cancelled"}
 	if int(r) < len(names) {
 		return names[r]
 	}
@@ -153,6 +181,60 @@ func ParseReserveReply(b []byte) (ReserveReply, error) {
 		return ReserveReply{}, fmt.Errorf("parse reserve reply: %w", err)
 	}
 	return p, nil
+}
+
+// CancelRequest takes back what a [ReserveRequest] of the same node asked for, see
+// [mesh.CmdCancelReserve]. It may come before that, and again: the answer is always a
+// [CancelReply].
+//
+//	size  field
+//	1     layout, 1
+//	16    nonce of the request
+type CancelRequest struct{ Nonce [16]byte }
+
+// Marshal encodes q.
+func (q CancelRequest) Marshal() []byte { return append([]byte{cancelLayout}, q.Nonce[:]...) }
+
+// ParseCancelRequest reads what [CancelRequest.Marshal] wrote. A nonce of zeros is an error.
+func ParseCancelRequest(b []byte) (CancelRequest, error) {
+	r := reader{b: b}
+	r.layout(cancelLayout)
+	q := CancelRequest{Nonce: r.key()}
+	err := r.end()
+	if err == nil && q.Nonce == [16]byte{} {
+		err = errCodec
+	}
+	if err != nil {
+		return CancelRequest{}, fmt.Errorf("parse cancel of a reservation: %w", err)
+	}
+	return q, nil
+}
+
+// CancelReply answers a [CancelRequest].
+//
+//	size  field
+//	1     layout, 1
+//	1     1 when a place was given up, 0 when there was none that nobody has opened. If the
+//	      request comes later, or again, it is refused.
+type CancelReply struct{ Cancelled bool }
+
+// Marshal encodes p.
+func (p CancelReply) Marshal() []byte {
+	if p.Cancelled {
+		return []byte{cancelLayout, 1}
+	}
+	return []byte{cancelLayout, 0}
+}
+
+// ParseCancelReply reads what [CancelReply.Marshal] wrote.
+func ParseCancelReply(b []byte) (CancelReply, error) {
+	r := reader{b: b}
+	r.layout(cancelLayout)
+	v := r.u8()
+	if err := r.end(); err != nil || v > 1 {
+		return CancelReply{}, fmt.Errorf("parse reply to a cancel: %w", errCodec)
+	}
+	return CancelReply{Cancelled: v == 1}, nil
 }
 
 func appendCredentials(dst []byte, c secure.Credentials) []byte {

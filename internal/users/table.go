@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/users/exchange"
 )
 
 const shards = 64
@@ -108,6 +109,19 @@ func (t *table) openByUID(uid id.UID) *User {
 		}
 	}
 	return nil
+}
+
+// openIn returns the users who are open and whose sids are in one of the shards.
+func (t *table) openIn(shard int) (open []exchange.Fact) {
+	s := &t.sids[shard]
+	s.RLock()
+	defer s.RUnlock()
+	for _, u := range s.m {
+		if u.isOpen.Load() {
+			open = append(open, exchange.Fact{UID: u.ID, Order: u.order})
+		}
+	}
+	return open
 }
 
 // byUID appends all users of a user id to dst.

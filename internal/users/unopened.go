@@ -29,13 +29,15 @@ const (
 	cancelFull     = "full"     // the node is full and somebody new is at the door
 	cancelBytes    = "bytes"    // the properties of all take too much memory
 	cancelReplaced = "replaced" // a newer sid of the user id opened
+	cancelAsker    = "asker"    // who asked for it took that back
 )
 
 // unopenedPlace is a place in the lists of [unopened]. It exists until the first
 // client is there.
 type unopenedPlace struct {
 	user  *User
-	bytes int // of properties
+	bytes int    // of properties
+	nonce uint64 // its key in unopened.byNonce, zero for none
 	links [ageOrders]struct{ older, newer *unopenedPlace }
 }
 
@@ -79,13 +81,22 @@ type unopened struct {
 	withProps ageList
 	byUID     map[id.UID]ageList
 	bytes     int
+	byNonce   map[uint64]*unopenedPlace
+	cancels   cancels
 }
 
-func (w *unopened) init() { w.byUID = make(map[id.UID]ageList) }
+func (w *unopened) init() {
+	w.byUID, w.byNonce = make(map[id.UID]ageList), make(map[uint64]*unopenedPlace)
+	w.cancels.init()
+}
 
-func (w *unopened) addLocked(u *User) {
-	p := &unopenedPlace{user: u, bytes: len(u.props.encoded)}
+// addLocked adds u, whose request has the given key in byNonce, zero for none.
+func (w *unopened) addLocked(u *User, nonce uint64) {
+	p := &unopenedPlace{user: u, bytes: len(u.props.encoded), nonce: nonce}
 	u.unopened = p
+	if nonce != 0 {
+		w.byNonce[nonce] = p
+	}
 	w.all.push(p, ageOfAll)
 	if p.bytes > 0 {
 		w.withProps.push(p, ageOfProps)
@@ -103,6 +114,9 @@ func (w *unopened) removeLocked(u *User) {
 		return
 	}
 	u.unopened = nil
+	if p.nonce != 0 {
+		delete(w.byNonce, p.nonce)
+	}
 	w.all.remove(p, ageOfAll)
 	if p.bytes > 0 {
 		w.withProps.remove(p, ageOfProps)
@@ -159,14 +173,19 @@ func (r *Registry) fitLocked() bool {
 }
 
 // cancelLocked gives up an unopened place, unless its client is being let in right
-// now. Either way it is on no list any more.
-func (r *Registry) cancelLocked(u *User, reason string) {
+// now, and reports which. Either way it is on no list any more.
+func (r *Registry) cancelLocked(u *User, reason string) bool {
 	r.unopened.removeLocked(u)
-	if !r.places.Cancel(u.SID) {
-		return
+	cancel := r.places.Cancel
+	if reason == cancelReplaced {
+		cancel = r.places.Replaced // so its client hears why
+	}
+	if !cancel(u.SID) {
+		return false
 	}
 	r.metrics.cancelled.WithLabelValues(reason).Inc()
 	r.forget(u, wire.CloseNormal)
+	return true
 }
 
 // reserveTTL is how long the newest of n unopened places waits for its client: while

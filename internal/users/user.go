@@ -1,8 +1,6 @@
 package users
 
 import (
-	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -14,6 +12,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/reliable"
 	"github.com/Diarkis/diarkis/internal/transport"
+	"github.com/Diarkis/diarkis/internal/users/exchange"
 	"github.com/Diarkis/diarkis/internal/wire"
 )
 
@@ -45,22 +44,12 @@ const (
 )
 
 // order tells which of two sids of one user id was issued later.
-type order struct {
-	issued int64 // µs since the Unix epoch on the node that issued it
-	digest digest
-}
+type order = exchange.Order
 
-// digest names a sid to other nodes without being of use to anyone.
-type digest [16]byte
-
-func digestOf(sid id.SID) (d digest) {
+func digestOf(sid id.SID) (d exchange.Digest) {
 	sum := sha256.Sum256(append([]byte("diarkis user "), sid[:]...))
 	copy(d[:], sum[:])
 	return d
-}
-
-func (o order) compare(p order) int {
-	return cmp.Or(cmp.Compare(o.issued, p.issued), bytes.Compare(o.digest[:], p.digest[:]))
 }
 
 // User is a player with a place on this node. Its methods are safe for concurrent use.
@@ -78,13 +67,14 @@ type User struct {
 	link    atomic.Pointer[Link] // nil while not connected
 	parking atomic.Bool          // Send must go through park: see there
 	isOpen  atomic.Bool          // phase is open; written with it
+	silent  atomic.Bool          // the connection there is, or was last, does not answer
 	ending  atomic.Bool          // end was called
 	budget  budget
 
 	mu          sync.Mutex // guards the fields below; taken after a room's lock, before a Conn's
 	phase       phase
-	revoked     bool // a newer sid won while this one could not be cancelled
-	openedAt    time.Time
+	revoked     bool                           // a newer sid won while this one could not be cancelled
+	living      bool                           // counted in registry.living
 	linkSpent   struct{ packets, bytes int64 } // as in spent, by connections that are lost
 	props       properties
 	parked      []parked
@@ -92,6 +82,15 @@ type User struct {
 	box         mailbox
 	move        *moveOut // while another node may take over
 	moveIn      *moveIn  // incoming and arrived
+}
+
+// countLocked keeps the number of users who are present. Who is gone is counted until the
+// hooks have run, see [Registry.leftOpen].
+func (u *User) countLocked() {
+	if living := u.Present(); u.phase == open && living != u.living {
+		u.living = living
+		u.registry.countLiving(living)
+	}
 }
 
 func (u *User) setPhaseLocked(p phase) {
@@ -104,6 +103,19 @@ func (u *User) Format(f fmt.State, _ rune) { _, _ = fmt.Fprint(f, string(u.ID)) 
 
 // Connected reports whether the user has a connection right now.
 func (u *User) Connected() bool { return u.link.Load() != nil }
+
+// Present reports whether the user is connected and, as far as one can tell, there:
+// what is sent to a client is answered within seconds, or nothing was sent. Who is not
+// present may come back, on the same connection or another.
+func (u *User) Present() bool { return u.Connected() && !u.silent.Load() }
+
+// Leaving reports whether the user is gone or about to be, because a newer sid of the
+// user id is open or somebody ended them: whatever they held is free for who comes.
+func (u *User) Leaving() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.revoked || u.phase == ended || u.ending.Load()
+}
 
 // Gone reports whether the user has left this node.
 func (u *User) Gone() bool {
@@ -146,5 +158,9 @@ func (u *User) Disconnect(code wire.CloseCode, reason string) {
 // The payload is copied.
 func (u *User) Push(b *transport.Batch, ver uint8, cmd uint16, payload []byte, rel reliable.Reliability) error {
 	m := wire.Message{Kind: wire.Push, Ver: ver, Cmd: cmd, Payload: payload}
-	return u.Send(b, m.AppendTo(make([]byte, 0, len(payload)+16)), rel)
+	err := u.Send(b, m.AppendTo(make([]byte, 0, len(payload)+16)), rel)
+	if err == nil {
+		u.registry.metrics.pushes.Inc()
+	}
+	return err
 }

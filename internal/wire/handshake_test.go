@@ -264,9 +264,26 @@ func FuzzConfirm(f *testing.F) {
 	fuzzRoundTrip(f, confirmBytes(), wire.ParseConfirm, func(p wire.Confirm) []byte { return p.AppendTo(nil) })
 }
 
+func endedBytes() []byte {
+	e := wire.Ended{Code: wire.CloseReplaced, CID0: wire.CID{1, 2}, Nc: wire.Nonce{3}, Mac: [16]byte{4}}
+	return e.AppendTo(nil)
+}
+
+func FuzzEnded(f *testing.F) {
+	for at, v := range map[int]byte{0: 2, 1: 2, 2: 255, 3: 1, 43: 9} {
+		b := endedBytes()
+		b[at] = v
+		f.Add(b)
+	}
+	fuzzRoundTrip(f, endedBytes(), wire.ParseEnded, func(p wire.Ended) []byte { return p.AppendTo(nil) })
+}
+
 func FuzzAccept(f *testing.F) {
 	f.Add(acceptBody())
 	f.Add(acceptBody()[:26])
+	f.Add(acceptBody()[:27])
+	f.Add(append(acceptBody()[:27], "\x04abc"...))
+	f.Add(append(acceptBody()[:27], "\x03abc and more"...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := wire.ParseAccept(b)
 		if err != nil {

@@ -20,6 +20,7 @@ import (
 type mirror struct{ ended chan wire.CloseCode }
 
 func (m mirror) Opened(*transport.Batch, *transport.Conn, bool) {}
+func (m mirror) Silent(*transport.Place, bool)                  {}
 func (m mirror) Lost(*transport.Place)                          {}
 func (m mirror) Ended(_ *transport.Place, code wire.CloseCode)  { m.ended <- code }
 func (m mirror) Handle(b *transport.Batch, c *transport.Conn, msg wire.Message, _ reliable.Reliability) {

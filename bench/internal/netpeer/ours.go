@@ -145,6 +145,8 @@ func (s *oursServer) Handle(_ *transport.Batch, _ *transport.Conn, m wire.Messag
 }
 
 // Lost is of transport.Handler.
+func (s *oursServer) Silent(*transport.Place, bool) {}
+
 func (s *oursServer) Lost(*transport.Place) {}
 
 // Ended is of transport.Handler.

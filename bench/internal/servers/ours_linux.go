@@ -20,6 +20,7 @@ import (
 type echoer struct{ buf []byte }
 
 func (e *echoer) Opened(*transport.Batch, *transport.Conn, bool) {}
+func (e *echoer) Silent(*transport.Place, bool)                  {}
 func (e *echoer) Lost(*transport.Place)                          {}
 func (e *echoer) Ended(*transport.Place, wire.CloseCode)         {}
 

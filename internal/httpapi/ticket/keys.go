@@ -167,6 +167,9 @@ func parseJWKS(b []byte) ([]key, error) {
 	var set struct {
 		Keys []jwk `json:"keys"`
 	}
+	if bytes.HasPrefix(bytes.TrimSpace(b), []byte("-----BEGIN")) {
+		return nil, errors.New("not a JWKS but PEM: write the public key as a JWK, with kty, crv, x and, for P-256, y")
+	}
 	if err := json.Unmarshal(b, &set); err != nil {
 		return nil, errors.New("not a JWKS: expected an object with a list of keys")
 	}

@@ -70,6 +70,8 @@ var (
 	errEarly     = &Error{"not_yet", "the ticket is not valid yet"}
 	errLong      = &Error{"lifetime", fmt.Sprintf("the ticket needs an exp at most %v ahead", AheadMax)}
 	errAudience  = &Error{"audience", "the ticket is for another audience"}
+	errNoExp     = &Error{"lifetime", fmt.Sprintf("the ticket has no exp: it needs one at most %v ahead", AheadMax)}
+	errNoAud     = &Error{"audience", "the ticket has no aud"}
 	errSubject   = &Error{"subject", "the ticket names no user in sub"}
 )
 
@@ -131,6 +133,9 @@ func (v *Verifier) Verify(ticket string) (Claims, error) {
 		}
 		return Claims{}, errSignature
 	}
+	if err := c.complete(); err != nil {
+		return Claims{}, err
+	}
 	if err := v.validator.Validate(&c); err != nil {
 		return Claims{}, refusalOf(err)
 	}
@@ -160,10 +165,23 @@ func refusalOf(err error) *Error {
 		return errEarly
 	case errors.Is(err, jwt.ErrTokenInvalidAudience):
 		return errAudience
-	case errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
-		return errLong // or no aud; the parser doesn't say which, and both are in the documentation
 	}
 	return errMalformed
+}
+
+// complete names the claim that is missing, which the validator does not.
+func (c *claims) complete() error {
+	missing := func(name string) bool {
+		_, ok := c.fields[name]
+		return !ok
+	}
+	switch {
+	case missing("exp"):
+		return errNoExp
+	case missing("aud"):
+		return errNoAud
+	}
+	return nil
 }
 
 // lookup returns the keys that may have signed a ticket: those for its algorithm, and

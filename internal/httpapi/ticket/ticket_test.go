@@ -22,6 +22,8 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/rs/zerolog"
+
+	"github.com/Diarkis/diarkis/internal/config"
 	"go.uber.org/goleak"
 )
 
@@ -179,7 +181,7 @@ func TestAttacks(t *testing.T) {
 
 		{"another audience", hs("aud", "shop"), "audience"},
 		{"the audience in capitals", hs("aud", "DIARKIS"), "audience"},
-		{"no audience", hs("aud", nil), "lifetime"},
+		{"no audience", hs("aud", nil), "audience"},
 		{"no exp", hs("exp", nil), "lifetime"},
 		{"EXP instead of exp", hs("exp", nil, "EXP", exp(time.Minute)), "lifetime"},
 		{"exp null", raw(`{"alg":"HS256"}`, `{"sub":"ann","aud":"diarkis","exp":null}`), "malformed"},
@@ -442,7 +444,16 @@ func TestSigner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string][]byte{"secret": []byte(lineB + "\n" + lineA + "\n"), "Ed25519": inPEM(k.ed), "P-256": inPEM(k.es)} {
+	sec1, err := x509.MarshalECPrivateKey(k.es)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What openssl ecparam -name prime256v1 -genkey writes.
+	ecparam := append(pem.EncodeToMemory(&pem.Block{Type: "EC PARAMETERS", Bytes: []byte{6, 8, 42, 134, 72, 206, 61, 3, 1, 7}}),
+		pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: sec1})...)
+	for name, content := range map[string][]byte{
+		"secret": []byte(lineB + "\n" + lineA + "\n"), "Ed25519": inPEM(k.ed), "P-256": inPEM(k.es), "P-256 of openssl ecparam": ecparam,
+	} {
 		s, err := NewSigner(content, "game")
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -457,6 +468,49 @@ func TestSigner(t *testing.T) {
 		if _, err := NewSigner(content, "game"); err == nil {
 			t.Errorf("%s went through", name)
 		}
+	}
+	for kind, want := range map[string]string{
+		"ENCRYPTED PRIVATE KEY": "passphrase", "PUBLIC KEY": "private", "RSA PRIVATE KEY": "genpkey", "OPENSSH PRIVATE KEY": "genpkey",
+		"EC PRIVATE KEY": "topk8", "EC PARAMETERS": "genpkey",
+	} {
+		content := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: []byte("x")})
+		if _, err := NewSigner(content, "game"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want what to do: %s", kind, err, want)
+		}
+	}
+}
+
+// TestTextsNameTheClaim: who signs tickets reads what is wrong with them.
+func TestTextsNameTheClaim(t *testing.T) {
+	v, err := New(Options{Secret: lineA, Audience: "diarkis", Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	exp := time.Now().Add(time.Minute).Unix()
+	for want, claims := range map[string]jwt.MapClaims{
+		"no aud":             {"sub": "ann", "exp": exp},
+		"another audience":   {"sub": "ann", "exp": exp, "aud": "shop"},
+		"no exp":             {"sub": "ann", "aud": "diarkis"},
+		"exp at most":        {"sub": "ann", "aud": "diarkis", "exp": exp + 3600},
+		"names no user":      {"aud": "diarkis", "exp": exp},
+		"has expired":        {"sub": "ann", "aud": "diarkis", "exp": exp - 3600},
+		"is not valid yet":   {"sub": "ann", "aud": "diarkis", "exp": exp, "nbf": exp + 600},
+		"ticket has no exp:": {},
+	} {
+		secret, err := config.TicketKeyLines([]byte(lineA))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString(secret[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.Verify(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", claims, err, want)
+		}
+	}
+	if _, err := parseJWKS([]byte("-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----\n")); err == nil || !strings.Contains(err.Error(), "PEM") {
+		t.Errorf("a public key in PEM: %v", err)
 	}
 }
 

@@ -17,7 +17,9 @@ var (
 func (n *Node) parse(from Peer, payload []byte) (mars.Message, label, error) {
 	m, err := mars.ParseMessage(payload)
 	if pe, ok := errors.AsType[*mars.ProtocolError](err); ok {
-		n.log.Warn().Stringer("node", from.Node).Uint8("protocol", pe.Theirs).Msg("node of an incompatible mesh protocol refused")
+		if more, ok := n.refused.Line(from.Node.String()); ok { // it asks again and again
+			n.warn().node("peer", from.Node).count("protocol", int(pe.Theirs)).count("more", more).Msg("node of an incompatible mesh protocol refused")
+		}
 		return nil, labelOther, pe
 	}
 	if err != nil {
@@ -26,6 +28,9 @@ func (n *Node) parse(from Peer, payload []byte) (mars.Message, label, error) {
 	name, h := open(m)
 	if !from.speaksFor(h) {
 		return nil, name, fmt.Errorf("membership message from %s %s in the name of %s %s", from.Node, from.Incarnation, h.From, h.Incarnation)
+	}
+	if b, ok := m.(mars.Heartbeat); ok && b.Register != nil && b.Register.Role != from.Role {
+		return nil, name, fmt.Errorf("registration of %s as %s, which the mesh knows as %s", from.Node, b.Register.Role, from.Role)
 	}
 	return m, name, nil
 }

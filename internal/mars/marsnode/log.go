@@ -1,11 +1,13 @@
 package marsnode
 
 import (
-	"cmp"
+	"time"
 
 	"github.com/rs/zerolog"
 
+	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/mars"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 )
 
 // event logs and counts what the machine reports.
@@ -16,17 +18,16 @@ func (l *loop) event(e mars.Event) {
 	case e.Kind < mars.Joined:
 		n.logRegistry(e)
 	case e.Kind < mars.Campaigned:
-		n.logObserver(e)
+		l.logObserver(e)
 	default:
-		n.logSuccession(e)
+		l.logSuccession(e)
 	}
+	l.errands.event(e)
 	switch e.Kind {
 	case mars.Evicted:
 		n.mu.Lock()
 		n.self.Instance = n.machine.Self().Instance
 		n.mu.Unlock()
-	case mars.AuthorityLost:
-		l.lost = e.Text
 	case mars.Campaigned:
 		l.settleCampaign("lost") // the one before this one
 		l.campaign = true
@@ -43,123 +44,166 @@ func (l *loop) settleCampaign(result string) {
 	}
 }
 
-// authorityChanged says whom this node follows now, and why as far as it knows. The
-// new authority itself has said more about it.
-func (l *loop) authorityChanged(before, after *mars.Directory) {
-	n := l.n
-	if !after.Live {
-		return // still to be confirmed
+// line is a log line that leaves out what is not known.
+type line struct{ *zerolog.Event }
+
+func (ev line) str(name, v string) line {
+	if v != "" {
+		ev.Event.Str(name, v)
 	}
-	why := cmp.Or(l.lost, "told of a later one")
-	l.lost = ""
-	if after.Authority == l.follows {
-		return
-	}
-	first := l.follows == ""
-	l.follows = after.Authority
-	if after.Authority == n.cfg.Self.Node {
-		return
-	}
-	l.settleCampaign("lost")
-	if first {
-		return // joined
-	}
-	m, _ := after.Lookup(after.Authority)
-	n.log.Info().Stringer("authority", after.Authority).Str("peer_role", m.Role).Stringer("before", before.Authority).
-		Stringer("epoch", after.Epoch).Str("reason", why).Msg("authority changed")
+	return ev
 }
 
-func member(ev *zerolog.Event, e mars.Event) *zerolog.Event {
-	return ev.Stringer("peer", e.Node).Stringer("incarnation", e.Incarnation).Str("peer_role", e.Role).Str("type", e.Type)
+func (ev line) node(name string, n id.Node) line { return ev.str(name, string(n)) }
+
+func (ev line) span(name string, d time.Duration) line {
+	if d > 0 {
+		ev.Event.Str(name, telemetry.Span(d))
+	}
+	return ev
 }
 
-// logRegistry writes what this node decided as the authority, for the person on call.
+func (ev line) count(name string, n int) line {
+	if n > 0 {
+		ev.Event.Int(name, n)
+	}
+	return ev
+}
+
+func (ev line) epoch(e mars.Epoch) line {
+	if !e.IsZero() {
+		ev.Event.Stringer("epoch", e)
+	}
+	return ev
+}
+
+func (ev line) member(e mars.Event) line {
+	return ev.node("peer", e.Node).str("peer_role", e.Role).str("type", e.Type)
+}
+
+func (n *Node) debug() line { return line{n.log.Debug()} }
+func (n *Node) info() line  { return line{n.log.Info()} }
+func (n *Node) warn() line  { return line{n.log.Warn()} }
+
+// either is a warning, or for debugging only when that says nothing new.
+func (n *Node) either(warn bool) line {
+	if warn {
+		return n.warn()
+	}
+	return n.debug()
+}
+
+// logRegistry writes what this node decided as the authority, for the person on call. A
+// node that died is a warning, one that said goodbye is not.
 func (n *Node) logRegistry(e mars.Event) {
 	switch e.Kind {
 	case mars.MemberJoined:
-		member(n.log.Info(), e).Msg("member joined")
+		ev := n.info()
+		if e.Node == n.cfg.Self.Node {
+			ev = n.debug() // it has said that it became the authority
+		}
+		ev.member(e).Msg("member joined")
 	case mars.MemberConfirmed:
-		member(n.log.Debug(), e).Msg("member known from before registered")
+		n.debug().member(e).Msg("member known from before registered")
 	case mars.MemberLeft:
-		member(n.log.Info(), e).Msg("member left")
+		n.info().member(e).Msg("member left")
 	case mars.MemberExpired:
-		member(n.log.Info(), e).Dur("silent_ms", e.Silence).Msg("member expired")
+		if e.Text != "" { // not for its silence: it is known to have ended before this reign
+			n.info().member(e).str("reason", e.Text).Msg("member expired")
+			break
+		}
+		n.warn().member(e).span("silent", e.Silence).Msg("member expired")
 	case mars.MemberReplaced:
-		member(n.log.Info(), e).Msg("member replaced by a newer process")
+		n.warn().member(e).span("silent", e.Silence).Msg("member replaced by a newer process")
 	case mars.MemberSilent:
-		member(n.log.Warn(), e).Dur("silent_ms", e.Silence).Msg("member hidden")
+		n.warn().member(e).span("silent", e.Silence).Msg("member hidden")
 	case mars.MemberReturned:
-		member(n.log.Info(), e).Dur("silent_ms", e.Silence).Msg("member heard again")
-	case mars.MemberRefused:
-		n.log.Warn().Stringer("peer", e.Node).Stringer("incarnation", e.Incarnation).Str("reason", e.Text).Msg("member refused")
+		n.info().member(e).span("silent", e.Silence).Msg("member heard again")
+	case mars.MemberRefused: // it asks again every 2 s
+		if more, ok := n.refused.Line(e.Node.String() + e.Text); ok {
+			n.warn().node("peer", e.Node).str("reason", e.Text).count("more", more).Msg("member refused")
+		}
 	case mars.GuardOn:
-		n.log.Warn().Int("members", e.Count).Msg("many members fell silent, evictions delayed")
+		n.warn().count("members", e.Count).Msg("many members fell silent, evictions delayed")
 	case mars.GuardOff:
-		n.log.Info().Msg("evictions no longer delayed")
+		n.info().Msg("evictions no longer delayed")
 	}
 }
 
-// logObserver writes how this node fares.
-func (n *Node) logObserver(e mars.Event) {
+// logObserver writes how this node fares. A change of authority is one line, which story
+// writes; the steps that lead to it are for debugging.
+func (l *loop) logObserver(e mars.Event) {
+	n, s := l.n, &l.story
 	switch e.Kind {
 	case mars.Joined:
-		n.log.Info().Stringer("authority", e.Node).Stringer("incarnation", e.Incarnation).Stringer("epoch", e.Epoch).Msg("cluster joined")
+		n.info().node("authority", e.Node).str("incarnation", e.Incarnation.String()).Msg("cluster joined")
 	case mars.Rejoined:
-		n.log.Info().Stringer("authority", e.Node).Stringer("incarnation", e.Incarnation).Stringer("epoch", e.Epoch).Msg("cluster joined again")
+		s.rejoined(l, e)
 	case mars.Refused:
-		n.log.Warn().Stringer("authority", e.Node).Str("reason", e.Text).Msg("registration refused")
+		n.warn().node("authority", e.Node).str("reason", e.Text).Msg("registration refused")
 	case mars.Evicted:
-		n.log.Warn().Stringer("authority", e.Node).Stringer("incarnation", e.Incarnation).Msg("this node was evicted, joining as a new incarnation")
+		s.evicted = true
+		reason, own := l.because("it was not heard for too long")
+		n.either(!own).node("authority", e.Node).str("reason", reason).Msg("this node was evicted, joining as a new incarnation")
 	case mars.AuthorityLost:
-		n.log.Warn().Str("mars", n.cfg.Name).Stringer("authority", n.Directory().Authority).Dur("silent_ms", e.Silence).
-			Str("cause", e.Text).Msg("authority lost, directory kept")
+		s.lost(l, e)
 	case mars.AuthoritySilent:
-		n.log.Warn().Str("mars", n.cfg.Name).Dur("silent_ms", e.Silence).Str("cause", e.Text).Msg("mars did not answer, still trying")
+		cause, own := l.because(e.Text)
+		n.either(!own).str("mars", n.cfg.Name).span("silent", e.Silence).str("cause", cause).Msg("mars did not answer, still trying")
 	case mars.AuthorityBack:
-		n.log.Info().Stringer("authority", e.Node).Dur("silent_ms", e.Silence).Msg("authority back")
+		s.back(l, e)
 	case mars.DirectoryRefetched:
-		n.log.Warn().Stringer("authority", e.Node).Msg("directory differed, fetched again")
+		n.debug().node("authority", e.Node).Msg("directory differed, fetched again")
 	case mars.MemberAppeared:
-		member(n.log.Debug(), e).Msg("member appeared in the directory")
+		n.debug().member(e).Msg("member appeared in the directory")
 	case mars.MemberVanished:
-		member(n.log.Debug(), e).Msg("member vanished from the directory")
+		n.debug().member(e).Msg("member vanished from the directory")
 	case mars.Gone:
-		n.log.Info().Stringer("authority", e.Node).Msg("cluster left")
+		n.info().node("authority", e.Node).Msg("cluster left")
 	}
 }
 
 // logSuccession writes who reigns and why. A healthy cluster writes none of it.
-func (n *Node) logSuccession(e mars.Event) {
+func (l *loop) logSuccession(e mars.Event) {
+	n, s := l.n, &l.story
 	switch e.Kind {
 	case mars.Campaigned:
-		n.log.Debug().Stringer("epoch", e.Epoch).Str("reason", e.Text).Msg("campaign started")
+		n.debug().epoch(e.Epoch).Msg("campaign started")
 	case mars.VotedFor:
-		n.log.Debug().Stringer("peer", e.Node).Stringer("epoch", e.Epoch).Msg("vote given")
+		n.debug().node("peer", e.Node).epoch(e.Epoch).Msg("vote given")
 	case mars.Elected:
-		n.log.Info().Str("reason", e.Text).Bool("home", n.cfg.Home).Stringer("epoch", e.Epoch).Msg("this node became the authority")
+		s.elected(l, e)
 	case mars.LeaseLost:
-		n.log.Warn().Stringer("epoch", e.Epoch).Str("reason", e.Text).Msg("lease lost, nothing is written")
+		reason, own := l.because(e.Text)
+		s.leaseless = !own
+		n.either(!own).epoch(e.Epoch).str("reason", reason).Msg("lease lost, nothing is written")
 	case mars.LeaseBack:
-		n.log.Info().Stringer("epoch", e.Epoch).Dur("silent_ms", e.Silence).Msg("lease back")
+		if s.leaseless {
+			n.info().epoch(e.Epoch).span("lost_for", e.Silence).Msg("lease back")
+		}
 	case mars.SteppedDown:
-		n.log.Info().Stringer("epoch", e.Epoch).Str("reason", e.Text).Msg("this node is no longer the authority")
+		s.steppedDown(l, e)
 	case mars.CouncilChanged:
-		n.log.Info().Int("voters", e.Count).Str("change", e.Text).Stringer("epoch", e.Epoch).Msg("council changed")
+		n.debug().count("voters", e.Count).str("change", e.Text).epoch(e.Epoch).Msg("council changed")
 	case mars.Transferring:
-		n.log.Info().Stringer("peer", e.Node).Str("reason", e.Text).Msg("office handed over")
+		n.info().node("peer", e.Node).str("reason", e.Text).Msg("office handed over")
 	case mars.TransferRefused:
-		n.log.Warn().Stringer("peer", e.Node).Str("reason", e.Text).Msg("office not handed over")
+		n.warn().node("peer", e.Node).str("reason", e.Text).Msg("office not handed over")
+	case mars.TransferDone:
+		n.info().node("authority", e.Node).Msg("office is where it was wanted")
 	case mars.PollStarted:
-		n.log.Warn().Int("nodes", e.Count).Str("reason", e.Text).Msg("council gone, every node asked for an authority")
+		reason, own := l.because(e.Text)
+		n.either(!own).count("nodes", e.Count).span("silent", e.Silence).str("reason", reason).Msg("council gone, every node asked for an authority")
 	case mars.FoundingRefused:
-		n.log.Warn().Str("reason", e.Text).Msg("cluster not founded")
+		_, own := l.because("")
+		n.either(!own).str("reason", e.Text).Msg("cluster not founded")
 	case mars.Founded:
-		n.log.Info().Stringer("epoch", e.Epoch).Int("voters", e.Count).Str("reason", e.Text).Msg("cluster founded")
+		n.info().epoch(e.Epoch).count("voters", e.Count).str("reason", e.Text).Msg("cluster founded")
 	case mars.EpochRaised:
-		n.log.Warn().Stringer("peer", e.Node).Stringer("epoch", e.Epoch).Msg("epoch raised above one a member had seen")
+		n.warn().node("peer", e.Node).epoch(e.Epoch).Msg("epoch raised above one a member had seen")
 	case mars.MergeWon:
-		n.log.Warn().Stringer("peer", e.Node).Stringer("epoch", e.Epoch).Str("reason", e.Text).Msg("members of another authority taken over")
+		n.warn().node("peer", e.Node).epoch(e.Epoch).str("reason", e.Text).Msg("members of another authority taken over")
 	case mars.MergeYielded:
-		n.log.Warn().Stringer("peer", e.Node).Stringer("epoch", e.Epoch).Str("reason", e.Text).Msg("members yielded to another authority")
+		n.warn().node("peer", e.Node).epoch(e.Epoch).str("reason", e.Text).Msg("members yielded to another authority")
 	}
 }

@@ -24,6 +24,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/mars"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 )
 
 // Peer is who sent a mesh message, as the mesh authenticated it.
@@ -126,7 +127,9 @@ type Node struct {
 	noted   chan struct{}           // something is in notes
 	joined  chan struct{}           // closed when first registered
 	left    chan struct{}           // closed when the leave is acknowledged or moot
-	done    chan struct{}           // closed when Run returned
+	still   telemetry.Standstill
+	refused telemetry.Throttle // members that are refused, and nodes of other versions
+	done    chan struct{}      // closed when Run returned
 
 	// Owned by the goroutine in Run.
 	machine *mars.Machine
@@ -135,9 +138,11 @@ type Node struct {
 	standing  atomic.Pointer[standing]
 	shared    atomic.Pointer[[]mars.Shared]
 	leaseEnd  atomic.Int64 // Unix nanoseconds by cfg.now; 0 without a lease
+	current   atomic.Int64 // until when the directory is, like leaseEnd; 0 when it is not
 
 	mu       sync.Mutex // guards the fields below
 	notes    notes
+	ended    bool // Run has taken its last notes
 	values   map[string]any
 	self     mars.Member
 	onUpdate []func(*mars.Directory)
@@ -175,9 +180,10 @@ type notes struct {
 	values   *mars.SetValues
 	shared   []mars.SetShared
 	suspects []id.Node
-	transfer *id.Node
-	recover  bool
 	leave    bool
+	// What an operator waits for.
+	transfers []transfer
+	recover   []chan<- error
 }
 
 // New returns a Node that answers its mesh command from now on and joins once it runs.
@@ -218,6 +224,12 @@ func New(cfg Config, mesh Mesh) (*Node, error) {
 
 // Directory returns the newest picture of the namespace, never nil.
 func (n *Node) Directory() *mars.Directory { return n.directory.Load() }
+
+// Current tells whether the directory is the whole truth at this moment: see
+// [mars.Observer.CurrentUntil]. Ask it before Directory, whose picture is then at least as
+// new as the one that it speaks of. A process that stood still is not taken in by what it
+// knew before.
+func (n *Node) Current() bool { return n.cfg.now().UnixNano() < n.current.Load() }
 
 // Joined tells whether this node ever registered, and in one line how it stands.
 // A node stays joined while the authority is away.
@@ -363,18 +375,10 @@ func (n *Node) Suspect(node id.Node) {
 	})
 }
 
-// Transfer asks for the office of the authority to be handed to a member. What
-// comes of it is logged by the authority.
-func (n *Node) Transfer(to id.Node) { n.note(func() { n.notes.transfer = &to }) }
-
-// Recover founds the cluster anew as soon as nobody answers who has an authority.
-// What comes of it is logged here.
-func (n *Node) Recover() { n.note(func() { n.notes.recover = true }) }
-
 // Leave tells the authority that this node is going for good, and returns when
 // that is acknowledged or ctx ends. An authority hands its office over first, a
-// voter waits for its replacement. Run must be running. Afterwards the directory
-// stands still.
+// voter waits for its replacement. Of a node that nobody ever let in nobody has to be
+// told. Run must be running. Afterwards the directory stands still.
 func (n *Node) Leave(ctx context.Context) error {
 	n.note(func() { n.notes.leave = true })
 	select {
@@ -388,7 +392,10 @@ func (n *Node) Leave(ctx context.Context) error {
 			return fmt.Errorf("leave cluster: %w", errEnded)
 		}
 	case <-ctx.Done():
-		return fmt.Errorf("leave cluster: %w", context.Cause(ctx))
+		if joined, _ := n.Joined(); !joined { // a heartbeat may be under way, to nobody most likely
+			return nil
+		}
+		return fmt.Errorf("leave cluster: no authority answered, so this node expires instead: %w", context.Cause(ctx))
 	}
 }
 

@@ -1,7 +1,6 @@
 package marsnode
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +30,7 @@ type process struct {
 	*Node
 	t      *testing.T
 	port   *port
-	log    *bytes.Buffer // read after synctest.Wait or stop only
+	log    *logBuffer
 	reg    *prometheus.Registry
 	cancel context.CancelFunc
 	result chan error
@@ -75,9 +74,9 @@ func (c *cluster) config(host int, role string) Config {
 
 func (c *cluster) start(cfg Config) *process {
 	c.t.Helper()
-	p := &process{t: c.t, log: new(bytes.Buffer), reg: prometheus.NewRegistry(), result: make(chan error, 1)}
+	p := &process{t: c.t, log: new(logBuffer), reg: prometheus.NewRegistry(), result: make(chan error, 1)}
 	p.port = c.net.join(Peer{Node: cfg.Self.Node, Incarnation: cfg.Self.Incarnation, Role: cfg.Self.Role})
-	cfg.Log, cfg.Reg = zerolog.New(zerolog.SyncWriter(p.log)), p.reg
+	cfg.Log, cfg.Reg = zerolog.New(p.log), p.reg
 	n, err := New(cfg, p.port)
 	if err != nil {
 		c.t.Fatal(err)
@@ -322,7 +321,7 @@ func TestAuthorityRestart(t *testing.T) {
 		for _, p := range []*process{m, h, u} {
 			p.kill()
 		}
-		for _, line := range []string{"authority lost, directory kept", "mars did not answer, still trying", "authority back", "cluster joined again"} {
+		for _, line := range []string{"authority lost, directory kept", "mars did not answer, still trying", "this node became the authority", "cluster joined again"} {
 			if !strings.Contains(h.log.String(), line) {
 				t.Errorf("log of http misses %q:\n%s", line, h.log)
 			}

@@ -28,6 +28,8 @@ func open(m mars.Message) (label, mars.Header) {
 		return "transfer_go", m.Header
 	case mars.TransferAsk:
 		return "transfer_ask", m.Header
+	case mars.TransferReply:
+		return "transfer_reply", m.Header
 	case mars.Announce:
 		return "announce", m.Header
 	case mars.FoundPoll:

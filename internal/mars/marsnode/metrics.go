@@ -39,6 +39,8 @@ type metrics struct {
 	messages  *prometheus.CounterVec
 	dropped   *prometheus.CounterVec
 	heartbeat prometheus.Histogram
+
+	suspensions prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) metrics {
@@ -68,7 +70,11 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		changes:   counters("changes_total", "Membership events seen by this node.", "kind"),
 		elections: counters("elections_total", "Campaigns of this node for the office of the authority.", "result"),
 		messages:  counters("messages_total", "Membership messages, answers included.", "kind", "direction"),
-		dropped:   counters("messages_dropped_total", "Membership messages that were not handled or not handed to the mesh.", "reason"),
+		suspensions: auto.NewCounter(prometheus.CounterOpts{
+			Namespace: "diarkis", Subsystem: "mars", Name: "suspensions_total",
+			Help: "Times this process did not run for 2 s or longer.",
+		}),
+		dropped: counters("messages_dropped_total", "Membership messages that were not handled or not handed to the mesh.", "reason"),
 		heartbeat: auto.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "diarkis", Subsystem: "mars", Name: "heartbeat_seconds",
 			Help:    "Time from a heartbeat to its answer.",

@@ -41,9 +41,9 @@ type loop struct {
 	sendCtx   context.Context // ends one-way messages under way
 	asked     id.Node         // whom the last heartbeat went to
 	kept      []id.Node
-	campaign  bool    // one is under way
-	follows   id.Node // the last authority that was live
-	lost      string  // why it was lost, "" while it is not
+	campaign  bool // one is under way
+	story     story
+	errands   errands
 }
 
 // Run joins the cluster and keeps this node in it until ctx ends; it returns nil
@@ -52,6 +52,7 @@ type loop struct {
 func (n *Node) Run(ctx context.Context) error {
 	defer close(n.done)
 	defer n.leaseEnd.Store(0)
+	defer n.current.Store(0)
 	sendCtx, cancelSends := context.WithCancel(context.WithoutCancel(ctx))
 	ctx, cancel := context.WithCancel(ctx)
 	l := &loop{
@@ -63,32 +64,72 @@ func (n *Node) Run(ctx context.Context) error {
 	defer l.wg.Wait()
 	defer cancel()
 	defer l.drain(cancelSends)
+	defer l.endErrands()
+	l.wg.Go(l.stirring)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		select {
-		case <-ctx.Done():
+		if !l.turn(timer.C) {
 			return nil
-		case c := <-n.inbox:
-			c.reply <- l.step(mars.Request{Message: c.message})
-		case m := <-n.arrived:
-			l.step(mars.Received{Message: m})
-		case in := <-l.outcomes:
-			l.step(in)
-		case t := <-l.resolved:
-			l.resolving = false
-			if len(t.Nodes) == 0 {
-				l.lookUpIn(resolveGap)
-			}
-			l.step(t)
-		case answer := <-n.asked:
-			answer <- n.machine.Status(n.cfg.now())
-		case <-n.noted:
-			l.takeNotes()
-		case <-timer.C:
-			l.tick()
 		}
 		timer.Reset(l.sleep())
+	}
+}
+
+// turn waits for something to happen and deals with it. It returns false when the loop
+// is to end.
+func (l *loop) turn(timer <-chan time.Time) bool {
+	n := l.n
+	var c call
+	var m mars.Message
+	var in mars.Input
+	var answer chan<- mars.Report
+	select {
+	case <-l.ctx.Done():
+		return false
+	case c = <-n.inbox:
+	case m = <-n.arrived:
+	case in = <-l.outcomes:
+	case t := <-l.resolved:
+		l.resolving = false
+		if len(t.Nodes) == 0 {
+			l.lookUpIn(resolveGap)
+		}
+		in = t
+	case answer = <-n.asked:
+	case <-n.noted:
+	case <-timer:
+	}
+	n.stir() // before anything is judged by how long ago it was
+	switch {
+	case c.message != nil:
+		c.reply <- l.step(mars.Request{Message: c.message})
+	case m != nil:
+		l.step(mars.Received{Message: m})
+	case in != nil:
+		l.step(in)
+	case answer != nil:
+		answer <- n.machine.Status(n.cfg.now())
+	default:
+		l.takeNotes()
+		l.tick()
+	}
+	l.errands.mind(l, n.cfg.now())
+	l.story.tell(l, n.cfg.now())
+	return true
+}
+
+// stirring notes again and again that the process runs.
+func (l *loop) stirring() {
+	ticker := time.NewTicker(stirEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-ticker.C:
+			l.n.stir()
+		}
 	}
 }
 
@@ -113,6 +154,11 @@ func (l *loop) sleep() time.Duration {
 	}
 	if !l.resolving && l.n.cfg.Addresses != nil && l.resolveAt.Before(at) {
 		at = l.resolveAt
+	}
+	for _, due := range [...]time.Time{l.story.warnAt, l.errands.until} {
+		if !due.IsZero() && due.Before(at) {
+			at = due
+		}
 	}
 	return max(at.Sub(now), sleepMin)
 }
@@ -159,11 +205,11 @@ func (l *loop) takeNotes() {
 	for _, s := range note.suspects {
 		l.step(mars.Suspect{Node: s})
 	}
-	if note.transfer != nil {
-		l.step(mars.Transfer{To: *note.transfer})
+	for _, t := range note.transfers {
+		l.startTransfer(t)
 	}
-	if note.recover {
-		l.step(mars.Recover{})
+	for _, done := range note.recover {
+		l.startRecovery(done)
 	}
 	if note.leave {
 		l.step(mars.Go{})
@@ -183,8 +229,16 @@ func (l *loop) step(in mars.Input) mars.Message {
 	for _, e := range out.Events {
 		l.event(e)
 	}
+	// What is current no more must not be taken for it, nor what is not published yet.
+	until := n.machine.CurrentUntil()
+	if until.IsZero() {
+		n.current.Store(0)
+	}
 	if out.Directory != nil {
 		l.publish(out.Directory)
+	}
+	if !until.IsZero() {
+		n.current.Store(until.UnixNano())
 	}
 	n.publishShared()
 	if out.Reply != nil {
@@ -340,7 +394,7 @@ func closeOnce(c chan struct{}) {
 
 func (l *loop) publish(d *mars.Directory) {
 	n := l.n
-	l.authorityChanged(n.directory.Load(), d)
+	l.story.changed(l, n.directory.Load(), d)
 	n.directory.Store(d)
 	n.metrics.directory(d)
 	n.mu.Lock()

@@ -120,7 +120,7 @@ func (f *forger) text() string {
 
 // message is any message, said by h.
 func (f *forger) message(h mars.Header) mars.Message {
-	switch f.rnd.IntN(17) {
+	switch f.rnd.IntN(18) {
 	case 0:
 		return mars.Renew{Header: h, Clock: f.number(), Council: f.council(), Around: f.around()}
 	case 1:
@@ -149,6 +149,8 @@ func (f *forger) message(h mars.Header) mars.Message {
 		return mars.TransferAsk{Header: h, To: f.node()}
 	case 15:
 		return f.ack(h)
+	case 16:
+		return mars.TransferReply{Header: h, To: f.node(), OK: f.yes(), Reason: f.text()}
 	}
 	return f.asking(h)
 }

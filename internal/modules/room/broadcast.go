@@ -11,12 +11,13 @@ import (
 const (
 	// MessageMax is the longest room message, in bytes.
 	MessageMax = 64 << 10
-	// UnreliableMax is the longest unreliable room message, in bytes: what a
-	// 1200-byte datagram holds beside its headers.
-	UnreliableMax = 1168
+	// UnreliableMax is the longest unreliable room message, in bytes: what a member's
+	// broadcast has room for in one datagram. 1168 bytes of a client's message fit, of
+	// which the header takes 4, the room id 52 and the reliability 1.
+	UnreliableMax = 1168 - 4 - id.RoomBytes - 1
 
 	// A merged push is cut at these many bytes; a longer message goes alone.
-	mergedUnreliableMax = UnreliableMax + 4
+	mergedUnreliableMax = 1176 - 4 // a server's header in a datagram is shorter than a client's
 	mergedReliableMax   = MessageMax + 4
 	// More than this is not collected: it goes at once, so that what waits is
 	// bounded and the members' send queues push back.
@@ -36,8 +37,11 @@ type broadcast struct {
 }
 
 func checkSize(message []byte, rel reliable.Reliability) error {
-	if len(message) > MessageMax || rel == reliable.Unreliable && len(message) > UnreliableMax {
+	switch {
+	case len(message) > MessageMax:
 		return ErrTooLarge
+	case rel == reliable.Unreliable && len(message) > UnreliableMax:
+		return ErrTooLargeUnreliable
 	}
 	return nil
 }

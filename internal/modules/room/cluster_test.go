@@ -41,6 +41,7 @@ type cluster struct {
 	log       bytes.Buffer // warnings and errors of all nodes
 	requests  atomic.Int64 // over the mesh
 	ignore    atomic.Bool  // MOVE, by all clients
+	mute      atomic.Bool  // notices of who opened do not arrive
 
 	mu       sync.Mutex
 	handlers map[id.Node]map[uint16]mesh.Handler
@@ -54,6 +55,8 @@ type node struct {
 	users  *users.Registry
 	router *router.Router[*users.User]
 	rooms  *Engine
+
+	endedGate atomic.Pointer[chan struct{}] // hooks of who ended wait for it, when there is one
 
 	mu     sync.Mutex
 	places map[id.SID]*place
@@ -88,6 +91,11 @@ func newClusterOf(t testing.TB, cfg Config, budget users.Budget, roles ...string
 		if err != nil {
 			t.Fatal(err)
 		}
+		n.users.OnEnded(func(*users.User, wire.CloseCode) { // runs before the engine's
+			if gate := n.endedGate.Load(); gate != nil {
+				<-*gate
+			}
+		})
 		n.router = router.New[*users.User](router.Config{StructErrors: true}, log, prometheus.NewRegistry())
 		if n.rooms, err = New(cfg, n.users, n.router, n, log, prometheus.NewRegistry()); err != nil {
 			t.Fatal(err)
@@ -122,10 +130,10 @@ func (n *node) Request(ctx context.Context, to id.Node, cmd uint16, payload []by
 	n.cluster.mu.Lock()
 	h, down := n.handlers[to][cmd], n.down[to]
 	n.cluster.mu.Unlock()
-	if h == nil || down {
+	if h == nil || down || cmd == mesh.CmdUserOpened && n.mute.Load() {
 		return nil, mesh.ErrUnreachable
 	}
-	return h(ctx, mesh.Peer{Node: n.name}, bytes.Clone(payload))
+	return h(ctx, mesh.Peer{Node: n.name, Role: n.users.Self().Role}, bytes.Clone(payload))
 }
 
 func (n *node) Send(ctx context.Context, to id.Node, cmd uint16, payload []byte) error {
@@ -160,6 +168,8 @@ func (n *node) take(sid id.SID, unopened bool) *place {
 
 func (n *node) Cancel(sid id.SID) bool { return n.take(sid, true) != nil }
 
+func (n *node) Replaced(sid id.SID) bool { return n.Cancel(sid) }
+
 func (n *node) End(sid id.SID, code wire.CloseCode, _ string) bool {
 	p := n.take(sid, false)
 	if p == nil {
@@ -192,7 +202,9 @@ func (n *node) connect(sid id.SID, resumed bool) {
 		return
 	}
 	if p.res.Release != nil {
-		if err := p.res.Release(context.Background()); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // the transport's
+		defer cancel()
+		if err := p.res.Release(ctx); err != nil {
 			return
 		}
 	}
@@ -323,6 +335,13 @@ func (c *client) pushes() (all []string) {
 	}
 	c.received = nil
 	return all
+}
+
+// slowHooks has the rooms told of users who ended only once the gate is closed.
+func (n *node) slowHooks() (gate chan struct{}) {
+	gate = make(chan struct{})
+	n.endedGate.Store(&gate)
+	return gate
 }
 
 func (c *client) disconnect() {

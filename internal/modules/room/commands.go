@@ -84,7 +84,7 @@ func (e *Engine) onLeave(q *Request) error {
 	if err != nil {
 		return err
 	}
-	_, err = e.step(q.Batch(), r, input{Op: OpLeave, By: q.User(), User: q.User().ID, Message: p.rest()}, nil)
+	_, err = e.step(q.Batch(), r, input{Op: OpLeave, By: q.User(), User: q.User().ID, Link: q.User(), Message: p.rest()}, nil)
 	return err
 }
 

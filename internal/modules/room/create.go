@@ -59,6 +59,7 @@ func (e *Engine) create(s Settings, maker id.UID, stays bool) (*room, error) {
 	if r.m, err = NewMachine[*users.User](now, r.id, s); err != nil {
 		return nil, err
 	}
+	r.m.SetPresent((*users.User).Present)
 	result, err := e.admit(r, stays)
 	e.metrics.creates.WithLabelValues(result).Inc()
 	if err != nil {

@@ -20,7 +20,7 @@
 //
 // # Random joins
 //
-// A random join leads to the room with most players who are connected or on the way, of
+// A random join leads to the room with most players who are present or on the way, of
 // equals the oldest, here or else on another node. Only when there is none it takes an
 // empty room of the user's own, one whose members may come back, a stranger's empty one,
 // and at last a new one.

@@ -99,10 +99,10 @@ type room struct {
 	facts facts
 
 	// The index's own, guarded by Engine.mu.
-	connected int           // members who are connected
-	rank      int           // its appeal, as it is listed
-	at        int           // where it is listed; -1 when it is not
-	emptied   *list.Element // in index.empty, nil when it does not count there
+	present int           // members who are
+	rank    int           // its appeal, as it is listed
+	at      int           // where it is listed; -1 when it is not
+	emptied *list.Element // in index.empty, nil when it does not count there
 }
 
 // scratch is the memory of one step. It is pooled, because rooms are many and most
@@ -240,57 +240,6 @@ func (e *Engine) find(r id.Room) (*room, error) {
 // publish starts the life of an empty room: its timer, and being found at random.
 func (e *Engine) publish(r *room) { _, _ = e.step(nil, r, input{Op: OpTick}, nil) }
 
-// claim notes that u is about to be in r; a user is in one room at most.
-func (e *Engine) claim(u *users.User, r *room) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.index.in[u].room != nil {
-		return false
-	}
-	e.index.in[u] = membership{room: r}
-	return true
-}
-
-func (e *Engine) unclaim(u *users.User, r *room) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.index.leave(u, r)
-}
-
-// roomOf returns the room that u is in, nil for none.
-func (e *Engine) roomOf(u *users.User) *room {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	return e.index.in[u].room
-}
-
-// enter puts u into r. answer is called when that went well, under the room's lock
-// and before the others are told.
-func (e *Engine) enter(r *room, u *users.User, message []byte, answer func(b *transport.Batch)) error {
-	if !e.claim(u, r) {
-		return ErrIn
-	}
-	err := e.joinAllowed(r.id, u)
-	if err == nil {
-		_, err = e.step(nil, r, input{Op: OpJoin, By: u, User: u.ID, Link: u, Message: message}, answer)
-	}
-	if err != nil {
-		e.unclaim(u, r)
-		return err
-	}
-	if u.Gone() { // ended while we joined: OnEnded may have run before the claim
-		e.vanish(u)
-	}
-	return nil
-}
-
-// vanish takes a user who ended or was moved away out of their room.
-func (e *Engine) vanish(u *users.User) {
-	if r := e.roomOf(u); r != nil {
-		_, _ = e.step(nil, r, input{Op: OpLeave, User: u.ID, Lost: true}, nil) // not in it any more: nothing to do
-	}
-}
-
 // step steps a room and does what comes out. answer, when not nil, is called after
 // a step without error and before the pushes are queued, with the room locked.
 // Everything queued leaves with b, the batch of a read loop; with nil it leaves
@@ -368,7 +317,7 @@ func (e *Engine) tellIndex(r *room, in *input, out *output) {
 		x.leave(u, r)
 	}
 	for _, user := range out.Unheld {
-		if x.held[user] == r && !r.m.Holds(user) {
+		if x.held[user].room == r && !r.m.Holds(user) {
 			delete(x.held, user)
 		}
 	}
@@ -423,7 +372,7 @@ func (e *Engine) Kick(u *users.User, message []byte) error {
 	if r == nil {
 		return ErrNotIn
 	}
-	_, err := e.step(nil, r, input{Op: OpKick, User: u.ID, Message: message}, nil)
+	_, err := e.step(nil, r, input{Op: OpKick, User: u.ID, Link: u, Message: message}, nil)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package room
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -128,7 +129,10 @@ func TestErrorCodes(t *testing.T) {
 			{"create over the node's limit", d, CmdCreate, options(Settings{MembersMax: 101}), "status 4 code 1001"},
 			{"create in a room", a, CmdCreate, options(Settings{}), "status 4 code 2000"},
 			{"join nothing", d, CmdJoin, nil, "status 4 code 2004"},
-			{"join half an id", d, CmdJoin, room[:9], "status 4 code 1000"},
+			{"join half an id", d, CmdJoin, room[:9], "status 4 code 2004 room id must be"},
+			{"join a name", d, CmdJoin, []byte("lobby"), "status 4 code 2004"},
+			{"join a long name", d, CmdJoin, bytes.Repeat([]byte("lobby"), 20), "status 4 code 2004"},
+			{"ask about a name", d, CmdMemberCount, []byte("lobby"), "status 4 code 2004"},
 			{"join nonsense", d, CmdJoin, []byte(strings.Repeat("z", 52)), "status 4 code 2004"},
 			{"join a room that is not", d, CmdJoin, nowhere, "status 4 code 2009"},
 			{"join a room of an unknown node", d, CmdJoin, unknown, "status 4 code 1002"},
@@ -149,7 +153,10 @@ func TestErrorCodes(t *testing.T) {
 			{"owner change to nobody", a, CmdOwnerChange, room, "status 4 code 1001"},
 			{"set without a name", a, CmdSet, with(room, "\x00\x00\x00\x00v"), "status 4 code 1001"},
 			{"set as a stranger", d, CmdSet, with(room, "\x00\x00\x00\x01kv"), "status 4 code 2001"},
-			{"get what is not", d, CmdGet, with(room, "none"), "status 4 code 2011"},
+			{"get what is not", d, CmdGet, with(room, "none"), "status 4 code 2011 room has no such property"},
+			{"a long unreliable broadcast", a, CmdBroadcast, with(room, "\x00", strings.Repeat("x", 1112)), "status 4 code 1001 an unreliable room message is at most 1111 bytes"},
+			{"a long unreliable message", a, CmdMessage, with(room, "\x00\x00\x00", strings.Repeat("x", 1112)), "status 4 code 1001 an unreliable room message is at most 1111 bytes"},
+			{"a long broadcast", a, CmdBroadcast, with(room, "\x01", strings.Repeat("x", 65537)), "status 4 code 1001 a room message is at most 65536 bytes"},
 			{"increment bytes", a, CmdIncr, with(room, "\x00\x00\x00\x01k", "12345678"), "status 4 code 2006"},
 			{"reserve too many", a, CmdReserve, with(room, "\x00\x00\x00\x01x"), "status 4 code 2007"},
 			{"reserve as a stranger", d, CmdReserve, with(room, "\x00\x00\x00\x01x"), "status 4 code 2001"},

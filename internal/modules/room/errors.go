@@ -1,6 +1,10 @@
 package room
 
-import "github.com/Diarkis/diarkis/internal/status"
+import (
+	"fmt"
+
+	"github.com/Diarkis/diarkis/internal/status"
+)
 
 // The errors a client may see. Their codes never change meaning.
 var (
@@ -45,14 +49,16 @@ var (
 	ErrCancelOwner = &status.Error{Code: status.RoomCancel, Text: "only the room's owner may cancel a reservation of others"}
 	// ErrProperties means a property would pass one of the limits in the package's documentation.
 	ErrProperties = &status.Error{Code: status.InvalidParameter, Text: "property key, value or number of properties is over the limit"}
-	// ErrTooLarge means a message is longer than 64 KiB, or an unreliable one than a datagram holds.
-	ErrTooLarge = &status.Error{Code: status.InvalidParameter, Text: "message is too large"}
+	// ErrTooLarge means a message is longer than [MessageMax].
+	ErrTooLarge = invalid(fmt.Sprintf("a room message is at most %d bytes", MessageMax))
+	// ErrTooLargeUnreliable means an unreliable message is longer than [UnreliableMax].
+	ErrTooLargeUnreliable = invalid(fmt.Sprintf("an unreliable room message is at most %d bytes", UnreliableMax))
 )
 
 // errHook is all that a client sees of a hook that panicked.
 var errHook = &status.Error{Code: status.RoomJoin, Ours: true, Text: "the application could not decide on the join"}
 
 // invalid is an InvalidParameter error that says which one.
-func invalid(text string) error {
+func invalid(text string) *status.Error {
 	return &status.Error{Code: status.InvalidParameter, Text: text}
 }

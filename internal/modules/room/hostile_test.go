@@ -67,7 +67,7 @@ func TestOneSeatAUser(t *testing.T) {
 		for i := range 5 {
 			r, err := n.rooms.find(id.Room(n.login(id.UID(fmt.Sprint("u", i))).create(Settings{MembersMax: 2})))
 			if err == nil {
-				err = n.rooms.hold(r, "traveller", time.Minute)
+				err = n.rooms.hold("10.0.0.1:1", r, "traveller", time.Minute)
 			}
 			if err != nil {
 				t.Fatal(err)

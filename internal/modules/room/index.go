@@ -19,21 +19,27 @@ type index struct {
 	empty  *list.List                 // all of those, of *room, longest empty first
 	rooms  map[id.Room]*room          // all rooms
 	in     map[*users.User]membership // also while the user is joining
-	held   map[id.UID]*room           // where a seat was held last for a user on the way
+	held   map[id.UID]heldSeat        // where a seat was held last for a user on the way
 }
 
 func newIndex() index {
 	return index{
 		open: map[Settings]*byAppeal{}, makers: map[id.UID][]*room{}, empty: list.New(),
-		rooms: map[id.Room]*room{}, in: map[*users.User]membership{}, held: map[id.UID]*room{},
+		rooms: map[id.Room]*room{}, in: map[*users.User]membership{}, held: map[id.UID]heldSeat{},
 	}
+}
+
+// heldSeat is a seat that another node asked for, and which.
+type heldSeat struct {
+	room *room
+	by   id.Node
 }
 
 // membership is where a user is, or is about to be.
 type membership struct {
-	room      *room
-	joined    bool // false while the user is joining
-	connected bool // counted in room.connected
+	room    *room
+	joined  bool // false while the user is joining
+	present bool // counted in room.present
 }
 
 // facts are what the index is told of a room.
@@ -52,10 +58,10 @@ func factsOf(m *Machine[*users.User]) facts {
 func (f facts) nobody() bool { return f.members == 0 && f.holds == 0 }
 
 // appeal is what makes a random join prefer a room: first how many are there to play
-// with, connected or on the way; then that its members may come back, or that it is the
+// with, present or on the way; then that its members may come back, or that it is the
 // server's; a room of strangers that nobody is in comes last.
 func (r *room) appeal() int {
-	if n := r.connected + r.facts.holds; n > 0 {
+	if n := r.present + r.facts.holds; n > 0 {
 		return n + 1
 	}
 	if r.facts.members > 0 || r.maker == "" {
@@ -84,7 +90,7 @@ func (h *byAppeal) Pop() any {
 	return r
 }
 
-// put brings the index up to date with a room's facts and its number of connected
+// put brings the index up to date with a room's facts and its number of present
 // members.
 func (x *index) put(r *room) {
 	x.list(r, r.facts.free)
@@ -166,34 +172,23 @@ func (x *index) oldestEmpty() *room {
 	return r
 }
 
-// best returns the room that a random join with these settings should lead to, but none
-// of skip; nil when there is none of that appeal. An empty room of the user's own
-// comes before those that are not alive.
-func (x *index) best(s Settings, user id.UID, least int, skip []*room) *room {
+// best returns the room that a random join with these settings should lead to, nil when
+// there is none of that appeal. An empty room of the user's own comes before those that
+// are not alive.
+func (x *index) best(s Settings, user id.UID, least int) *room {
 	h := x.open[s]
 	if h == nil {
 		return nil
 	}
-	var found *room
-	var aside []*room
-	for h.Len() > 0 {
-		if top := (*h)[0]; !slices.Contains(skip, top) {
-			found = top
-			break
-		}
-		aside = append(aside, heap.Pop(h).(*room))
-	}
-	for _, r := range aside {
-		heap.Push(h, r)
-	}
-	if found != nil && found.rank >= alive || least >= alive {
-		if found == nil || found.rank < least {
-			return nil
-		}
+	found := (*h)[0]
+	if found.rank >= alive {
 		return found
 	}
+	if least >= alive {
+		return nil
+	}
 	for _, own := range x.makers[user] {
-		if own.at >= 0 && own.settings == s && !slices.Contains(skip, own) {
+		if own.at >= 0 && own.settings == s {
 			return own
 		}
 	}
@@ -202,9 +197,9 @@ func (x *index) best(s Settings, user id.UID, least int, skip []*room) *room {
 
 // enter notes that a user who was joining r is in.
 func (x *index) enter(u *users.User, r *room) {
-	m := membership{room: r, joined: true, connected: u.Connected()}
-	if m.connected {
-		r.connected++
+	m := membership{room: r, joined: true, present: u.Present()}
+	if m.present {
+		r.present++
 	}
 	x.in[u] = m
 }
@@ -215,22 +210,22 @@ func (x *index) leave(u *users.User, r *room) {
 	if m.room != r {
 		return
 	}
-	if m.connected {
-		r.connected--
+	if m.present {
+		r.present--
 	}
 	delete(x.in, u)
 }
 
-// presence notes whether a user is connected now.
+// presence notes whether a user is present now.
 func (x *index) presence(u *users.User) {
 	m := x.in[u]
-	if !m.joined || m.connected == u.Connected() {
+	if !m.joined || m.present == u.Present() {
 		return
 	}
-	if m.connected = !m.connected; m.connected {
-		m.room.connected++
+	if m.present = !m.present; m.present {
+		m.room.present++
 	} else {
-		m.room.connected--
+		m.room.present--
 	}
 	x.in[u] = m
 	x.put(m.room)

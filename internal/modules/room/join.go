@@ -170,19 +170,19 @@ func refusal(err error) []byte {
 
 // addMeshCommands registers what other nodes may ask.
 func (e *Engine) addMeshCommands() {
-	e.mesh.Handle(mesh.CmdRoomJoinCheck, func(_ context.Context, _ mesh.Peer, b []byte) ([]byte, error) {
-		if err := e.onSeat(b); err != nil {
+	e.mesh.Handle(mesh.CmdRoomJoinCheck, func(_ context.Context, from mesh.Peer, b []byte) ([]byte, error) {
+		if err := e.onSeat(from.Node, b); err != nil {
 			return refusal(err), nil
 		}
 		return nil, nil
 	})
-	e.mesh.Handle(mesh.CmdRoomRandom, func(_ context.Context, _ mesh.Peer, b []byte) ([]byte, error) {
-		return []byte(e.onRandomHold(b)), nil
+	e.mesh.Handle(mesh.CmdRoomRandom, func(_ context.Context, from mesh.Peer, b []byte) ([]byte, error) {
+		return []byte(e.onRandomHold(from.Node, b)), nil
 	})
 }
 
 // onSeat answers mesh.CmdRoomJoinCheck.
-func (e *Engine) onSeat(b []byte) error {
+func (e *Engine) onSeat(from id.Node, b []byte) error {
 	p := payload{b: b}
 	action, ttl, rid := p.u8(), p.u32(), id.Room(p.room())
 	user := p.uid(p.rest())
@@ -195,8 +195,11 @@ func (e *Engine) onSeat(b []byte) error {
 	}
 	switch action {
 	case holdSeat:
-		return e.hold(r, user, seatTime(ttl))
+		return e.hold(from, r, user, seatTime(ttl))
 	case unholdSeat:
+		if !e.holds(from, r, user) {
+			return nil // another node's: the user is on the way from there by now, or it expired
+		}
 		_, err = e.step(nil, r, input{Op: OpUnhold, User: user}, nil)
 		return err
 	}
@@ -208,12 +211,19 @@ func seatTime(ms uint32) time.Duration {
 	return min(time.Duration(ms)*time.Millisecond, seatMax)
 }
 
-// hold keeps a seat for a user on the way, who has one on this node at most. The
-// machine's own tick frees it when nobody came.
-func (e *Engine) hold(r *room, user id.UID, ttl time.Duration) error {
+// holds reports whether the seat held for user in r is the one that from asked for.
+func (e *Engine) holds(from id.Node, r *room, user id.UID) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.index.held[user] == heldSeat{r, from}
+}
+
+// hold keeps a seat for a user on the way from another node, who has one on this node at
+// most. The machine's own tick frees it when nobody came.
+func (e *Engine) hold(from id.Node, r *room, user id.UID, ttl time.Duration) error {
 	e.mu.Lock()
-	before := e.index.held[user]
-	e.index.held[user] = r // before the step, which may tell the index that it ended
+	before := e.index.held[user].room
+	e.index.held[user] = heldSeat{r, from} // before the step, which may tell the index that it ended
 	e.mu.Unlock()
 	if before != nil && before != r {
 		_, _ = e.step(nil, before, input{Op: OpUnhold, User: user}, nil) // ended: nothing is held there
@@ -221,7 +231,7 @@ func (e *Engine) hold(r *room, user id.UID, ttl time.Duration) error {
 	_, err := e.step(nil, r, input{Op: OpHold, User: user, Until: time.Now().Add(ttl)}, nil)
 	if err != nil {
 		e.mu.Lock()
-		if e.index.held[user] == r {
+		if e.index.held[user].room == r {
 			delete(e.index.held, user)
 		}
 		e.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/mars"
+	"github.com/Diarkis/diarkis/internal/wire"
 )
 
 func TestJoinOnAnotherNode(t *testing.T) {
@@ -186,7 +187,7 @@ func TestHeldSeatExpires(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := n.rooms.hold(r, "late", 5*time.Second); err != nil {
+		if err := n.rooms.hold("10.0.0.1:1", r, "late", 5*time.Second); err != nil {
 			t.Fatal(err)
 		}
 		if got := b.must(CmdRandomJoin, s); got[0] != randomCreated {
@@ -215,5 +216,104 @@ func TestUserEndsDuringJoin(t *testing.T) {
 		if ids := a.must(CmdMemberIDs, room); string(ids) != "\x00\x00\x00\x01a" {
 			t.Errorf("members %q", ids)
 		}
+	})
+}
+
+// Who logs in anew and joins the room they were in gets in, although what the server does
+// at the end of the old connection comes later: here and from another node, with the room
+// full, and when the old connection's node has not heard of the new one yet.
+func TestJoinAnewAtOnce(t *testing.T) {
+	for _, x := range []struct {
+		name      string
+		elsewhere bool // the new login
+		notices   bool
+	}{{"here", false, true}, {"on another node", true, true}, {"on another node that said nothing yet", true, false}} {
+		t.Run(x.name, func(t *testing.T) {
+			on(t, Config{}, twoUDP, func(t *testing.T, c *cluster) {
+				n, m := c.nodes[0], c.nodes[0]
+				if x.elsewhere {
+					m = c.nodes[1]
+				}
+				pass(time.Second)
+				a, b := n.login("a"), n.login("b")
+				room := a.create(Settings{MembersMax: 2})
+				b.must(CmdJoin, room)
+				pass(time.Second)
+				gate := n.slowHooks()
+				if !x.notices {
+					c.mute.Store(true)
+				}
+				again := m.login("b")
+				again.serve(CmdJoin, 7, room)
+				again.serve(CmdMemberCount, 8, room)
+				synctest.Wait()
+				b.serve(CmdLeave, 9, room) // was on its way
+				c.mute.Store(false)
+				close(gate)
+				pass(10 * time.Second)
+				if got := again.answers(7); len(got) != 1 || got[0].Status != 1 {
+					t.Errorf("join: %+v", got)
+				}
+				at, u := again.where()
+				if r := n.rooms.roomOf(u); at != n || r == nil || len(r.m.Members()) != 2 || r.m.Members()[1].Link != u {
+					t.Errorf("not in the room afterwards: %v", r)
+				}
+				a.must(CmdBroadcast, with(room, "\x01", "x"))
+				n.audit(t, 4)
+			})
+		})
+	}
+}
+
+// A seat is given back by the node that asked for it, not by another for whom the user was
+// on the way before, and not by a liar.
+func TestUnholdByAnotherNode(t *testing.T) {
+	on(t, Config{}, twoUDP, func(t *testing.T, c *cluster) {
+		n := c.nodes[0]
+		room := n.login("a").create(Settings{})
+		r, _ := n.rooms.find(id.Room(room))
+		if err := n.rooms.hold("10.0.0.1:1", r, "late", 5*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range []struct {
+			node  id.Node
+			stays bool
+		}{{"10.0.0.2:1", true}, {"10.0.0.1:1", false}} {
+			if err := n.rooms.onSeat(x.node, append([]byte{unholdSeat, 0, 0, 0, 0}, with(room, "late")...)); err != nil || r.m.Holds("late") != x.stays {
+				t.Errorf("%v: %v, still held: %v", x.node, err, r.m.Holds("late"))
+			}
+		}
+	})
+}
+
+// A silent member counts as nobody to play with, and becomes owner last.
+func TestSilentMembers(t *testing.T) {
+	on(t, Config{}, udp, func(t *testing.T, c *cluster) {
+		n := c.nodes[0]
+		ghosts := n.login("g1").random(four)
+		n.login("g2").must(CmdJoin, []byte(ghosts))
+		for _, who := range []id.UID{"g1", "g2"} {
+			n.users.UserSilent(n.users.ByUID(who), true)
+		}
+		synctest.Wait()
+		living := string(n.login("alive").must(CmdRandomCreate, options(four))[4:])
+		if got := n.login("new").random(four); got != living {
+			t.Error("a newcomer is seated with the dead")
+		}
+		n.users.UserSilent(n.users.ByUID("g1"), false)
+		n.users.UserSilent(n.users.ByUID("g2"), false)
+		synctest.Wait()
+		third := n.login("third")
+		third.must(CmdJoin, []byte(ghosts))
+		if got := n.login("newer").random(four); got != ghosts {
+			t.Error("who is heard again does not count")
+		}
+		n.users.UserSilent(n.users.ByUID("g2"), true)
+		n.users.ByUID("g1").Disconnect(wire.CloseNormal, "")
+		synctest.Wait()
+		if r, _ := n.rooms.find(id.Room(ghosts)); r.m.Owner() != "third" {
+			t.Errorf("the owner is %v", r.m.Owner())
+		}
+		n.audit(t, 4)
 	})
 }

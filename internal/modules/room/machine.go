@@ -70,8 +70,8 @@ type Op uint8
 const (
 	OpTick      Op = iota // nothing but time passed
 	OpJoin                // User, Link, Message
-	OpLeave               // User, Message; Lost instead of Message for an unexpected disconnect
-	OpKick                // User, Message: OpLeave, but not by the one who leaves
+	OpLeave               // User, Link (zero: whoever it is), Message; Lost instead of Message for an unexpected disconnect
+	OpKick                // User, Link, Message: OpLeave, but not by the one who leaves
 	OpDelete              // Message
 	OpBroadcast           // User, Message, Rel
 	OpMessage             // User, To, Message, Rel
@@ -89,7 +89,7 @@ const (
 // Input is one thing that happens to a room. It is a flat struct, not an
 // interface, because a broadcast must not cost an allocation. Slices are lent
 // to Step.
-type Input[L any] struct {
+type Input[L comparable] struct {
 	// By is whose client caused this, zero for the server's own code. Step does not read it.
 	By      L
 	Op      Op
@@ -106,7 +106,7 @@ type Input[L any] struct {
 }
 
 // Push is one payload for some members, in room order.
-type Push[L any] struct {
+type Push[L comparable] struct {
 	Cmd     uint16
 	Rel     reliable.Reliability
 	Payload []byte // lent until the next Step with the same Output
@@ -115,7 +115,7 @@ type Push[L any] struct {
 
 // Output is what the caller does before the next Step, in field order. Pass the
 // same one to every Step of a room: its memory is reused.
-type Output[L any] struct {
+type Output[L comparable] struct {
 	Err    error     // the input was refused and changed nothing; Pushes may hold merged broadcasts that were due
 	Value  int64     // OpIncr: the sum
 	Pushes []Push[L] // in order; of OpJoin, after the answer to the one who joins
@@ -146,7 +146,7 @@ func (o *Output[L]) reset() {
 func (o *Output[L]) size() int { return cap(o.bytes) + 8*cap(o.links) }
 
 // Member is one user in a room. Link is whatever the caller sends through.
-type Member[L any] struct {
+type Member[L comparable] struct {
 	User    id.UID
 	Link    L
 	discard []byte // pushed when the connection is lost; nil means the default
@@ -154,10 +154,11 @@ type Member[L any] struct {
 
 // Machine is the state of one room. It is plain state: no clock, no lock, no
 // goroutine; the caller serializes Step and the getters.
-type Machine[L any] struct {
+type Machine[L comparable] struct {
 	id       id.Room
 	settings Settings
 	created  time.Time
+	present  func(L) bool // nil: everybody is
 	closed   bool
 	closeAt  time.Time // an empty room ends then
 
@@ -177,11 +178,19 @@ type Machine[L any] struct {
 
 // NewMachine makes an empty room. Its first member becomes the owner. Without a
 // member it ends after settings.EmptyTTL.
-func NewMachine[L any](now time.Time, room id.Room, settings Settings) (*Machine[L], error) {
+func NewMachine[L comparable](now time.Time, room id.Room, settings Settings) (*Machine[L], error) {
 	if err := settings.validate(); err != nil {
 		return nil, err
 	}
 	return &Machine[L]{id: room, settings: settings, created: now, closeAt: now.Add(settings.EmptyTTL)}, nil
+}
+
+// Member returns the link of a member, and whether there is one of that id.
+func (m *Machine[L]) Member(user id.UID) (link L, ok bool) {
+	if i := m.find(user); i >= 0 {
+		return m.members[i].Link, true
+	}
+	return link, false
 }
 
 // Step tells the room what happened at now and says what to do about it.
@@ -276,8 +285,9 @@ func (m *Machine[L]) leave(now time.Time, in Input[L], out *Output[L]) error {
 		return ErrTooLarge
 	}
 	i := m.find(in.User)
-	if i < 0 {
-		return ErrNotIn
+	var any L
+	if i < 0 || in.Link != any && in.Link != m.members[i].Link {
+		return ErrNotIn // or it is another connection of the user that is in
 	}
 	m.flush(out)
 	message := in.Message
@@ -300,7 +310,7 @@ func (m *Machine[L]) leave(now time.Time, in Input[L], out *Output[L]) error {
 		return nil
 	}
 	if m.owner == in.User {
-		m.owner = m.members[0].User
+		m.owner = m.heir()
 		out.Deliveries += m.push(out, CmdOwnerChange, reliable.Reliable, []byte(m.owner), -1)
 	}
 	return nil
@@ -319,28 +329,6 @@ func (m *Machine[L]) delete(in Input[L], out *Output[L]) error {
 		m.unhold(user, out)
 	}
 	m.members, m.owner, m.closed = nil, "", true
-	return nil
-}
-
-func (m *Machine[L]) changeOwner(in Input[L], out *Output[L]) error {
-	actor := -1
-	if in.User != "" {
-		if actor = m.find(in.User); actor < 0 {
-			return ErrNotIn
-		}
-		if in.User != m.owner {
-			return ErrNotOwner
-		}
-	}
-	if len(in.To) != 1 || m.find(in.To[0]) < 0 {
-		return ErrNotIn
-	}
-	if in.To[0] == m.owner {
-		return nil
-	}
-	m.flush(out)
-	m.owner = in.To[0]
-	out.Deliveries += m.push(out, CmdOwnerChange, reliable.Reliable, []byte(m.owner), actor)
 	return nil
 }
 

@@ -183,10 +183,15 @@ func TestMachine(t *testing.T) {
 		{"until it is given back", Settings{},
 			[]in{join("a"), {Op: OpHold, User: "b", Until: epoch.Add(time.Minute)}, {Op: OpLeave, User: "a"}, {Op: OpUnhold, User: "b"}},
 			[]string{`owner "a"`, "", `left [a]; owner ""`, "closed"}},
+		{"a held seat of a member is the one they have", Settings{MembersMax: 2},
+			[]in{join("a"), join("b"), {Op: OpHold, User: "b", Until: epoch.Add(time.Minute)}, {Op: OpHold, User: "c", Until: epoch.Add(time.Minute)},
+				{Op: OpLeave, User: "b"}, join("c"), join("b")},
+			[]string{`owner "a"`, `101 "hi b" to [a]`, "", "error: room is full", "left [b]", "error: room is full", `101 "hi b" to [a]`}},
 		{"sizes", Settings{},
 			[]in{join("a"), join("b"), say("a", strings.Repeat("x", MessageMax+1)), {Op: OpBroadcast, User: "a", Message: make([]byte, UnreliableMax+1)},
 				{Op: OpMessage, User: "a", To: []id.UID{"b"}, Message: make([]byte, UnreliableMax+1)}, {Op: OpLeave, User: "a", Message: make([]byte, MessageMax+1)}},
-			[]string{`owner "a"`, `101 "hi b" to [a]`, "error: message is too large", "error: message is too large", "error: message is too large", "error: message is too large"}},
+			[]string{`owner "a"`, `101 "hi b" to [a]`, "error: a room message is at most 65536 bytes", "error: an unreliable room message is at most 1111 bytes",
+				"error: an unreliable room message is at most 1111 bytes", "error: a room message is at most 65536 bytes"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := newMachine(t, c.s)

@@ -154,7 +154,7 @@ func (m *model) step(now time.Time, i in) (refused bool) {
 		}
 	case OpHold:
 		_, held := m.holds[i.User]
-		if is || !held && !m.hasReserved(i.User) && m.seats() >= m.s.MembersMax {
+		if !is && !held && !m.hasReserved(i.User) && m.seats() >= m.s.MembersMax {
 			return true
 		}
 		m.holds[i.User] = i.Until

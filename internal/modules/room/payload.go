@@ -84,8 +84,8 @@ func (p *payload) reliability() reliable.Reliability {
 
 // room reads a room id. Whether it names a room is for the lookup to say.
 func (p *payload) room() []byte {
-	if len(p.b) == 0 {
-		p.fail(ErrMissingID)
+	if len(p.b) < id.RoomBytes {
+		p.fail(ErrMissingID) // what is there is no room id, whatever it is
 	}
 	return p.take(id.RoomBytes)
 }

@@ -55,7 +55,7 @@ func TestPayloadErrors(t *testing.T) {
 		want status.Code
 	}{
 		"no room":             {nil, func(p *payload) { p.room() }, status.RoomMissingID},
-		"half a room":         {[]byte("abc"), func(p *payload) { p.room() }, status.PayloadShort},
+		"half a room":         {[]byte("abc"), func(p *payload) { p.room() }, status.RoomMissingID},
 		"reliable 2":          {[]byte{2}, func(p *payload) { p.reliability() }, status.InvalidParameter},
 		"no reliable":         {nil, func(p *payload) { p.reliability() }, status.PayloadShort},
 		"more ids than sent":  {list, func(p *payload) { p.uids(3) }, status.PayloadShort},

@@ -7,7 +7,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/users"
 )
 
-// presence are users whose connection was lost or came back and whom the index has not
+// presence are users whose connection was lost, fell silent or came back and whom the index has not
 // been told of. They are noted here first, because that is called with a connection's
 // locks held, and at most once each, so that it never holds more than there are users.
 type presence struct {
@@ -17,7 +17,7 @@ type presence struct {
 	users map[*users.User]struct{}
 }
 
-// changed notes that u was lost or is back.
+// changed notes that u was lost, is silent or is back.
 func (p *presence) changed(u *users.User) {
 	p.mu.Lock()
 	if p.users == nil {

@@ -23,9 +23,6 @@ const (
 	randomTimeout = 500 * time.Millisecond
 	// pickedSeat bounds the time between the choice of a room and being in it.
 	pickedSeat = 5 * time.Second
-	// skippedMax is how many rooms a random join passes over that can't take the user:
-	// those in which an older connection of theirs is still a member.
-	skippedMax = 3
 	// triesMax is how many rooms may fill up under its eyes.
 	triesMax = 64
 )
@@ -113,7 +110,7 @@ func (e *Engine) pick(s Settings, user id.UID, settle bool) (r *room, how byte, 
 func (e *Engine) heldFor(user id.UID, s Settings) *room {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	if r := e.index.held[user]; r != nil && r.settings == s {
+	if r := e.index.held[user].room; r != nil && r.settings == s {
 		return r
 	}
 	return nil
@@ -123,24 +120,14 @@ func (e *Engine) heldFor(user id.UID, s Settings) *room {
 // appeal.
 func (e *Engine) findRandom(s Settings, user id.UID, least int, take func(*room) error) *room {
 	e.lookWhoIsHere()
-	var skip []*room
 	for range triesMax {
 		e.mu.Lock()
-		r := e.index.best(s, user, least, skip)
+		r := e.index.best(s, user, least)
 		e.mu.Unlock()
-		if r == nil {
-			return nil
-		}
-		err := take(r)
-		if err == nil {
+		if r == nil || take(r) == nil {
 			return r
 		}
 		// Full or ended meanwhile: then it is not listed any more and the next one is found.
-		if errors.Is(err, ErrIn) {
-			if skip = append(skip, r); len(skip) > skippedMax {
-				return nil
-			}
-		}
 	}
 	return nil
 }
@@ -179,7 +166,7 @@ func (e *Engine) askOne(m mars.Member, s Settings, user id.UID) (id.Room, bool) 
 
 // onRandomHold answers mesh.CmdRoomRandom (u32 ms ‖ options ‖ user id) with a room in
 // which somebody is and a seat is held now, or nothing.
-func (e *Engine) onRandomHold(b []byte) id.Room {
+func (e *Engine) onRandomHold(from id.Node, b []byte) id.Room {
 	p := payload{b: b}
 	ttl := p.u32()
 	s, _ := p.options()
@@ -189,7 +176,7 @@ func (e *Engine) onRandomHold(b []byte) id.Room {
 	}
 	s = e.limited(s)
 	s.Random = true
-	r := e.findRandom(s, user, alive, func(r *room) error { return e.hold(r, user, seatTime(ttl)) })
+	r := e.findRandom(s, user, alive, func(r *room) error { return e.hold(from, r, user, seatTime(ttl)) })
 	if r == nil {
 		return ""
 	}

@@ -154,28 +154,26 @@ func TestRandomJoinElsewhere(t *testing.T) {
 	}
 }
 
-// A user whose older connection is still a member of the best room is passed on.
-func TestRandomJoinPassesOverTheOldSelf(t *testing.T) {
+// A user whose older connection is still a member of the best room takes its place there.
+func TestRandomJoinTakesOverFromTheOldSelf(t *testing.T) {
 	on(t, Config{}, udp, func(t *testing.T, c *cluster) {
 		n := c.nodes[0]
+		gate := n.slowHooks()
 		me, other := n.login("me"), n.login("other")
 		mine := me.random(four)
 		n.login("third").must(CmdJoin, []byte(mine))
 		theirs := string(other.must(CmdRandomCreate, options(four))[4:])
-		r, how, err := n.rooms.pick(c.settings(theirs), "me", true)
-		if err != nil || string(r.id) != theirs || how != randomJoined {
-			t.Errorf("picked %v: %v", how, err)
+		again := n.login("me")
+		if got := again.random(four); got != mine {
+			t.Errorf("joined %v, not the one of most players; there is %v", got, theirs)
+		}
+		close(gate)
+		synctest.Wait()
+		if _, u := again.where(); n.rooms.roomOf(u) == nil {
+			t.Error("the old self took the new one along")
 		}
 		n.audit(t, 4)
 	})
-}
-
-func (c *cluster) settings(r string) Settings {
-	found, err := c.nodes[0].rooms.find(id.Room(r))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return found.settings
 }
 
 // However players come, leave, are lost and come back, nobody opens a room while another
@@ -203,7 +201,7 @@ func TestRandomJoinsNeverSplit(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					if now := got.connected - 1; now != best {
+					if now := got.present - 1; now != best {
 						t.Fatalf("seed %d: joined %d others, there was a room of %d", seed, now, best)
 					}
 				case !u.Connected():

@@ -30,7 +30,7 @@ func (m *Machine[L]) unhold(user id.UID, out *Output[L]) {
 func (m *Machine[L]) Free() int {
 	free := m.settings.MembersMax - len(m.members) - len(m.reserved)
 	for user := range m.holds {
-		if _, ok := m.reserved[user]; !ok { // a reserved seat that is held as well is one seat
+		if _, ok := m.reserved[user]; !ok && m.find(user) < 0 { // a seat that is taken or reserved and held as well is one seat
 			free--
 		}
 	}
@@ -51,12 +51,11 @@ func (m *Machine[L]) Holds(user id.UID) bool {
 	return ok
 }
 
+// hold keeps a seat for a user on the way. A member's is the one they have: it is a newer
+// connection of the user that comes, and the one that is in is about to leave.
 func (m *Machine[L]) hold(in Input[L]) error {
-	if m.find(in.User) >= 0 {
-		return ErrIn
-	}
 	_, reserved := m.reserved[in.User]
-	if !reserved && !m.Holds(in.User) && m.Free() <= 0 {
+	if !reserved && m.find(in.User) < 0 && !m.Holds(in.User) && m.Free() <= 0 {
 		return ErrFull
 	}
 	if m.holds == nil {

@@ -1,0 +1,168 @@
+package lifecycle
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/Diarkis/diarkis/internal/config"
+	"github.com/Diarkis/diarkis/internal/rundir"
+	"github.com/Diarkis/diarkis/internal/telemetry"
+)
+
+// lines is a log that may be read while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// taskNode is a node that runs tasks, and nothing else.
+func taskNode(t *testing.T, level string) (*Node, *lines) {
+	t.Helper()
+	log := &lines{}
+	logger, lv, err := telemetry.NewLogger(telemetry.LogOptions{Level: level, JSON: true, Out: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := rundir.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &Node{cfg: &config.Config{Role: config.RoleUDP}, log: logger, level: lv, dir: dir}
+	n.started.Store(true)
+	return n, log
+}
+
+// TestOutcomesAreAlwaysLogged: the level an operator asks for hides everything but
+// that they asked.
+func TestOutcomesAreAlwaysLogged(t *testing.T) {
+	for _, level := range []string{"trace", "info", "warn", "error", "fatal"} {
+		n, log := taskNode(t, "info")
+		for _, to := range []string{level, "loud"} {
+			n.outcome(t.Context(), rundir.Task{Name: "ChangeLogLevel", Params: []string{to}}, nil)
+		}
+		n.outcome(t.Context(), rundir.Task{Name: "Goroutines"}, nil)
+		n.runTasks(t.Context(), 1) // without a task file
+		for _, want := range []string{`"task done"`, `"level":"info"`, "log level is " + level, `"task refused"`, `"level":"warn"`, `"goroutines dumped"`, `"signal":"SIGUSR1"`, `"task file refused"`} {
+			if !strings.Contains(log.String(), want) {
+				t.Errorf("at level %s no %s in:\n%s", level, want, log)
+			}
+		}
+		for line := range strings.Lines(log.String()) {
+			if !json.Valid([]byte(line)) {
+				t.Errorf("no JSON: %s", line)
+			}
+		}
+	}
+}
+
+// TestASignalForAnAskedTaskRunsNoOther: the plain file may be there since months.
+func TestASignalForAnAskedTaskRunsNoOther(t *testing.T) {
+	n, log := taskNode(t, "info")
+	plain := filepath.Join(n.dir.Path(), "DIARKIS_SIGUSR1")
+	if err := os.WriteFile(plain, []byte("ChangeLogLevel\nerror\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	self := rundir.Node{Role: "udp", PID: os.Getpid()}
+	ask := func(name string, params ...string) *rundir.Request {
+		t.Helper()
+		r, err := n.dir.Ask(self, rundir.Task{Name: name, Params: params})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	one, two := ask("ChangeLogLevel", "debug"), ask("changeloglevel", "warn")
+	n.runTasks(t.Context(), 1)
+	for _, r := range []*rundir.Request{one, two} {
+		if o, err := r.Wait(t.Context()); err != nil || o.Code != ExitOK {
+			t.Errorf("outcome = %+v, %v", o, err)
+		}
+	}
+	r := ask("ChangeLogLevel", "debug")
+	if !r.Withdraw() {
+		t.Fatal("not withdrawn")
+	}
+	n.runTasks(t.Context(), 1)
+	if got := n.level.String(); got != "warn" {
+		t.Errorf("level is %s: a task that was withdrawn, or the plain file's, was run", got)
+	}
+	if strings.Contains(log.String(), "refused") {
+		t.Errorf("complaints:\n%s", log)
+	}
+	n.runTasks(t.Context(), 1) // by hand
+	if got := n.level.String(); got != "error" {
+		t.Errorf("level is %s: the plain file was not read", got)
+	}
+}
+
+// TestATaskThatTakesItsTimeKeepsNoSignalBack: nor does a node that starts.
+func TestATaskThatTakesItsTimeKeepsNoSignalBack(t *testing.T) {
+	n, log := taskNode(t, "info")
+	synctest.Test(t, func(t *testing.T) {
+		n.started.Store(false)
+		soft, stop := context.WithCancel(t.Context())
+		hard, kill := context.WithCancelCause(t.Context())
+		defer kill(nil)
+		signals := make(chan os.Signal, 4)
+		q := newTaskQueue()
+		var wg sync.WaitGroup
+		wg.Go(func() { watchSignals(soft, hard, signals, signalActions{n.log, false, stop, kill, q}) })
+		wg.Go(func() { runTasks(hard, q, []*Node{n}) })
+		for range 3 {
+			signals <- syscall.SIGUSR1
+		}
+		signals <- syscall.SIGUSR2
+		synctest.Wait()
+		signals <- syscall.SIGTERM
+		synctest.Wait()
+		if soft.Err() == nil {
+			t.Error("SIGTERM waits for a task")
+		}
+		time.Sleep(2 * time.Second)
+		n.started.Store(true)
+		time.Sleep(time.Second)
+		for _, s := range []string{"SIGUSR1", "SIGUSR2"} {
+			if got := strings.Count(log.String(), `"signal":"`+s+`"`); got < 1 || got > 2 {
+				t.Errorf("%s was looked at %d times, want 1 or 2", s, got)
+			}
+		}
+		signals <- syscall.SIGINT
+		wg.Wait()
+		if hard.Err() == nil || !strings.Contains(log.String(), "stop requested again") {
+			t.Errorf("the second signal does not end it:\n%s", log)
+		}
+	})
+}
+
+func TestCrowdNamesWhoIsWaitedFor(t *testing.T) {
+	log := &lines{}
+	l := zerolog.New(log)
+	crowd{present: 7, away: 2, some: []string{"ann", "bob"}}.fields(l.Info()).Send()
+	crowd{}.fields(l.Info()).Send()
+	if got, want := log.String(), `{"level":"info","users":7,"not_waited_for":2,"such_as":["ann","bob"]}`+"\n"+`{"level":"info","users":0}`+"\n"; got != want {
+		t.Errorf("lines %s, want %s", got, want)
+	}
+}
