@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -312,25 +311,20 @@ func (d *device) arrived(s *stay, r client.RoomID, gaps int, err error) {
 	other := d.gaps != gaps
 	if err != nil || other {
 		d.stay = nil
+	} else {
+		s.arrive(r)
 	}
 	d.mu.Unlock()
 	switch {
 	case err != nil:
-		s.end(cmp.Or(d.why(), "not there"))
+		s.end("not there")
 	case other:
 		// The connection was replaced meanwhile, before the node took the request or after.
 		s.end("unclear")
 		_ = d.request(func(ctx context.Context) error { return d.LeaveRoom(ctx, r, nil) })
 	default:
-		s.arrive(r)
+		d.bot.w.stayed.add(s, r)
 	}
-}
-
-func (d *device) why() string {
-	if d.gone.Load() {
-		return "vanished"
-	}
-	return ""
 }
 
 func (d *device) join(r client.RoomID) {

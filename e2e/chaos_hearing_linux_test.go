@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,9 +18,10 @@ import (
 // that every receiver can hold every sender to exactly once and in order, from the moment
 // both were there until one of them was not.
 type stays struct {
-	mu  sync.RWMutex
-	all []*stay
-	n   int
+	mu     sync.RWMutex // guards the fields below
+	all    []*stay
+	byRoom map[client.RoomID][]*stay // those that arrived
+	n      int
 }
 
 // number returns another number each time.
@@ -36,6 +38,23 @@ func (a *stays) begin(d *device, r client.RoomID) *stay {
 	s := &stay{id: uint32(len(a.all)), device: d, began: time.Now(), room: r, heard: make(map[*stay]*heardOf)}
 	a.all = append(a.all, s)
 	return s
+}
+
+// add notes which room a stay was in.
+func (a *stays) add(s *stay, r client.RoomID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.byRoom == nil {
+		a.byRoom = make(map[client.RoomID][]*stay)
+	}
+	a.byRoom[r] = append(a.byRoom[r], s)
+}
+
+// in returns all that ever were in a room.
+func (a *stays) in(r client.RoomID) []*stay {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return slices.Clone(a.byRoom[r])
 }
 
 // get returns a stay, nil when there is none of that number.
@@ -184,6 +203,26 @@ func (s *stay) got(from *stay) uint64 {
 		return g.next
 	}
 	return 0
+}
+
+// misses returns what is missing of one who left and said all before, "" for nothing.
+func (s *stay) misses(from *stay) string {
+	from.mu.Lock()
+	began, ended, sent := from.began, from.ended, from.sent
+	from.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.heard[from]
+	if ended != "left" || g == nil && began.Before(s.arrived) { // else it may have come after all was said
+		return ""
+	}
+	if g == nil {
+		g = new(heardOf)
+	}
+	if g.next == sent {
+		return ""
+	}
+	return fmt.Sprintf("%s heard %d of the %d messages of %s, who left %s in peace", s.device.name, g.next, sent, from.device.name, short(s.room))
 }
 
 // push is called by the client's goroutine.

@@ -113,6 +113,13 @@ func (t *table) unheard(since time.Time) (wrong []string) {
 		}
 		b.mu.Unlock()
 	}
+	for _, to := range all {
+		for _, from := range to.device.bot.w.stayed.in(to.where()) {
+			if m := to.misses(from); m != "" {
+				wrong = append(wrong, m)
+			}
+		}
+	}
 	for _, from := range all {
 		said, spoke := from.said(since)
 		if !spoke {

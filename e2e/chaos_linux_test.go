@@ -23,7 +23,7 @@ var (
 	}
 	longChaos = chaosSize{
 		bots: 200, crowds: 4, clocks: true,
-		rounds: [][]int{{1, 1, 2, 3}, {1, 2, 1, 2}, {1, 1, 1, 3}, {2, 1, 3}},
+		rounds: [][]int{{1, 1, 2, 3}, {1, 2, 1, 2}, {1, 1, 1, 3}, {2, 1, 3}, {1, 5}, {3, 1, 4}},
 	}
 )
 

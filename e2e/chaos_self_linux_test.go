@@ -77,6 +77,25 @@ func TestChaosHears(t *testing.T) {
 		}
 	}
 	var all stays
+	first, speaker := all.begin(&device{name: "x"}, "r1"), (*stay)(nil)
+	first.arrive("r1")
+	speaker = all.begin(&device{name: "y"}, "r1")
+	speaker.sent = 2
+	if m := first.misses(speaker); m != "" {
+		t.Errorf("who did not leave is missed: %s", m)
+	}
+	speaker.end("left")
+	if first.misses(speaker) == "" {
+		t.Error("nothing was heard, and nothing is missing")
+	}
+	first.hear(speaker, 0)
+	if first.misses(speaker) == "" {
+		t.Error("the last message was not heard, and nothing is missing")
+	}
+	first.hear(speaker, 1)
+	if m := first.misses(speaker); m != "" {
+		t.Errorf("all was heard, and yet %s", m)
+	}
 	here, elsewhere := all.begin(&device{name: "x"}, "r1"), all.begin(&device{name: "y"}, "r2")
 	if here.hear(elsewhere, 0) == "" {
 		t.Error("a message of another room is fine")
