@@ -40,6 +40,7 @@ type chaos struct {
 	problems []string
 	faults   []*befallen
 	gaps     []gap
+	stalls   []stall
 	open     []net.Conn // of devices that are gone: closing them would tell the node
 }
 
