@@ -57,7 +57,7 @@ abuse:
 SEED ?= 1
 chaos: SEEDS := $(if $(filter file undefined,$(origin SEEDS)),20,$(SEEDS))
 chaos:
-	DIARKIS_CHAOS=$(SEEDS) DIARKIS_CHAOS_SEED=$(SEED) $(GO) test -count=1 -timeout 6h -v -run '^TestChaos$$' ./e2e/...
+	DIARKIS_CHAOS=$(SEEDS) DIARKIS_CHAOS_SEED=$(SEED) DIARKIS_CHAOS_KIND=$(subst $(space),\ ,$(KIND)) $(GO) test -count=1 -timeout 6h -v -run '^TestChaos$$' ./e2e/...
 
 # idle opens IDLE connections that say nothing, and tells what they cost a node.
 IDLE ?= 10000

@@ -47,6 +47,12 @@ func TestChaos(t *testing.T) {
 	if err != nil {
 		t.Fatalf("DIARKIS_CHAOS_SEED: %v", err)
 	}
+	size := longChaos
+	if size.only = os.Getenv("DIARKIS_CHAOS_KIND"); size.only != "" {
+		if size.rounds = [][]int{{1, 1, 1, 1}}; len(size.kinds()) == 0 {
+			t.Fatalf("DIARKIS_CHAOS_KIND: no kind of fault has %q in its name", size.only)
+		}
+	}
 	if seeds == 0 {
 		t.Parallel()
 	}
@@ -60,7 +66,7 @@ func TestChaos(t *testing.T) {
 	rows := make(outageRows)
 	for i := range uint64(seeds) {
 		t.Run(fmt.Sprintf("seed-%d", first+i), func(t *testing.T) {
-			rows.add(playChaos(t, first+i, longChaos))
+			rows.add(playChaos(t, first+i, size))
 		})
 	}
 	t.Logf("\n%v", rows)
@@ -75,7 +81,7 @@ func playChaos(t *testing.T, seed uint64, size chaosSize) outageRows {
 	defer w.tell()
 	defer w.stop()
 	w.watchLeases()
-	late := startLateness(t)
+	w.watchStalls()
 	w.newBots()
 	calm := w.calm(true)
 	if calm {
@@ -86,7 +92,6 @@ func playChaos(t *testing.T, seed uint64, size chaosSize) outageRows {
 		calm = w.calm(i == len(plan)-1)
 		w.judgeNodes()
 	}
-	w.event("the machine was late by %.0f ms, p99", 1000*late.finish().Seconds())
 	w.judgeGaps()
 	w.stop()
 	if calm {

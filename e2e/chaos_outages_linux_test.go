@@ -17,6 +17,48 @@ type outage struct {
 // outageMin is what counts as no outage: a busy machine does that.
 const outageMin = time.Second
 
+// stall is a time in which the test itself did not run.
+type stall struct {
+	from time.Time
+	took time.Duration
+}
+
+func (s stall) String() string { return fmt.Sprintf("%.1fs", s.took.Seconds()) }
+
+// watchStalls looks for times in which the whole machine did nothing, which nobody on it
+// can do anything about. They are no outages of a player.
+func (w *chaos) watchStalls() {
+	w.running.Go(func() {
+		const every = 20 * time.Millisecond
+		for w.ctx.Err() == nil {
+			began := time.Now()
+			wait(w.ctx, every)
+			if late := time.Since(began) - every; late > stallMin {
+				w.event("the machine stood still for %.1f s", late.Seconds())
+				w.mu.Lock()
+				w.stalls = append(w.stalls, stall{began, late})
+				w.mu.Unlock()
+			}
+		}
+	})
+}
+
+const stallMin = 200 * time.Millisecond
+
+// without returns how long an outage was apart from the stalls.
+func (o outage) without(stalls []stall) time.Duration {
+	left := o.took
+	for _, s := range stalls {
+		if s.from.After(o.from) && s.from.Before(o.from.Add(o.took)) {
+			left -= s.took
+		}
+	}
+	if left < outageMin {
+		return 0
+	}
+	return left
+}
+
 // plays notes that the node answered a player who is in a room.
 func (b *bot) plays(node string) {
 	now := time.Now()
@@ -34,7 +76,7 @@ func (b *bot) outAfter(f *befallen) (most time.Duration) {
 	defer b.mu.Unlock()
 	for _, o := range b.outages {
 		if o.from.After(f.from.Add(-2*b.period)) && o.from.Before(f.to.Add(5*time.Second)) && slices.Contains(f.publics, o.node) {
-			most = max(most, o.took)
+			most = max(most, o.without(b.w.stalls))
 		}
 	}
 	return most

@@ -90,6 +90,7 @@ type chaosSize struct {
 	bots, crowds int     // crowds are hosts of players
 	rounds       [][]int // how many faults of nodes happen at once, by round; nil is the short form
 	clocks       bool    // clocks can be set
+	only         string  // the kinds whose name has this
 	env          []string
 }
 
@@ -113,13 +114,10 @@ func schedule(seed uint64, size chaosSize) [][]fault {
 		var round []fault
 		for range atOnce {
 			if len(kinds) == 0 {
-				kinds = shuffled(r, faultKinds) // none comes again before all did
+				kinds = shuffled(r, size.kinds()) // none comes again before all did
 			}
 			k := kinds[0]
 			kinds = kinds[1:]
-			if k == wrongTime && !size.clocks {
-				k = restart
-			}
 			f := fault{kind: k, at: between(r, 0, 4*time.Second)}
 			f.node, slots = draw(r, slots)
 			f.fill(r, size, &slots)
@@ -129,6 +127,13 @@ func schedule(seed uint64, size chaosSize) [][]fault {
 		rounds = append(rounds, round)
 	}
 	return rounds
+}
+
+// kinds are what may come.
+func (s chaosSize) kinds() []faultKind {
+	return slices.DeleteFunc(slices.Clone(faultKinds), func(k faultKind) bool {
+		return k == wrongTime && !s.clocks || !strings.Contains(string(k), s.only)
+	})
 }
 
 // fill draws the rest of a fault of a node.

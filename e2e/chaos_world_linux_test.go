@@ -40,6 +40,7 @@ type chaos struct {
 	problems []string
 	faults   []*befallen
 	gaps     []gap
+	stalls   []stall
 	open     []net.Conn // of devices that are gone: closing them would tell the node
 }
 
@@ -227,24 +228,28 @@ func (b *balancer) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		_ = r.Body.Close()
 	}
-	res, err := (*http.Response)(nil), errors.New("no http node answers")
+	var busy *http.Response // what a node said that had no place
+	err := errors.New("no http node answers")
 	for _, addr := range b.order() {
-		next, problem := b.ask(r, addr, body)
-		if problem != nil {
+		res, problem := b.ask(r, addr, body)
+		switch {
+		case problem == nil && res.StatusCode != http.StatusServiceUnavailable:
+			return res, nil
+		case problem == nil:
+			busy = res
+		default:
 			err = problem
 			if r.Context().Err() == nil {
 				b.mu.Lock()
 				b.down[addr] = time.Now().Add(balancerDown)
 				b.mu.Unlock()
 			}
-			continue
-		}
-		res, err = next, nil
-		if res.StatusCode != http.StatusServiceUnavailable {
-			break
 		}
 	}
-	return res, err
+	if busy != nil {
+		return busy, nil
+	}
+	return nil, err
 }
 
 // order is whom to ask, those last who did not answer lately.
