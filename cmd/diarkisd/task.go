@@ -76,7 +76,7 @@ func askTask(ctx context.Context, dir *rundir.Dir, node rundir.Node, t rundir.Ta
 	if err := dir.Signal(node); err != nil {
 		r.Forget()
 		code := lifecycle.ExitFailed
-		if errors.Is(err, rundir.ErrNotThisProcess) {
+		if errors.Is(err, rundir.ErrNotThisProcess) || errors.Is(err, rundir.ErrOlder) {
 			code = lifecycle.ExitNoNode
 		}
 		return rundir.Outcome{}, &lifecycle.Error{Code: code, Err: err}

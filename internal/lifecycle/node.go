@@ -92,6 +92,13 @@ type Node struct {
 	draining atomic.Bool
 	// stating is held while the state changes: the drain's is the last.
 	stating sync.Mutex
+
+	// Owned by the goroutine in tickFigures, and by who starts it before that.
+	unkept int  // times in a row that the files could not be kept, at most unkeptMax
+	robbed bool // it was said that another user has this node's address files
+
+	// Owned by the goroutine that runs tasks.
+	owed signalDebt
 	// hard ends when waiting for clients makes no sense any more.
 	hard context.Context
 }
