@@ -70,16 +70,30 @@ func (b *bot) plays(node string) {
 	b.played, b.node = now, node
 }
 
-// outAfter returns the longest outage of a player that began with a fault.
-func (b *bot) outAfter(f *befallen) (most time.Duration) {
+// meddles notes that the player does something that puts it out for a moment.
+func (b *bot) meddles() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.meddled = append(b.meddled, time.Now())
+}
+
+// outAfter returns the longest outage of a player that began with a fault. It reports
+// false when the player had a part in that itself.
+func (b *bot) outAfter(f *befallen) (most time.Duration, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, o := range b.outages {
-		if o.from.After(f.from.Add(-2*b.period)) && o.from.Before(f.to.Add(5*time.Second)) && slices.Contains(f.publics, o.node) {
-			most = max(most, o.without(b.w.stalls))
+		if o.from.Before(f.from.Add(-2*b.period)) || o.from.After(f.to.Add(5*time.Second)) || !slices.Contains(f.publics, o.node) {
+			continue
 		}
+		for _, m := range b.meddled {
+			if m.After(o.from.Add(-time.Second)) && m.Before(o.from.Add(o.took+b.period)) {
+				return 0, false
+			}
+		}
+		most = max(most, o.without(b.w.stalls))
 	}
-	return most
+	return most, true
 }
 
 // outageRow is a line of the table of outages: of all players whom faults of a kind
@@ -117,9 +131,11 @@ func (w *chaos) outageRows() outageRows {
 		r := rows.row(rowName(f.kind, f.alone))
 		r.faults++
 		for _, b := range f.touched {
-			if out := b.outAfter(f); b.period < time.Second {
+			switch out, ok := b.outAfter(f); {
+			case !ok:
+			case b.period < time.Second:
 				r.often = append(r.often, out)
-			} else {
+			default:
 				r.rarer = append(r.rarer, out)
 			}
 		}
