@@ -16,8 +16,8 @@ const closeGrace = time.Second
 // ends the client. It waits for acknowledgements until ctx ends, and returns ctx's
 // cause if some are missing then. Requests without an answer get [ErrClosed]. A
 // [Client.Connect] that runs ends with [ErrClosed], and Close waits until what it began
-// is undone. No callback is called after Close returned; only one that still runs a
-// second after ctx ended is not waited for.
+// is undone, half a second at least. No callback is called, and nothing runs, after Close
+// returned; only a callback that still runs a second after ctx ended is not waited for.
 //
 // Called from a callback it begins all that and returns nil at once: the rest happens
 // after the callback, for which it can't wait, and [Client.Done] tells the end of it. Of
@@ -132,16 +132,29 @@ func (c *Client) awaitEnd() {
 	}
 }
 
-// awaitDepartures waits until logins that were given up are undone, or ctx ends.
+// awaitDepartures waits until logins that were given up are undone. When ctx ends they
+// have lingerMax to come to that, and are given up too: nothing runs on after Close.
 func (c *Client) awaitDepartures(ctx context.Context) {
 	c.mu.Lock()
 	all := c.departures
 	c.mu.Unlock()
+	if len(all) == 0 {
+		return
+	}
+	var late <-chan time.Time
+	ended := ctx.Done()
 	for _, d := range all {
-		select {
-		case <-d.done:
-		case <-ctx.Done():
-			return
+		for waits := true; waits; {
+			select {
+			case <-d.done:
+				waits = false
+			case <-ended:
+				ended, late = nil, time.After(lingerMax)
+			case <-late:
+				for _, d := range all {
+					d.cancel()
+				}
+			}
 		}
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/Diarkis/diarkis/client"
 	"github.com/Diarkis/diarkis/client/clienttest"
 	"github.com/Diarkis/diarkis/internal/reliable"
@@ -446,5 +448,27 @@ func TestWhatWaitsWithoutAConnectionIsBounded(t *testing.T) {
 	}
 	if !errors.Is(err, client.ErrSlow) && !errors.Is(err, client.ErrBusy) {
 		t.Errorf("requests without bounds: %v", err)
+	}
+}
+
+// TestNothingRunsAfterClose, not even what undoes a login that nobody answers any more.
+func TestNothingRunsAfterClose(t *testing.T) {
+	g := haunted(t, false)
+	g.LoseAccepts(1000)
+	_, e := reserve(t, g.Node)
+	before := goleak.IgnoreCurrent()
+	c, err := client.New(client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	connected := make(chan error, 1)
+	go func() { connected <- c.Dial(context.Background(), e) }()
+	take(t, "the login", g.opened)
+	shut(c)
+	if err := take(t, "connect", connected); !errors.Is(err, client.ErrClosed) {
+		t.Errorf("connect: %v", err)
+	}
+	if err := goleak.Find(before); err != nil {
+		t.Error(err)
 	}
 }
