@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -23,16 +25,21 @@ type stall struct {
 	took time.Duration
 }
 
-func (s stall) String() string { return fmt.Sprintf("%.1fs", s.took.Seconds()) }
-
 // watchStalls looks for times in which the whole machine did nothing, which nobody on it
-// can do anything about. They are no outages of a player.
+// can do anything about. They are no outages of a player, and may cost what a long pause
+// of every node does.
 func (w *chaos) watchStalls() {
-	w.running.Go(func() {
+	ctx, stop := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	w.t.Cleanup(func() {
+		stop()
+		watching.Wait()
+	})
+	watching.Go(func() {
 		const every = 20 * time.Millisecond
-		for w.ctx.Err() == nil {
+		for ctx.Err() == nil {
 			began := time.Now()
-			wait(w.ctx, every)
+			wait(ctx, every)
 			if late := time.Since(began) - every; late > stallMin {
 				w.event("the machine stood still for %.1f s", late.Seconds())
 				w.mu.Lock()
@@ -43,7 +50,19 @@ func (w *chaos) watchStalls() {
 	})
 }
 
-const stallMin = 200 * time.Millisecond
+// stalled tells whether the machine stood still for long at some time before t.
+func (w *chaos) stalled(t time.Time, before time.Duration) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.stalls, func(s stall) bool {
+		return s.took > stallLong && s.from.After(t.Add(-before)) && s.from.Before(t)
+	})
+}
+
+const (
+	stallMin  = 200 * time.Millisecond
+	stallLong = time.Second
+)
 
 // without returns how long an outage was apart from the stalls.
 func (o outage) without(stalls []stall) time.Duration {
@@ -79,7 +98,7 @@ func (b *bot) meddles() {
 
 // outAfter returns the longest outage of a player that began with a fault. It reports
 // false when the player had a part in that itself.
-func (b *bot) outAfter(f *befallen) (most time.Duration, ok bool) {
+func (b *bot) outAfter(f *befallen, stalls []stall) (most time.Duration, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, o := range b.outages {
@@ -91,7 +110,7 @@ func (b *bot) outAfter(f *befallen) (most time.Duration, ok bool) {
 				return 0, false
 			}
 		}
-		most = max(most, o.without(b.w.stalls))
+		most = max(most, o.without(stalls))
 	}
 	return most, true
 }
@@ -127,11 +146,14 @@ func (rows outageRows) add(more outageRows) {
 // were other faults in the round they may have had their part.
 func (w *chaos) outageRows() outageRows {
 	rows := make(outageRows)
+	w.mu.Lock()
+	stalls := slices.Clone(w.stalls)
+	w.mu.Unlock()
 	for _, f := range w.faults {
 		r := rows.row(rowName(f.kind, f.alone))
 		r.faults++
 		for _, b := range f.touched {
-			switch out, ok := b.outAfter(f); {
+			switch out, ok := b.outAfter(f, stalls); {
 			case !ok:
 			case b.period < time.Second:
 				r.often = append(r.often, out)
