@@ -59,6 +59,9 @@ func (w *chaos) stalled(t time.Time, before time.Duration) bool {
 	})
 }
 
+// drainMax is DIARKIS_SHUTDOWN_TIMEOUT of the nodes that start starts.
+const drainMax = 5 * time.Second
+
 const (
 	stallMin  = 200 * time.Millisecond
 	stallLong = time.Second
@@ -101,8 +104,12 @@ func (b *bot) meddles() {
 func (b *bot) outAfter(f *befallen, stalls []stall) (most time.Duration, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	last := f.to
+	if f.kind == drain { // players stay until the node closes
+		last = last.Add(drainMax)
+	}
 	for _, o := range b.outages {
-		if o.from.Before(f.from.Add(-2*b.period)) || o.from.After(f.to.Add(5*time.Second)) || !slices.Contains(f.publics, o.node) {
+		if o.from.Before(f.from.Add(-2*b.period)) || o.from.After(last) || !slices.Contains(f.publics, o.node) {
 			continue
 		}
 		for _, m := range b.meddled {
