@@ -88,7 +88,9 @@ func (s *Server) pick(c []mars.Member) int {
 			i = j
 		}
 	}
-	s.handedLocked(c[i]).add(second)
+	if h := s.handedLocked(c[i]); h != nil {
+		h.add(second)
+	}
 	return i
 }
 
@@ -103,12 +105,18 @@ func (s *Server) usersLocked(second int64, m mars.Member) int {
 	return m.Users + h.n
 }
 
+// handedLocked returns what was handed out on a run of a node; nil when the directory names
+// another by now, or none: a request that began before must not take the place of its count.
 func (s *Server) handedLocked(m mars.Member) *handed {
 	h := s.handed[m.Node]
-	if h == nil || h.run != m.Incarnation {
-		h = &handed{run: m.Incarnation, users: m.Users, second: s.second(time.Now())}
-		s.handed[m.Node] = h
+	if h != nil && h.run == m.Incarnation {
+		return h
 	}
+	if now, ok := s.seen.Lookup(m.Node); !ok || now.Incarnation != m.Incarnation {
+		return nil
+	}
+	h = &handed{run: m.Incarnation, users: m.Users, second: s.second(time.Now())}
+	s.handed[m.Node] = h
 	return h
 }
 
@@ -116,21 +124,27 @@ func (s *Server) handedLocked(m mars.Member) *handed {
 func (s *Server) handOut(m mars.Member) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.handedLocked(m).add(s.second(time.Now()))
+	if h := s.handedLocked(m); h != nil {
+		h.add(s.second(time.Now()))
+	}
 }
 
 // giveBack takes back one that was not given, or that nobody was told of.
 func (s *Server) giveBack(m mars.Member) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.handedLocked(m).take(1)
+	if h := s.handedLocked(m); h != nil {
+		h.take(1)
+	}
 }
 
 // failed notes that a node refused, or was silent.
 func (s *Server) failed(m mars.Member) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.handedLocked(m).failed = time.Now()
+	if h := s.handedLocked(m); h != nil {
+		h.failed = time.Now()
+	}
 }
 
 // arriveLocked compares what was handed out with a new directory.

@@ -132,6 +132,17 @@ func TestBurst(t *testing.T) {
 			f.members[0].Incarnation = id.Incarnation{99}
 			even(t, burst(t, s, f, 200), 200, 0)
 		}},
+		{"a request to the run before ends late", func(t *testing.T, s *httpapi.Server, f *fake) {
+			f.members = []mars.Member{udp(1, 0), udp(2, 500)}
+			f.dead = map[id.Node]bool{"10.0.0.1:1": true}
+			done := make(chan struct{})
+			go func() { defer close(done); do(s, "GET", "/endpoint/type/UDP/user/first", "") }()
+			synctest.Wait()
+			f.dead, f.members[0].Incarnation = nil, id.Incarnation{99}
+			even(t, burst(t, s, f, 400), 400, 0)
+			<-done
+			even(t, burst(t, s, f, 400), 250, 150)
+		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -171,7 +171,7 @@ func (s *Server) debugEndpoint(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusBadRequest, "the address is not host:port")
 		return
 	}
-	all := s.cluster.Directory().ByType(r.PathValue("type"))
+	all := s.learn().ByType(r.PathValue("type"))
 	i := slices.IndexFunc(all, func(m mars.Member) bool { return string(m.Node) == addr || m.Endpoint == addr })
 	if i < 0 {
 		writeError(w, http.StatusNotFound, "no node of that type has that address")

@@ -114,7 +114,7 @@ func FuzzParseMove(f *testing.F) {
 	f.Add(moveOffer{uid: "u", issued: 5, ttl: time.Second, state: []byte("x")}.marshal())
 	f.Add(moveReply{host: "::1", port: 1}.marshal())
 	f.Add(moveID{1, 2}.marshal())
-	some := notices{clock: 9, facts: []exchange.Fact{{UID: "u", Order: order{Issued: 3}}}}
+	some := notices{clock: 9, wall: 7, facts: []exchange.Fact{{UID: "u", Order: order{Issued: 3}}}}
 	f.Add(some.marshal(told))
 	f.Add(some.marshal(answered))
 	f.Add(some.marshalOld())

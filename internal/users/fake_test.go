@@ -1,6 +1,7 @@
 package users
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
 	"sync"
@@ -25,6 +26,8 @@ type network struct {
 	nodes map[id.Node]map[uint16]mesh.Handler
 	cut   func(from, to id.Node, cmd uint16) loss
 	views map[id.Node]*mars.Directory // what nodes see of the cluster, if not all of it
+	walls map[id.Node]time.Duration   // by how much wall clocks are ahead
+	logs  map[id.Node]*bytes.Buffer   // of those that have one; set before start
 }
 
 // see has a node see these others, or everybody when there are none.
@@ -35,6 +38,18 @@ func (net *network) see(n id.Node, others ...mars.Member) {
 	if len(others) > 0 {
 		net.views[n] = mars.NewDirectory(1, others...)
 	}
+}
+
+func (net *network) setWall(n id.Node, ahead time.Duration) {
+	net.mu.Lock()
+	defer net.mu.Unlock()
+	net.walls[n] = ahead
+}
+
+func (net *network) wall(n id.Node) time.Time {
+	net.mu.Lock()
+	defer net.mu.Unlock()
+	return time.Now().Add(net.walls[n]).Round(0)
 }
 
 func (net *network) view(n id.Node) *mars.Directory {
@@ -370,7 +385,7 @@ type node struct {
 }
 
 func newNetwork() *network {
-	return &network{nodes: make(map[id.Node]map[uint16]mesh.Handler), views: make(map[id.Node]*mars.Directory)}
+	return &network{nodes: make(map[id.Node]map[uint16]mesh.Handler), views: make(map[id.Node]*mars.Directory), walls: make(map[id.Node]time.Duration)}
 }
 
 // start makes nodes "a:1", "b:1", … of role udp and runs them until the returned
@@ -392,7 +407,12 @@ func start(t *testing.T, net *network, cfg Config, names ...string) (nodes []*no
 			return directory
 		}
 		cfg.Endpoint = func() string { return "192.0.2.7:7100" }
-		r, err := New(cfg, &fakeMesh{net, m.Node}, zerolog.Nop(), prometheus.NewRegistry())
+		cfg.Wall = func() time.Time { return net.wall(m.Node) }
+		log := zerolog.Nop()
+		if b := net.logs[m.Node]; b != nil {
+			log = zerolog.New(b)
+		}
+		r, err := New(cfg, &fakeMesh{net, m.Node}, log, prometheus.NewRegistry())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,7 +20,7 @@ const (
 )
 
 // errClock means that what a node says was issued at a time no clock shows.
-var errClock = errors.New("notice of the far future")
+var errClock = errors.New("issued at a time that no clock shows")
 
 // notices is a message with [mesh.CmdUserOpened], and the answer to it.
 //
@@ -28,6 +28,7 @@ var errClock = errors.New("notice of the far future")
 //	1         layout, 2
 //	8         the sender's clock, µs, see [exchange.Clock]
 //	1         answer only: 1 when nobody has a place on that node, else 0
+//	8         answer only: the sender's wall clock, µs since the Unix epoch, see [exchange.Walls]
 //	then, for each of at most 256 sids that opened; in the answer those that are newer
 //	than what was told:
 //	u32 + …   user id
@@ -38,6 +39,7 @@ var errClock = errors.New("notice of the far future")
 type notices struct {
 	clock  int64
 	nobody bool
+	wall   int64
 	facts  []exchange.Fact
 }
 
@@ -56,7 +58,7 @@ func (n notices) marshal(p part) []byte {
 		if n.nobody {
 			nobody = 1
 		}
-		dst = append(dst, nobody)
+		dst = binary.BigEndian.AppendUint64(append(dst, nobody), uint64(n.wall))
 	}
 	return appendFacts(dst, n.facts)
 }
@@ -87,6 +89,7 @@ func parseNotices(b []byte, p part) (n notices, old bool, err error) {
 		if n.nobody = v == 1; v > 1 {
 			r.err = errCodec
 		}
+		n.wall = int64(r.u64())
 	}
 	for r.err == nil && len(r.b) > 0 {
 		f := exchange.Fact{UID: id.UID(r.text(id.UIDBytesMax))}
@@ -175,22 +178,32 @@ func (r *Registry) handleNotices(_ context.Context, from mesh.Peer, payload []by
 		return nil, err
 	}
 	newer, err := r.hear(from.Node, n)
-	if err != nil || old {
+	if err != nil {
 		return nil, err
 	}
-	return notices{clock: r.now(), nobody: r.count.Load() == 0, facts: newer}.marshal(answered), nil
+	if old { // it reads no answer: who is newer is told once more, like one who has just opened
+		for _, u := range newer {
+			r.notify(u)
+		}
+		return nil, nil
+	}
+	reply := notices{clock: r.now(), nobody: r.count.Load() == 0, wall: r.cfg.Wall().UnixMicro()}
+	for _, u := range newer {
+		reply.facts = append(reply.facts, exchange.Fact{UID: u.ID, Order: u.order})
+	}
+	return reply.marshal(answered), nil
 }
 
 // hear ends whom another node knows newer sids of, and returns those that are newer than
 // what it knows. It takes all or, when a time in it is no clock's, nothing.
-func (r *Registry) hear(from id.Node, n notices) (newer []exchange.Fact, err error) {
+func (r *Registry) hear(from id.Node, n notices) (newer []*User, err error) {
 	latest := n.clock
 	for _, f := range n.facts {
 		latest = max(latest, f.Order.Issued)
 	}
 	if !r.raise(latest) {
-		if more, ok := r.farAhead.Line(string(from)); ok {
-			r.log.Warn().Stringer("peer", from).Int("more", more).Msg("clock of another node is ahead by months, its notices of opened users were refused")
+		if more, ok := r.noClock.Line(string(from)); ok {
+			r.log.Warn().Stringer("peer", from).Int("more", more).Msg("another node sent times that no clock shows, its notices of opened users were refused")
 		}
 		return nil, errClock
 	}
@@ -209,7 +222,7 @@ func (r *Registry) hear(from id.Node, n notices) (newer []exchange.Fact, err err
 			}
 		}
 		if best != nil {
-			newer = append(newer, exchange.Fact{UID: best.ID, Order: best.order})
+			newer = append(newer, best)
 		}
 	}
 	r.replace(losers)
@@ -220,12 +233,12 @@ func (r *Registry) hear(from id.Node, n notices) (newer []exchange.Fact, err err
 func (r *Registry) now() int64 {
 	r.randMu.Lock()
 	defer r.randMu.Unlock()
-	return r.clock.Now(time.Now())
+	return r.clock.Now(time.Now(), r.cfg.Wall())
 }
 
 // raise takes another node's time over; false for what no clock shows.
 func (r *Registry) raise(heard int64) bool {
 	r.randMu.Lock()
 	defer r.randMu.Unlock()
-	return r.clock.Raise(time.Now(), heard)
+	return r.clock.Raise(time.Now(), r.cfg.Wall(), heard)
 }

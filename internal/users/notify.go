@@ -60,14 +60,23 @@ type announcer struct {
 	r         *Registry
 	machine   *exchange.Machine
 	directory *mars.Directory // what the machine was told of
-	answers   chan exchange.Answered
+	answers   chan answer
 	sending   sync.WaitGroup
+	clocks    clockWatch
+}
+
+// answer is what became of a message, and the other node's wall clock, zero when that is
+// not known, at the time when it came.
+type answer struct {
+	exchange.Answered
+	wall int64
+	at   time.Time
 }
 
 // announce tells the other nodes who is open here, until ctx ends.
 func (r *Registry) announce(ctx context.Context) {
 	a := &announcer{
-		r: r, answers: make(chan exchange.Answered),
+		r: r, answers: make(chan answer), clocks: newClockWatch(r.cfg.Self.Node, time.Now(), r.cfg.Wall(), r.log),
 		machine: exchange.New(exchange.Config{Parts: shards, Open: r.users.openIn}),
 	}
 	defer a.sending.Wait()
@@ -80,14 +89,19 @@ func (r *Registry) announce(ctx context.Context) {
 			return
 		case <-r.notices.wake:
 			in = r.notices.take()
-		case in = <-a.answers:
+		case got := <-a.answers:
+			in = got.Answered
+			a.clocks.hear(got)
 		case <-timer.C:
 		}
 		wake := a.step(ctx, in)
 		if d := r.cfg.Directory(); d != a.directory {
 			a.directory = d
-			wake = a.step(ctx, exchange.Members{Peers: r.peers(d)})
+			peers := r.peers(d)
+			wake = a.step(ctx, exchange.Members{Peers: peers})
+			a.clocks.walls.Keep(peers)
 		}
+		a.clocks.judge(time.Now(), r.cfg.Wall())
 		wait := directoryPoll
 		if !wake.IsZero() {
 			wait = min(wait, time.Until(wake))
@@ -129,10 +143,11 @@ func (a *announcer) step(ctx context.Context, in exchange.Input) (wake time.Time
 }
 
 // tell sends a message and waits for the answer of the handler.
-func (r *Registry) tell(ctx context.Context, m exchange.Message) exchange.Answered {
+func (r *Registry) tell(ctx context.Context, m exchange.Message) (in answer) {
 	ctx, cancel := context.WithTimeout(ctx, noticeTimeout)
 	defer cancel()
-	in := exchange.Answered{To: m.To, Attempt: m.Attempt}
+	in.Answered = exchange.Answered{To: m.To, Attempt: m.Attempt}
+	asked := time.Now()
 	n := notices{clock: r.now(), facts: m.Facts}
 	b, err := r.mesh.Request(ctx, m.To, mesh.CmdUserOpened, n.marshal(told))
 	var remote *mesh.RemoteError
@@ -145,6 +160,10 @@ func (r *Registry) tell(ctx context.Context, m exchange.Message) exchange.Answer
 			_, err = r.hear(m.To, n)
 		}
 		in.OK, in.Nobody = err == nil, n.nobody
+		// Later than that, this process stood still, and the answer is old.
+		if in.at = time.Now(); in.at.Sub(asked) <= noticeTimeout {
+			in.wall = n.wall
+		}
 	}
 	if err != nil && ctx.Err() != context.Canceled {
 		r.metrics.noticesFailed.Inc()

@@ -98,6 +98,8 @@ type Config struct {
 	Budget       Budget        // what a client may have the node do
 	CloseMax     time.Duration // Run waits this long for handlers when it ends; zero means 5 s
 	Rand         io.Reader     // makes sids and keys; nil means crypto/rand
+	// Wall is what the wall clock shows, which may be set at any time; nil means time.Now.
+	Wall func() time.Time
 }
 
 func (c Config) withDefaults() Config {
@@ -114,6 +116,9 @@ func (c Config) withDefaults() Config {
 	c.CloseMax = orElse(c.CloseMax, 5*time.Second)
 	if c.Rand == nil {
 		c.Rand = rand.Reader
+	}
+	if c.Wall == nil {
+		c.Wall = time.Now
 	}
 	if c.MemoryShort == nil {
 		c.MemoryShort = func() bool { return false }
@@ -172,7 +177,7 @@ type Registry struct {
 	randMu sync.Mutex // guards cfg.Rand and clock
 	clock  exchange.Clock
 
-	farAhead telemetry.Throttle // log lines on nodes with such clocks
+	noClock telemetry.Throttle // log lines on nodes that send such times
 
 	moves moves
 

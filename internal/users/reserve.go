@@ -179,7 +179,7 @@ func (r *Registry) issue(given *secure.Credentials) (c secure.Credentials, at in
 	} else if c, err = secure.NewCredentials(r.cfg.Rand); err != nil {
 		return c, 0, err
 	}
-	return c, r.clock.Issue(time.Now()), nil
+	return c, r.clock.Issue(time.Now(), r.cfg.Wall()), nil
 }
 
 // endpoint is where clients reach this node.

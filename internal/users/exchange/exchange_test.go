@@ -2,7 +2,6 @@ package exchange
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"testing"
 	"time"
@@ -237,31 +236,4 @@ func TestTraps(t *testing.T) {
 			t.Errorf("told %v", told)
 		}
 	})
-}
-
-func TestClock(t *testing.T) {
-	c := NewClock(simStart)
-	first := c.Issue(simStart)
-	if again := c.Issue(simStart); again <= first {
-		t.Error("issued twice at the same time")
-	}
-	heard := simStart.Add(10 * time.Hour).UnixMicro()
-	if !c.Raise(simStart, heard) || c.Issue(simStart) <= heard {
-		t.Error("issued earlier than what was heard")
-	}
-	last := c.Now(simStart)
-	for _, lie := range []int64{-1, math.MinInt64, math.MaxInt64, simStart.Add(TrustMax + time.Second).UnixMicro()} {
-		if c.Raise(simStart, lie) || c.Now(simStart) != last {
-			t.Errorf("%d was believed", lie)
-		}
-	}
-	// As far ahead as a liar gets it, an honest one believes it still, although its own
-	// wall clock is far behind.
-	if !c.Raise(simStart, simStart.Add(TrustMax).UnixMicro()) {
-		t.Fatal("refused")
-	}
-	behind := NewClock(simStart.Add(-100 * 24 * time.Hour))
-	if !behind.Raise(simStart.Add(-100*24*time.Hour), c.Issue(simStart)) {
-		t.Error("nodes whom a liar pulled ahead do not believe each other")
-	}
 }

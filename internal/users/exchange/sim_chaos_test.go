@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
@@ -14,7 +15,7 @@ func (s *sim) chaos(d time.Duration) {
 		s.run(s.between(0, 700*time.Millisecond))
 		n, m := s.nodes[s.rng.IntN(len(s.nodes))], s.nodes[s.rng.IntN(len(s.nodes))]
 		uid := id.UID(fmt.Sprint("u", s.rng.IntN(simUsers)))
-		switch x := s.rng.IntN(20); {
+		switch x := s.rng.IntN(22); {
 		case n.dead:
 		case x < 8:
 			late := s.between(0, 100*time.Millisecond)
@@ -38,6 +39,10 @@ func (s *sim) chaos(d time.Duration) {
 			s.split(s.between(0, 20*time.Second))
 		case x < 18:
 			s.cutFor(n.name, m.name, s.between(0, 20*time.Second))
+		case x < 19:
+			n.on(0, n.setClock)
+		case x < 20:
+			n.on(0, n.hearNonsense)
 		default:
 			s.omit(n, m, s.between(0, 20*time.Second))
 		}
@@ -96,7 +101,7 @@ func (s *sim) kill(n *simNode, d time.Duration) {
 	n.run++
 	s.after(d, func() {
 		if n.dead {
-			n.skew = s.between(0, 20*time.Hour) - 10*time.Hour
+			n.skew = s.anySkew()
 			n.start()
 		}
 	})
@@ -122,4 +127,40 @@ func (s *sim) cutFor(a, b id.Node, d time.Duration) {
 func (s *sim) omit(n, m *simNode, d time.Duration) {
 	n.omit[m.name] = true
 	s.after(d, func() { delete(n.omit, m.name) })
+}
+
+// anySkew is by how much a wall clock is ahead: right, off by hours, or by up to 56 years,
+// as on a machine that has not asked anybody for the time yet.
+func (s *sim) anySkew() time.Duration {
+	const years = 365 * 24 * time.Hour
+	switch s.rng.IntN(4) {
+	case 0:
+		return 0
+	case 1:
+		return s.between(-56*years, 56*years)
+	case 2:
+		return s.between(-400*24*time.Hour, 400*24*time.Hour)
+	}
+	return s.between(-10*time.Hour, 10*time.Hour)
+}
+
+// setClock sets the wall clock of a node that runs. To the machine a clock that was set
+// forward is a pause.
+func (n *simNode) setClock() {
+	skew := n.s.anySkew()
+	n.s.note("%s has its clock set by %v", n.name, skew-n.skew)
+	if skew > n.skew {
+		n.machine.stepped = n.machine.stepped.Add(n.skew - skew)
+	}
+	n.skew = skew
+}
+
+// hearNonsense is what a bug of another node says.
+func (n *simNode) hearNonsense() {
+	lie := n.s.rng.Int64() >> n.s.rng.IntN(12)
+	if n.s.rng.IntN(4) == 0 {
+		lie = math.MaxInt64
+	}
+	believed := n.clock.Raise(n.mono(), n.wall(), lie)
+	n.s.note("%s hears of the time %d: believed %v", n.name, lie, believed)
 }

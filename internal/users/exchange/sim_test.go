@@ -16,8 +16,9 @@ import (
 )
 
 // The simulated cluster: nodes with users, links that lose, delay, repeat and are cut,
-// processes that stand still, die and come back, directories that lag or omit somebody, and
-// wall clocks that differ by hours. What a node does with what it hears is the registry's
+// processes that stand still, die and come back, directories that lag or omit somebody, wall
+// clocks that are off by hours or decades and are set while the node runs, and times that no
+// clock shows. What a node does with what it hears is the registry's
 // code for it, Judge and Clock.
 
 const (
@@ -88,7 +89,7 @@ func newSim(seed uint64, nodes int) *sim {
 	s := &sim{rng: rand.New(rand.NewPCG(seed, 9)), cut: map[[2]id.Node]bool{}, opened: map[id.UID][]Order{}}
 	for i := range nodes {
 		n := &simNode{s: s, name: id.Node(fmt.Sprintf("10.0.0.%d:1", i+1)), omit: map[id.Node]bool{}, seen: map[id.Node]id.Incarnation{}}
-		n.skew = time.Duration(s.rng.Int64N(int64(20*time.Hour))) - 10*time.Hour
+		n.skew = s.anySkew()
 		s.nodes = append(s.nodes, n)
 	}
 	for _, n := range s.nodes {
@@ -134,7 +135,9 @@ func (n *simNode) on(d time.Duration, do func()) {
 	})
 }
 
-func (n *simNode) wall() time.Time { return simStart.Add(n.skew + n.s.now) }
+// mono is the monotonic clock, wall what the wall clock shows.
+func (n *simNode) mono() time.Time { return simStart.Add(n.s.now) }
+func (n *simNode) wall() time.Time { return n.mono().Add(n.skew) }
 
 func (n *simNode) start() {
 	n.run++
@@ -142,7 +145,7 @@ func (n *simNode) start() {
 	n.life = id.Incarnation{byte(n.run)}
 	n.users = map[id.UID]map[Digest]Order{}
 	clear(n.seen)
-	n.clock = NewClock(n.wall())
+	n.clock = NewClock(n.mono())
 	n.machine = New(Config{Parts: 3, Open: func(part int) (all []Fact) {
 		for _, uid := range slices.Sorted(maps.Keys(n.users)) {
 			if int(uid[1])%3 != part {
@@ -183,11 +186,11 @@ func (n *simNode) look() {
 }
 
 func (n *simNode) step(in Input) {
-	out := n.machine.Step(n.wall(), in)
+	out := n.machine.Step(n.mono(), in)
 	for _, m := range out.Send {
 		n.send(m)
 	}
-	if d := out.WakeAt.Sub(n.wall()); !out.WakeAt.IsZero() && d < 250*time.Millisecond {
+	if d := out.WakeAt.Sub(n.mono()); !out.WakeAt.IsZero() && d < 250*time.Millisecond {
 		n.on(max(d, 0), func() { n.step(Tick{}) })
 	}
 }
@@ -225,7 +228,7 @@ func (n *simNode) send(m Message) {
 		}
 	}
 	n.on(simTimeout, func() { answer(Answered{}) })
-	clock := n.clock.Now(n.wall())
+	clock := n.clock.Now(n.mono(), n.wall())
 	times := 1
 	if s.rng.Float64() < s.double {
 		times = 2
@@ -237,7 +240,7 @@ func (n *simNode) send(m Message) {
 		}
 		to.on(d, func() {
 			newer := to.hear(clock, m.Facts)
-			nobody, theirs := len(to.users) == 0, to.clock.Now(to.wall())
+			nobody, theirs := len(to.users) == 0, to.clock.Now(to.mono(), to.wall())
 			if d, ok := s.reach(to.name, n.name); ok {
 				n.on(d, func() {
 					n.hear(theirs, newer)
@@ -250,9 +253,11 @@ func (n *simNode) send(m Message) {
 
 // hear is Registry.hear.
 func (n *simNode) hear(clock int64, facts []Fact) (newer []Fact) {
-	n.clock.Raise(n.wall(), clock)
+	if !n.clock.Raise(n.mono(), n.wall(), clock) {
+		n.s.wrong = append(n.s.wrong, fmt.Sprintf("%s does not believe a clock that shows %d", n.name, clock))
+	}
 	for _, f := range facts {
-		n.clock.Raise(n.wall(), f.Order.Issued)
+		n.clock.Raise(n.mono(), n.wall(), f.Order.Issued)
 		for d, o := range n.users[f.UID] {
 			switch Judge(o, true, f.Order) {
 			case Lose:
@@ -301,7 +306,7 @@ func (n *simNode) open(uid id.UID, o Order) {
 
 func (n *simNode) login(uid id.UID, late time.Duration) Digest {
 	n.s.sids++
-	o := Order{n.clock.Issue(n.wall()), Digest{n.s.sids}}
+	o := Order{n.clock.Issue(n.mono(), n.wall()), Digest{n.s.sids}}
 	n.on(late, func() { n.open(uid, o) })
 	return o.Digest
 }
@@ -345,10 +350,14 @@ func (s *sim) requireOne() error {
 }
 
 // requireLatest logs every user in once more, somewhere, and wants that one to stay:
-// whatever the clocks.
+// whatever the clocks, which may be set shortly before.
 func (s *sim) requireLatest() error {
 	latest := map[id.UID]Digest{}
 	for range 3 {
+		if s.rng.IntN(2) == 0 {
+			s.nodes[s.rng.IntN(len(s.nodes))].setClock()
+			s.run(time.Second)
+		}
 		for i := range simUsers {
 			uid := id.UID(fmt.Sprint("u", i))
 			latest[uid] = s.nodes[s.rng.IntN(len(s.nodes))].login(uid, 0)
