@@ -45,11 +45,17 @@ func (t *table) change(from, to client.RoomID) {
 	}
 }
 
-func (t *table) clear() { t.change(t.where(), "") }
+// move has the table meet in another room.
+func (t *table) move() {
+	for _, b := range t.bots {
+		b.meddles()
+	}
+	t.change(t.where(), "")
+}
 
 // newMatch has all leave their node and ask for another.
 func (t *table) newMatch() {
-	t.clear()
+	t.move()
 	for _, b := range t.bots {
 		b.mu.Lock()
 		devices := slices.Clone(b.devices)
@@ -75,6 +81,7 @@ type bot struct {
 	failed  time.Time  // when a device last did not get in
 	node    string     // where that was
 	outages []outage
+	meddled []time.Time // when it did something that puts it out for a moment
 }
 
 // device is one client of a user.
@@ -152,6 +159,7 @@ func (b *bot) logInTwice() {
 		}
 	}
 	b.w.event("%s logs in twice, on %v", b.uid, nodes)
+	b.meddles()
 	for _, n := range nodes {
 		b.logIn(n)
 	}
@@ -171,6 +179,7 @@ func (b *bot) walkAway() {
 	d.gone.Store(true)
 	d.endStay("vanished")
 	b.w.event("%s vanishes", d.name)
+	b.meddles()
 	b.w.running.Go(d.abandon)
 	b.logIn("")
 }

@@ -119,7 +119,7 @@ func (w *chaos) deed(f fault) (begin, end func()) {
 	case walkAway:
 		return func() { w.some(f, (*bot).walkAway) }, nothing
 	case newTable:
-		return func() { w.some(f, func(b *bot) { b.table.clear() }) }, nothing
+		return func() { w.some(f, func(b *bot) { b.table.move() }) }, nothing
 	case newMatch:
 		return func() { w.some(f, func(b *bot) { b.table.newMatch() }) }, nothing
 	}

@@ -242,6 +242,9 @@ func (w *chaos) judgeGaps() {
 			continue // between two matches
 		}
 		kind := explains(faults, g)
+		if kind == "" && w.stalled(g.at, gapAfter) {
+			kind = "the machine stood still"
+		}
 		if kind == "" {
 			w.problem("%s had a gap at %.2f s that no fault explains: it was on %s (%s)", g.device.name, g.at.Sub(w.start).Seconds(), g.node, g.why)
 			continue
@@ -316,7 +319,12 @@ func (w *chaos) judgeLogs() {
 		lines := slices.Clone(n.lines)
 		n.mu.Unlock()
 		for _, l := range lines {
-			if why := falseLine(l); why != "" {
+			why := falseLine(l)
+			if why == anError && w.stalled(time.Now(), runMax) {
+				w.event("%s %s, after the machine had stood still: %s", n.name, n.Mesh, l)
+				continue
+			}
+			if why != "" {
 				w.problem("%s %s logged %s: %s", n.name, n.Mesh, why, l[:min(len(l), 600)])
 			}
 		}
@@ -335,6 +343,9 @@ const (
 	expiredMin = 3 * time.Second
 )
 
+// anError is what falseLine says of the highest levels.
+const anError = "an error, though no part of it failed"
+
 // falseLine says what is wrong with a line of a log, "" when nothing is.
 func falseLine(l string) string {
 	fields := make(map[string]any)
@@ -344,7 +355,7 @@ func falseLine(l string) string {
 	case json.Unmarshal([]byte(l), &fields) != nil:
 		return "what is no JSON"
 	case fields["level"] == "error" || fields["level"] == "fatal":
-		return "an error, though no part of it failed"
+		return anError
 	}
 	for name, v := range fields {
 		text, ok := v.(string)

@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -23,16 +25,21 @@ type stall struct {
 	took time.Duration
 }
 
-func (s stall) String() string { return fmt.Sprintf("%.1fs", s.took.Seconds()) }
-
 // watchStalls looks for times in which the whole machine did nothing, which nobody on it
-// can do anything about. They are no outages of a player.
+// can do anything about. They are no outages of a player, and may cost what a long pause
+// of every node does.
 func (w *chaos) watchStalls() {
-	w.running.Go(func() {
+	ctx, stop := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	w.t.Cleanup(func() {
+		stop()
+		watching.Wait()
+	})
+	watching.Go(func() {
 		const every = 20 * time.Millisecond
-		for w.ctx.Err() == nil {
+		for ctx.Err() == nil {
 			began := time.Now()
-			wait(w.ctx, every)
+			wait(ctx, every)
 			if late := time.Since(began) - every; late > stallMin {
 				w.event("the machine stood still for %.1f s", late.Seconds())
 				w.mu.Lock()
@@ -43,7 +50,22 @@ func (w *chaos) watchStalls() {
 	})
 }
 
-const stallMin = 200 * time.Millisecond
+// stalled tells whether the machine stood still for long at some time before t.
+func (w *chaos) stalled(t time.Time, before time.Duration) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.stalls, func(s stall) bool {
+		return s.took > stallLong && s.from.After(t.Add(-before)) && s.from.Before(t)
+	})
+}
+
+// drainMax is DIARKIS_SHUTDOWN_TIMEOUT of the nodes that start starts.
+const drainMax = 5 * time.Second
+
+const (
+	stallMin  = 200 * time.Millisecond
+	stallLong = time.Second
+)
 
 // without returns how long an outage was apart from the stalls.
 func (o outage) without(stalls []stall) time.Duration {
@@ -70,16 +92,34 @@ func (b *bot) plays(node string) {
 	b.played, b.node = now, node
 }
 
-// outAfter returns the longest outage of a player that began with a fault.
-func (b *bot) outAfter(f *befallen) (most time.Duration) {
+// meddles notes that the player does something that puts it out for a moment.
+func (b *bot) meddles() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, o := range b.outages {
-		if o.from.After(f.from.Add(-2*b.period)) && o.from.Before(f.to.Add(5*time.Second)) && slices.Contains(f.publics, o.node) {
-			most = max(most, o.without(b.w.stalls))
-		}
+	b.meddled = append(b.meddled, time.Now())
+}
+
+// outAfter returns the longest outage of a player that began with a fault. It reports
+// false when the player had a part in that itself.
+func (b *bot) outAfter(f *befallen, stalls []stall) (most time.Duration, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	last := f.to
+	if f.kind == drain { // players stay until the node closes
+		last = last.Add(drainMax)
 	}
-	return most
+	for _, o := range b.outages {
+		if o.from.Before(f.from.Add(-2*b.period)) || o.from.After(last) || !slices.Contains(f.publics, o.node) {
+			continue
+		}
+		for _, m := range b.meddled {
+			if m.After(o.from.Add(-time.Second)) && m.Before(o.from.Add(o.took+b.period)) {
+				return 0, false
+			}
+		}
+		most = max(most, o.without(stalls))
+	}
+	return most, true
 }
 
 // outageRow is a line of the table of outages: of all players whom faults of a kind
@@ -113,13 +153,18 @@ func (rows outageRows) add(more outageRows) {
 // were other faults in the round they may have had their part.
 func (w *chaos) outageRows() outageRows {
 	rows := make(outageRows)
+	w.mu.Lock()
+	stalls := slices.Clone(w.stalls)
+	w.mu.Unlock()
 	for _, f := range w.faults {
 		r := rows.row(rowName(f.kind, f.alone))
 		r.faults++
 		for _, b := range f.touched {
-			if out := b.outAfter(f); b.period < time.Second {
+			switch out, ok := b.outAfter(f, stalls); {
+			case !ok:
+			case b.period < time.Second:
 				r.often = append(r.often, out)
-			} else {
+			default:
 				r.rarer = append(r.rarer, out)
 			}
 		}

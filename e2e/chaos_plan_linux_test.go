@@ -192,6 +192,7 @@ func shortRound(r *rand.Rand) []fault {
 		{kind: restart, node: "mars", at: 2 * time.Second, lasts: time.Second},
 		{kind: cutCrowd, node: udp[2], crowd: r.IntN(size.crowds), at: 3 * time.Second, lasts: 2 * time.Second},
 		{kind: drain, node: "tcp-1", at: time.Second, lasts: time.Second},
+		{kind: takeover, at: 1500 * time.Millisecond, count: 13}, // some of whom were on the paused node
 	}
 	return append(round, playersDo(r, size, 3*time.Second)...)
 }
