@@ -41,7 +41,7 @@ func TestEnded(t *testing.T) {
 		p.later()
 		p.answer(p.ask())
 		if d := p.out.Directory; d != nil {
-			ended = d.Ended
+			ended = slices.Clone(d.Ended)
 		}
 	}
 	refresh()
