@@ -150,8 +150,8 @@ type Node struct {
 
 // standing is the answer of Joined, Reigns and Votes.
 type standing struct {
-	joined, reigns, votes bool
-	reason                string
+	joined, reigns, votes, kept bool
+	reason                      string
 }
 
 // call is a request from another node that waits for the loop.
@@ -394,6 +394,9 @@ func (n *Node) Leave(ctx context.Context) error {
 	case <-ctx.Done():
 		if joined, _ := n.Joined(); !joined { // a heartbeat may be under way, to nobody most likely
 			return nil
+		}
+		if n.standing.Load().kept {
+			return fmt.Errorf("leave cluster: the authority knows, but found nobody in time to take the place of this voter: %w", context.Cause(ctx))
 		}
 		return fmt.Errorf("leave cluster: no authority answered, so this node expires instead: %w", context.Cause(ctx))
 	}

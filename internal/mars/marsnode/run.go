@@ -370,7 +370,7 @@ func (n *Node) stand(now time.Time) {
 	}
 	council, reigns := n.machine.Council(), n.machine.Reigns()
 	joined, reason := n.machine.Joined()
-	s := standing{joined: joined, reigns: reigns, votes: council.Has(n.seat), reason: reason}
+	s := standing{joined: joined, reigns: reigns, votes: council.Has(n.seat), kept: n.machine.Kept(), reason: reason}
 	if last := n.standing.Load(); last == nil || *last != s {
 		n.standing.Store(&s)
 	}
