@@ -37,9 +37,7 @@ func (n *Node) startAPI(ctx context.Context, s *stack) error {
 		return listenError(n.cfg, "http", address, h.Port, search, err)
 	}
 	n.portMoved(zerolog.WarnLevel, "http", h.Port, l.Addr().(*net.TCPAddr).Port)
-	if !address.IsLoopback() && tickets == nil {
-		n.log.Warn().Str("address", l.Addr().String()).Msg("whoever reaches this port can take any user id: let only the game's backend reach it, or set http.auth to ticket")
-	}
+	n.warnOpenAPI(l.Addr().String(), address, tickets != nil)
 	api := httpapi.New(httpapi.Config{
 		ClientKey: n.cfg.Env.ClientKey.Reveal(), Tickets: tickets, AllowOrigin: h.AllowOrigin, Timeout: h.Timeout,
 		ExposeDebugAPI: h.ExposeDebugAPI, ExposeMetrics: h.ExposeMetrics,
@@ -69,6 +67,13 @@ func (n *Node) startAPI(ctx context.Context, s *stack) error {
 	}
 	s.start("http api", func(ctx context.Context) error { return api.Serve(ctx, l) })
 	return nil
+}
+
+// warnOpenAPI says that strangers may reach an API, at a host:port, that asks nobody who it is.
+func (n *Node) warnOpenAPI(at string, address netip.Addr, tickets bool) {
+	if !address.IsLoopback() && !tickets {
+		n.log.Warn().Str("address", at).Msg("whoever reaches this port can take any user id: let only the game's backend reach it, or set http.auth to ticket")
+	}
 }
 
 // ticketsOf returns what checks tickets, nil when none are asked for.

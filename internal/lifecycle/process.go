@@ -48,9 +48,9 @@ func RunProcess(ctx context.Context, o ProcessOptions) error {
 		return &Error{ExitConfig, err}
 	}
 	for _, w := range cfg.Warnings {
-		log.Warn().Str("warning", w).Msg("settings have a warning")
+		log.Warn().Str("role", string(cfg.Role)).Str("warning", w).Msg("settings have a warning")
 	}
-	if err := Check(ctx, cfg); err != nil {
+	if _, err := Check(ctx, cfg); err != nil {
 		return err
 	}
 	boundMemory(ctx, log)

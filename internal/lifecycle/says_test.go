@@ -170,7 +170,7 @@ func TestCheckLeavesNothingBehind(t *testing.T) {
 	dir := t.TempDir()
 	for _, role := range append([]config.Role{""}, config.Roles...) {
 		cfg := settings(t, role, "DIARKIS_RUN_DIR", dir)
-		if err := Check(t.Context(), cfg); err != nil {
+		if _, err := Check(t.Context(), cfg); err != nil {
 			t.Errorf("role %q: %v", role, err)
 		}
 		if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
@@ -178,7 +178,7 @@ func TestCheckLeavesNothingBehind(t *testing.T) {
 		}
 	}
 	cfg := settings(t, "", "DIARKIS_RUN_DIR", dir, "DIARKIS_TCP_ADDRESS", "0.0.0.0", "DIARKIS_METRICS_ADDRESS", "10.250.251.252", "DIARKIS_MESH_ADDRESS", "8.8.8.8")
-	err := Check(t.Context(), cfg)
+	_, err := Check(t.Context(), cfg)
 	for _, want := range []string{
 		"metrics.address (DIARKIS_METRICS_ADDRESS): 10.250.251.252 is not an address of this machine",
 		"role http, udp, tcp: mesh configuration: address 8.8.8.8 is public", "role tcp: tcp.address (DIARKIS_TCP_ADDRESS) is 0.0.0.0",

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -73,17 +72,14 @@ type identityFile struct {
 	secret        bool // reading it is enough to be the cluster
 }
 
-// readAll returns what reads the files. One that others may write is refused: whoever
+// readAll returns what reads the files. One that everybody may write is refused: whoever
 // writes it decides who is in the cluster.
 func readAll(files []identityFile) func() ([][]byte, error) {
 	return func() ([][]byte, error) {
 		var parts [][]byte
 		var errs []error
 		for _, f := range files {
-			b, err := config.ReadRegular(f.path, identityFileMax)
-			if st, statErr := os.Stat(f.path); err == nil && statErr == nil && writableByAll(st) {
-				err = fmt.Errorf("everybody may write it (mode %v): chmod o-w", st.Mode().Perm())
-			}
+			b, err := config.ReadKey(f.path, identityFileMax)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%w: %s: file %s: %w", ErrConfig, f.setting, f.path, err))
 			}
@@ -96,8 +92,8 @@ func readAll(files []identityFile) func() ([][]byte, error) {
 // warnReadable says which secrets everybody on this machine may read.
 func warnReadable(log zerolog.Logger, files []identityFile) {
 	for _, f := range files {
-		if st, err := os.Stat(f.path); err == nil && f.secret && readableByAll(st) {
-			log.Warn().Str("setting", f.setting).Str("file", f.path).Stringer("mode", st.Mode().Perm()).
+		if mode, open := config.ReadableByAll(f.path); open && f.secret {
+			log.Warn().Str("setting", f.setting).Str("file", f.path).Stringer("mode", mode).
 				Msg("everybody on this machine may read the secret of the cluster: chmod o-r")
 		}
 	}
