@@ -363,7 +363,7 @@ func (n *Node) serving() error {
 
 // status is what health checks read.
 func (n *Node) status() telemetry.Status {
-	st := telemetry.Status{Role: string(n.cfg.Role), PID: os.Getpid(), Authority: telemetry.AuthorityUnknown, TickAgeMS: n.beat.AgeMS()}
+	st := telemetry.Status{Role: string(n.cfg.Role), PID: os.Getpid(), Authority: telemetry.AuthorityUnknown, AuthorityAgeMS: -1, TickAgeMS: n.beat.AgeMS()}
 	m := n.member.Load()
 	if m == nil {
 		st.Reason = "starting"
@@ -374,6 +374,9 @@ func (n *Node) status() telemetry.Status {
 	if n.draining.Load() {
 		st.Draining = true
 		st.State, st.Reason = mars.Offline.String(), "draining: the process is terminating"
+	}
+	if age, ok := m.AuthorityAge(); ok {
+		st.AuthorityAgeMS = age.Milliseconds()
 	}
 	switch d := m.Directory(); {
 	case d.Live:

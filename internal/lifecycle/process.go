@@ -55,6 +55,7 @@ func RunProcess(ctx context.Context, o ProcessOptions) error {
 	}
 	boundMemory(ctx, log)
 	n := New(Options{Config: cfg, Log: log, Level: level, Build: buildInfo(o.Commit)})
+	log = log.With().Str("role", string(cfg.Role)).Logger()
 	return serve(ctx, signals, log, cfg.Env.StopOnSIGHUP, []*Node{n}, untilDone)
 }
 
