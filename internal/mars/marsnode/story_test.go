@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/mars"
 )
@@ -83,6 +85,26 @@ func TestReasonOfAChange(t *testing.T) {
 		}
 		h.kill()
 	})
+}
+
+// An own absence is told once: by the line of who joined again, which names the authority.
+func TestOwnAbsenceIsToldOnce(t *testing.T) {
+	for sinceItWoke, want := range map[time.Duration][]string{
+		time.Second:     {"info: cluster joined again: this process was suspended for 10s"},
+		3 * time.Second: {"info: cluster joined again: this process was suspended for 10s", "info: authority changed: 10.0.0.1:6779 was silent for 3s"},
+	} {
+		p := &process{t: t, log: &logBuffer{}}
+		n := &Node{log: zerolog.New(p.log).Level(zerolog.InfoLevel)}
+		now := time.Now()
+		n.cfg.now = func() time.Time { return now }
+		n.still.Awake(now.Add(-sinceItWoke - 10*time.Second))
+		n.still.Awake(now.Add(-sinceItWoke))
+		l := &loop{n: n}
+		l.story = story{follows: marsAddress, evicted: true}
+		l.story.rejoined(l, mars.Event{Kind: mars.Rejoined, Node: "10.0.0.2:8000", Silence: sinceItWoke + 10*time.Second})
+		l.story.changed(l, &mars.Directory{Authority: marsAddress}, &mars.Directory{Authority: "10.0.0.2:8000", Live: true})
+		wantLines(t, "a node that was away", p.lines(0), want...)
+	}
 }
 
 // What happened once is one line.
