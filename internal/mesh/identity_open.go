@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -72,7 +73,7 @@ type identityFile struct {
 	secret        bool // reading it is enough to be the cluster
 }
 
-// readAll returns what reads the files. One that everybody may write is refused: whoever
+// readAll returns what reads the files. One that others may write is refused: whoever
 // writes it decides who is in the cluster.
 func readAll(files []identityFile) func() ([][]byte, error) {
 	return func() ([][]byte, error) {
@@ -92,8 +93,8 @@ func readAll(files []identityFile) func() ([][]byte, error) {
 // warnReadable says which secrets everybody on this machine may read.
 func warnReadable(log zerolog.Logger, files []identityFile) {
 	for _, f := range files {
-		if mode, open := config.ReadableByAll(f.path); open && f.secret {
-			log.Warn().Str("setting", f.setting).Str("file", f.path).Stringer("mode", mode).
+		if st, err := os.Stat(f.path); err == nil && f.secret && readableByAll(st) {
+			log.Warn().Str("setting", f.setting).Str("file", f.path).Stringer("mode", st.Mode().Perm()).
 				Msg("everybody on this machine may read the secret of the cluster: chmod o-r")
 		}
 	}

@@ -10,3 +10,6 @@ const guarded = 0
 
 func ownedByUs(fs.FileInfo) bool    { return true }
 func openToOthers(fs.FileInfo) bool { return false }
+
+func writableByAll(fs.FileInfo) bool { return false }
+func readableByAll(fs.FileInfo) bool { return false }

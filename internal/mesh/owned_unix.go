@@ -16,4 +16,7 @@ func ownedByUs(st fs.FileInfo) bool {
 	return ok && int(sys.Uid) == os.Geteuid()
 }
 
+func writableByAll(st fs.FileInfo) bool { return st.Mode().Perm()&0o002 != 0 }
+func readableByAll(st fs.FileInfo) bool { return st.Mode().Perm()&0o004 != 0 }
+
 func openToOthers(st fs.FileInfo) bool { return st.Mode().Perm()&0o077 != 0 }
