@@ -69,13 +69,6 @@ func (n *Node) startAPI(ctx context.Context, s *stack) error {
 	return nil
 }
 
-// warnOpenAPI says that strangers may reach an API, at a host:port, that asks nobody who it is.
-func (n *Node) warnOpenAPI(at string, address netip.Addr, tickets bool) {
-	if !address.IsLoopback() && !tickets {
-		n.log.Warn().Str("address", at).Msg("whoever reaches this port can take any user id: let only the game's backend reach it, or set http.auth to ticket")
-	}
-}
-
 // ticketsOf returns what checks tickets, nil when none are asked for.
 func ticketsOf(cfg *config.Config, log zerolog.Logger) (*ticket.Verifier, error) {
 	if cfg.HTTP.Auth != "ticket" {

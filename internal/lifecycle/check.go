@@ -178,6 +178,13 @@ func (n *Node) checkAPI(ctx context.Context) error {
 	return n.checkBind("http", a, h.Port)
 }
 
+// warnOpenAPI says that strangers may reach an API, at a host:port, that asks nobody who it is.
+func (n *Node) warnOpenAPI(at string, address netip.Addr, tickets bool) {
+	if !address.IsLoopback() && !tickets {
+		n.log.Warn().Str("address", at).Msg("whoever reaches this port can take any user id: let only the game's backend reach it, or set http.auth to ticket")
+	}
+}
+
 // checkPlayers leaves it to the start to ask a cloud's metadata service.
 func (n *Node) checkPlayers(ctx context.Context) error {
 	if n.cfg.Role == config.RoleTCP {
@@ -238,6 +245,9 @@ func (n *Node) checkMesh(ctx context.Context) []error {
 	mc.Reg = nil
 	if _, err := mesh.New(mc); err != nil {
 		errs = append(errs, err)
+		if other := identityProblem(mc, a); other != nil && other.Error() != err.Error() {
+			errs = append(errs, other)
+		}
 	} else if len(errs) == 0 {
 		section := "mesh"
 		if n.cfg.Role == config.RoleMARS {
@@ -248,6 +258,18 @@ func (n *Node) checkMesh(ctx context.Context) []error {
 		}
 	}
 	return errs
+}
+
+// identityProblem is what is wrong with the proof of membership of a mesh at address,
+// whatever is wrong with the address.
+func identityProblem(mc mesh.Config, address netip.Addr) error {
+	mc.Remotes = append(slices.Clone(mc.Remotes), address)
+	if mc.Advertise.IsValid() {
+		mc.Remotes = append(mc.Remotes, mc.Advertise)
+	}
+	mc.Address, mc.Advertise, mc.Log = loopback.String(), netip.Addr{}, zerolog.Nop()
+	_, err := mesh.New(mc)
+	return err
 }
 
 // privilegedPort is the first port that needs no permission.

@@ -42,6 +42,8 @@ func TestCheckListsEveryProblem(t *testing.T) {
 		{"an address of the mesh, and what proves membership", config.RoleTCP,
 			[]string{"DIARKIS_MESH_NIC", "eth98", "DIARKIS_MESH_TLS_CERT", missing, "DIARKIS_MESH_TLS_KEY", missing, "DIARKIS_MESH_TLS_CA", missing},
 			[]string{`mesh.nic (DIARKIS_MESH_NIC): network interface "eth98"`, "tls.cert: file " + missing, "tls.key: file " + missing, "tls.ca: file " + missing}},
+		{"a public address without a secret", config.RoleHTTP, []string{"DIARKIS_MESH_MARS_ADDRESS", "10.1.2.3", "DIARKIS_MESH_ADDRESS", "8.8.8.8"},
+			[]string{"address 8.8.8.8 is public", "mesh address 10.1.2.3 is not loopback, so nodes need a common identity"}},
 		{"what players are told", config.RoleUDP, []string{"DIARKIS_UDP_ADDRESS", "0.0.0.0", "DIARKIS_UDP_PUBLIC_ADDRESS", "a b"}, []string{"DIARKIS_UDP_PUBLIC_ADDRESS: "}},
 		{"a ticket key", config.RoleHTTP, []string{"DIARKIS_HTTP_AUTH", "ticket", "DIARKIS_TICKET_KEY", "short", "DIARKIS_HTTP_ADDRESS", "10.251.252.253"},
 			[]string{"DIARKIS_TICKET_KEY: ", "http.address (DIARKIS_HTTP_ADDRESS)"}},
