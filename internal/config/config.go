@@ -286,6 +286,9 @@ func (l *loader) file(s section) {
 		l.files = append(l.files, name)
 	}
 	l.problems = append(l.problems, r.problems...)
+	for _, p := range r.problems { // whose keys are those in the file
+		l.config.wrong[s.name+"."+p.Key] = true
+	}
 	tree := map[string]any{}
 	for key, v := range r.values {
 		nest(tree, s.name+"."+key, v)

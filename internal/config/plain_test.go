@@ -308,11 +308,12 @@ func TestLoadAnyway(t *testing.T) {
 	t.Setenv("DIARKIS_UDP_PORT", "many")
 	t.Setenv("DIARKIS_UDP_NIC", "eth7")
 	t.Setenv(envClusterSecret, "short")
-	c, err := LoadAnyway(Options{Role: RoleUDP})
+	dir := write(t, map[string]string{"udp/main.json": `{"publicAddress": "a b", "address": "127.0.0.1"}`})
+	c, err := LoadAnyway(Options{Role: RoleUDP, Dir: dir})
 	if err == nil || c == nil || c.UDP.Port != 7100 || c.UDP.NIC != "eth7" {
 		t.Fatalf("LoadAnyway = %+v, %v", c, err)
 	}
-	if !c.IsWrong("udp.port") || !c.IsWrong("udp.nic", envClusterSecret) || c.IsWrong("udp.nic", "") {
+	if !c.IsWrong("udp.publicAddress") || c.IsWrong("tcp.publicAddress") || !c.IsWrong("udp.port") || !c.IsWrong("udp.nic", envClusterSecret) || c.IsWrong("udp.nic", "udp.address", "") {
 		t.Error("what is wrong is not known")
 	}
 }

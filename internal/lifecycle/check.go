@@ -157,7 +157,7 @@ func (n *Node) check(ctx context.Context) []error {
 	switch n.cfg.Role {
 	case config.RoleHTTP:
 		fail(n.checkAPI(ctx))
-		if !n.cfg.IsWrong("http.auth", "http.ticketKeys", "http.ticketAudience") && !n.secretIsWrong(ticketKeySettings) {
+		if !n.cfg.IsWrong("http.auth", "http.ticketKeys", "http.ticketAudience", "DIARKIS_TICKET_KEY", "DIARKIS_TICKET_KEY_FILE", n.cfg.Env.TicketKeyFile) {
 			_, err := ticketsOf(n.cfg, n.log)
 			fail(err)
 		}
@@ -202,18 +202,6 @@ func (n *Node) checkPlayers(ctx context.Context) error {
 	return err
 }
 
-// The variables of the secrets.
-var (
-	clusterSecretSettings = []string{"DIARKIS_CLUSTER_SECRET", "DIARKIS_CLUSTER_SECRET_FILE"}
-	ticketKeySettings     = []string{"DIARKIS_TICKET_KEY", "DIARKIS_TICKET_KEY_FILE"}
-)
-
-// secretIsWrong tells whether the settings of a secret, or its file, were refused already.
-func (n *Node) secretIsWrong(variables []string) bool {
-	e := n.cfg.Env
-	return n.cfg.IsWrong(variables...) || n.cfg.IsWrong(e.ClusterSecretFile) && variables[0] == clusterSecretSettings[0] ||
-		n.cfg.IsWrong(e.TicketKeyFile) && variables[0] == ticketKeySettings[0]
-}
 
 // checkMesh goes on after an address that is of no use, for what proves membership.
 func (n *Node) checkMesh(ctx context.Context) []error {
@@ -235,7 +223,7 @@ func (n *Node) checkMesh(ctx context.Context) []error {
 	i := &mc.Identity
 	none := i.CertFile == "" && i.KeyFile == "" && i.CAFile == "" && i.SecretFile == "" && i.Secret == ""
 	switch {
-	case n.secretIsWrong(clusterSecretSettings) || n.cfg.IsWrong("mesh.tls.cert", "mesh.tls.key", "mesh.tls.ca", "tls.cert", "tls.key", "tls.ca"):
+	case n.cfg.IsWrong("DIARKIS_CLUSTER_SECRET", "DIARKIS_CLUSTER_SECRET_FILE", n.cfg.Env.ClusterSecretFile, "mesh.tls.cert", "mesh.tls.key", "mesh.tls.ca"):
 		*i = mesh.Identity{Secret: hex.EncodeToString(secret[:])} // what is wrong with the real one is said
 	case none && local(a) && !slices.ContainsFunc(mc.Remotes, func(a netip.Addr) bool { return !local(a) }):
 		// A start makes it; a check leaves nothing behind.
