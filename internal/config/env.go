@@ -251,7 +251,8 @@ const (
 
 // TicketKeyLines splits the content of a ticket key into its lines, any of which a
 // ticket may be signed with: the text of the line is the key, without blank lines, line
-// ends, space around a line and a byte order mark. As the key is guessed offline by whoever has one ticket, a line that can't hold 32 random
+// ends, space around a line and a byte order mark. As the key is guessed offline by
+// whoever has one ticket, a line that can't hold 32 random
 // bytes is refused.
 func TicketKeyLines(content []byte) ([][]byte, error) {
 	lines, err := secretLines(content)

@@ -202,7 +202,6 @@ func (n *Node) checkPlayers(ctx context.Context) error {
 	return err
 }
 
-
 // checkMesh goes on after an address that is of no use, for what proves membership.
 func (n *Node) checkMesh(ctx context.Context) []error {
 	var secret [32]byte

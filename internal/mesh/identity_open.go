@@ -80,7 +80,10 @@ func readAll(files []identityFile) func() ([][]byte, error) {
 		var parts [][]byte
 		var errs []error
 		for _, f := range files {
-			b, err := config.ReadKey(f.path, identityFileMax)
+			b, err := config.ReadRegular(f.path, identityFileMax)
+			if st, statErr := os.Stat(f.path); err == nil && statErr == nil && writableByAll(st) {
+				err = fmt.Errorf("everybody may write it (mode %v): chmod o-w", st.Mode().Perm())
+			}
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%w: %s: file %s: %w", ErrConfig, f.setting, f.path, err))
 			}
