@@ -170,7 +170,7 @@ func BotTickets(cfg *config.Config, file string) (func(ctx context.Context, uid 
 	key := []byte(cfg.Env.TicketKey.Reveal())
 	if file != "" {
 		var err error
-		if key, err = config.ReadRegular(file, 64<<10); err != nil {
+		if key, err = config.ReadKey(file, 64<<10); err != nil {
 			return nil, &Error{ExitConfig, fmt.Errorf("ticket key: %w", err)}
 		}
 	}

@@ -60,6 +60,10 @@ func (n *Node) waitForUsers(wait time.Duration) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(n.hard, wait)
 	defer cancel()
+	if n.users.CCU() == 0 {
+		n.log.Info().Int("users", 0).Msg("draining ended, nobody is left to wait for")
+		return
+	}
 	n.crowd().fields(n.log.Info()).Str("wait", telemetry.Span(wait)).Time("until", began.Add(wait)).Msg("draining started")
 	for {
 		period, stop := context.WithTimeout(ctx, drainReport)

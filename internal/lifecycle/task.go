@@ -204,7 +204,7 @@ func withoutParams(run func(context.Context) (string, error)) func(context.Conte
 
 func (n *Node) changeLogLevel(_ context.Context, params []string) (string, error) {
 	if len(params) != 1 {
-		return "", taskUsage("give one level, not %d", len(params))
+		return "", taskUsage("give one level, such as debug: there are %d parameters", len(params))
 	}
 	was, level := n.level.String(), strings.TrimSpace(params[0])
 	if err := n.level.Set(level); err != nil {

@@ -120,3 +120,7 @@ func (m *Machine) Joined() (bool, string) { return m.observer.Joined() }
 
 // Shared returns the data that all nodes see, sorted by key. It must not be changed.
 func (m *Machine) Shared() []Shared { return m.observer.shared }
+
+// Heard returns when an authority last said that it is one, zero before any did. It is
+// not kept by the authority itself.
+func (m *Machine) Heard() time.Time { return m.observer.spoken }

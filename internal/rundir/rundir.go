@@ -197,7 +197,7 @@ func writeFile(dir, name string, content []byte, mode os.FileMode) (fs.FileInfo,
 	tmp := filepath.Join(dir, "."+name+"."+rand.Text())
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|noFollow, 0o600)
 	if err != nil {
-		return nil, cantCreate("write %s: %w", name, err)
+		return nil, cantCreate("write %s: %w", filepath.Join(dir, name), withoutPath(err))
 	}
 	info, err := fill(f, content, mode)
 	if closeErr := f.Close(); err == nil {
@@ -208,7 +208,7 @@ func writeFile(dir, name string, content []byte, mode os.FileMode) (fs.FileInfo,
 	}
 	if err != nil {
 		_ = os.Remove(tmp) // the error that matters is err
-		return nil, cantCreate("write %s: %w", name, err)
+		return nil, cantCreate("write %s: %w", filepath.Join(dir, name), withoutPath(err))
 	}
 	return info, nil
 }
@@ -282,4 +282,16 @@ func checkRole(role string) error {
 		return fmt.Errorf("role %q can't be part of a file name", role)
 	}
 	return nil
+}
+
+// withoutPath is what went wrong with a file whose name is said already: the error of the
+// system has that of the temporary one.
+func withoutPath(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	if e, ok := errors.AsType[*os.LinkError](err); ok {
+		return e.Err
+	}
+	return err
 }

@@ -336,3 +336,19 @@ func FuzzParseTask(f *testing.F) {
 		}
 	})
 }
+
+// A file that can't be written is named once.
+func TestUnwrittenFilesAreNamedOnce(t *testing.T) {
+	dir := t.TempDir()
+	for name, blocked := range map[string]func(){
+		"of no directory": func() { dir = filepath.Join(dir, "missing") },
+		"a directory":     func() { dir = t.TempDir(); _ = os.MkdirAll(filepath.Join(dir, "probe.udp.1", "x"), 0o700) },
+	} {
+		blocked()
+		_, err := writeFile(dir, "probe.udp.1", []byte("x"), 0o600)
+		path := filepath.Join(dir, "probe.udp.1")
+		if err == nil || !strings.HasPrefix(err.Error(), "write "+path+": ") || strings.Count(err.Error(), "probe.udp.1") != 1 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -43,6 +43,7 @@ type loop struct {
 	kept      []id.Node
 	campaign  bool // one is under way
 	story     story
+	replaced  id.Node // whose place a newer process took, and has not said so itself
 	errands   errands
 }
 
@@ -367,6 +368,9 @@ func (n *Node) stand(now time.Time) {
 		n.leaseEnd.Store(now.Add(lease).UnixNano())
 	} else {
 		n.leaseEnd.Store(0)
+	}
+	if at := n.machine.Heard(); !at.IsZero() {
+		n.heard.Store(at.UnixNano())
 	}
 	council, reigns := n.machine.Council(), n.machine.Reigns()
 	joined, reason := n.machine.Joined()
