@@ -145,7 +145,7 @@ func (n *Node) check(ctx context.Context) []error {
 			errs = append(errs, err)
 		}
 	}
-	fail(checkRunDir(n.cfg.Env.RunDir))
+	fail(n.checkRunDir())
 	if a, err := n.adminAddress(ctx); err != nil {
 		fail(err)
 	} else {
@@ -281,11 +281,12 @@ func (n *Node) checkBind(section string, a netip.Addr, port int) error {
 }
 
 // checkRunDir tries whether files can be made in the run directory, and leaves none.
-func checkRunDir(dir string) error {
-	d, err := rundir.Look(dir)
+func (n *Node) checkRunDir() error {
+	d, err := rundir.Look(n.cfg.Env.RunDir)
 	if err != nil {
 		return err
 	}
+	n.warnOfRunDir(d)
 	f, err := os.CreateTemp(d.Path(), ".check-*")
 	if err == nil {
 		_, err = f.WriteString("check")

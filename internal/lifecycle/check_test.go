@@ -74,6 +74,10 @@ func TestCheckListsEveryProblem(t *testing.T) {
 // What a start warns of a check says too, and goes on being content.
 func TestCheckSaysWhatAStartWarnsOf(t *testing.T) {
 	secret, ticket := writeKey(t, testSecret, 0o644), writeKey(t, testSecret, 0o644)
+	exposed := t.TempDir()
+	if err := os.Chmod(exposed, 0o777); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name string
 		role config.Role
@@ -86,12 +90,13 @@ func TestCheckSaysWhatAStartWarnsOf(t *testing.T) {
 		{"more connections than descriptors", config.RoleHTTP, []string{"DIARKIS_HTTP_MAX_CONNECTIONS", "1000000"}, []string{"fewer descriptors than connections may come", "setting=http.maxConnections"}},
 		{"more players than descriptors", config.RoleTCP, []string{"DIARKIS_TCP_MAX_USERS", "1000000"}, []string{"fewer descriptors than connections may come", "setting=tcp.maxUsers"}},
 		{"an open door", config.RoleHTTP, []string{"DIARKIS_HTTP_ADDRESS", "0.0.0.0"}, []string{"whoever reaches this port can take any user id", "address=0.0.0.0:7000"}},
+		{"a run directory that all may change", config.RoleMARS, []string{"DIARKIS_RUN_DIR", exposed}, []string{"everybody on this machine may replace files in the run directory", "dir=" + exposed}},
 		{"no secret", config.RoleMARS, nil, []string{"no cluster secret configured"}},
 		{"an interface that has no say", config.RoleUDP, []string{"DIARKIS_UDP_ADDRESS", "127.0.0.1", "DIARKIS_UDP_NIC", "eth98"}, []string{"udp.nic (DIARKIS_UDP_NIC) has no effect: udp.address (DIARKIS_UDP_ADDRESS) is set"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			settings(t, c.role, append(c.env, "DIARKIS_RUN_DIR", dir)...)
+			settings(t, c.role, append([]string{"DIARKIS_RUN_DIR", dir}, c.env...)...)
 			_, warnings, err := CheckSettings(t.Context(), config.Options{Role: c.role})
 			all := strings.Join(warnings, "\n")
 			for _, want := range c.want {

@@ -18,14 +18,19 @@ func (n *Node) claimFiles() error {
 	if n.claim, err = n.dir.Claim(role, pid); err != nil {
 		return err
 	}
-	if mode, exposed := n.dir.Exposed(); exposed {
-		n.log.Warn().Str("dir", n.dir.Path()).Stringer("mode", mode).
-			Msg("everybody on this machine may replace files in the run directory: chmod +t")
-	}
+	n.warnOfRunDir(n.dir)
 	if swept := n.dir.Sweep(); len(swept) > 0 {
 		n.log.Info().Strs("of", swept).Str("dir", n.dir.Path()).Msg("files of ended processes removed")
 	}
 	return n.dir.WriteNode(rundir.Node{Role: role, PID: pid}) // without addresses: it is starting
+}
+
+// warnOfRunDir warns of a run directory whose files are anybody's to replace.
+func (n *Node) warnOfRunDir(d *rundir.Dir) {
+	if mode, exposed := d.Exposed(); exposed {
+		n.log.Warn().Str("dir", d.Path()).Stringer("mode", mode).
+			Msg("everybody on this machine may replace files in the run directory: chmod +t")
+	}
 }
 
 // releaseFiles gives the node's place up, the last of what a node does.
