@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -289,4 +290,30 @@ func TestMARSResolver(t *testing.T) {
 	if got := newMARSResolver(home, "10.0.0.7:6779").name(); got != "mars.example:6779" {
 		t.Errorf("a mars node that is told where looks for mars at %s", got)
 	}
+}
+
+// TestStackKeepsTimeForEachPart: a part that is late takes nothing from those after it, which
+// are not called late in its place.
+func TestStackKeepsTimeForEachPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &bytes.Buffer{}
+		s := newStack(zerolog.New(log))
+		slow := func(ctx context.Context) error {
+			<-ctx.Done()
+			time.Sleep(partTimeMin / 2)
+			return nil
+		}
+		release := make(chan struct{})
+		s.start("admin listener", slow)
+		s.start("mesh", slow)
+		s.start("stubborn", func(context.Context) error { <-release; return nil })
+		s.start("figures", slow)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		s.stop(ctx)
+		if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, `"part":"stubborn"`) {
+			t.Errorf("late are:\n%s", got)
+		}
+		close(release)
+	})
 }
