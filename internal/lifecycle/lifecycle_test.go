@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"strings"
 	"syscall"
 	"testing"
@@ -316,4 +318,44 @@ func TestStackKeepsTimeForEachPart(t *testing.T) {
 		}
 		close(release)
 	})
+}
+
+// TestOrdinaryStopIsNoError: whatever clients have open, no part of a node is late when it stops.
+func TestOrdinaryStopIsNoError(t *testing.T) {
+	d := newDev(t, 0)
+	log := &lockedBuffer{}
+	for _, n := range d.nodes {
+		n.log = zerolog.New(log).With().Str("role", string(n.cfg.Role)).Logger()
+	}
+	err := runAll(context.Background(), context.Background(), d.nodes, func(ctx context.Context) error {
+		if err := d.awaitPlayable(ctx); err != nil {
+			return err
+		}
+		for _, n := range d.nodes[1:] {
+			for _, addr := range []string{n.record.Public, n.record.Admin} {
+				if addr == n.record.Public && n.cfg.Role == config.RoleUDP {
+					continue
+				}
+				for _, says := range []string{"", "GET /healthcheck HTTP/1.1\r\nHo", "GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n"} {
+					c, err := net.Dial("tcp", addr)
+					if err != nil {
+						return err
+					}
+					t.Cleanup(func() { _ = c.Close() })
+					if _, err := io.WriteString(c, says); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(log.String()) {
+		if strings.Contains(line, "in time") || strings.Contains(line, `"error"`) {
+			t.Errorf("an ordinary stop said: %s", line)
+		}
+	}
 }
