@@ -59,6 +59,7 @@ func (r *run) listen(stood bool) {
 		}
 		b.mu.Unlock()
 	}
+	r.hint()
 }
 
 // reconnected is called by the client's goroutine.
@@ -73,9 +74,16 @@ func (b *bot) reconnected(gap bool) {
 	b.mu.Unlock()
 	b.run.hint()
 	if gap {
-		b.startOver("connection replaced")
+		b.startOver("the node knew nothing of the connection any more")
 		b.run.enqueue(b)
 	}
+}
+
+// moved is called by the client's goroutine.
+func (b *bot) moved(addr string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.addr = addr
 }
 
 // disconnected is called by the client's goroutine: first when it tries to resume, with Final

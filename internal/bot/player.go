@@ -123,7 +123,7 @@ func (b *bot) connect(ctx context.Context) (*client.Client, error) {
 	copts := client.Options{
 		NoReconnect: true, // the bot looks for a new place itself, and counts what that says
 		URL:         o.URL, UID: o.Prefix + strconv.Itoa(int(b.number)), Type: b.serverType(), ClientKey: o.ClientKey, Ticket: o.Ticket, HTTP: b.run.http,
-		OnPush: b.push, OnResponse: b.refused, OnReconnect: b.reconnected, OnDisconnect: func(d client.Disconnect) { b.disconnected(d, &over) },
+		OnPush: b.push, OnResponse: b.refused, OnReconnect: b.reconnected, OnMove: b.moved, OnDisconnect: func(d client.Disconnect) { b.disconnected(d, &over) },
 	}
 	if o.Loss > 0 {
 		copts.Dial = lossyDialer(o.Loss / 100)
