@@ -77,6 +77,9 @@ Against a cluster that asks for tickets it signs them itself, with the key in
 func setToNothing(cmd *cobra.Command, names ...string) error {
 	for _, name := range names {
 		if v := cmd.Flag(name).Value.String(); cmd.Flags().Changed(name) && (v == "0" || v == "") {
+			if v == "" {
+				v = `""`
+			}
 			return &usageError{fmt.Errorf("--%s %s makes no sense: leave it out, or give it a value", name, v)}
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -45,5 +46,24 @@ func TestBotExitCodes(t *testing.T) {
 		if code := run(line); code != want {
 			t.Errorf("bot %s: exit %d, want %d", args, code, want)
 		}
+	}
+}
+
+// TestDevRefuses: what bot refuses, dev does too, before it starts a cluster.
+func TestDevRefuses(t *testing.T) {
+	for _, args := range []string{"--bots -1", "--bots 1000000", "--duration -1s", "--bots 2 --duration -1s", "--loss 99"} {
+		if code := run(append([]string{"diarkisd", "dev"}, strings.Fields(args)...)); code != lifecycle.ExitUsage {
+			t.Errorf("dev %s: exit %d, want %d", args, code, lifecycle.ExitUsage)
+		}
+	}
+}
+
+// TestEmptyTypeIsQuoted: who reads what was refused sees that it was empty.
+func TestEmptyTypeIsQuoted(t *testing.T) {
+	cmd := botCommand()
+	cmd.SetArgs([]string{"--http", "http://127.0.0.1:1", "--type", ""})
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	if err := cmd.ExecuteContext(context.Background()); err == nil || !strings.Contains(err.Error(), `--type "" makes no sense`) {
+		t.Errorf("refused with %v", err)
 	}
 }

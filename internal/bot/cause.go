@@ -37,6 +37,13 @@ func (c *causes) add(text string) {
 	c.newest = text
 }
 
+// now has last return a text that is not counted yet.
+func (c *causes) now(text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.newest = text
+}
+
 // last returns the newest, "" for none.
 func (c *causes) last() string {
 	c.mu.Lock()

@@ -1,10 +1,8 @@
 package bot
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,15 +32,21 @@ type bot struct {
 	client  *client.Client
 	tracker *tracker
 	room    client.RoomID // "" while in none
+	playing bool          // counted in run.inRoom, see countLocked
+	away    bool          // the connection is lost, and the client tries to resume it
+	hearing hearing       // whether its node still answers
+	was     bool          // it was connected before
 	epoch   uint32
 	gap     uint32 // connections that started over
 	relSeq  uint64
 	unrSeq  uint64
-	before  stint  // the last one that is over
-	addr    string // of the node with the room
-	lost    string // why the last connection ended
-	even    bool   // the next message is reliable
-	last    bool   // the last reliable message was sent
+	before  stint             // the last one that is over
+	addr    string            // of the node with the room
+	lost    string            // why the connection is away; "" when that was said
+	behind  map[uint32]uint64 // what receivers that left before this bot count of this stay, by number
+	heard   atomic.Uint64     // the number after the last reliable message that anybody heard of this stay
+	even    bool              // the next message is reliable
+	last    bool              // the last reliable message was sent
 	payload []byte
 }
 
@@ -115,9 +119,11 @@ func (b *bot) connect(ctx context.Context) (*client.Client, error) {
 		return c, nil
 	}
 	o := &b.run.opts
+	over := false // guarded by b.mu
 	copts := client.Options{
-		URL: o.URL, UID: o.Prefix + strconv.Itoa(int(b.number)), Type: b.serverType(), ClientKey: o.ClientKey, Ticket: o.Ticket, HTTP: b.run.http,
-		OnPush: b.push, OnResponse: b.refused, OnReconnect: b.reconnected, OnDisconnect: b.disconnected,
+		NoReconnect: true, // the bot looks for a new place itself, and counts what that says
+		URL:         o.URL, UID: o.Prefix + strconv.Itoa(int(b.number)), Type: b.serverType(), ClientKey: o.ClientKey, Ticket: o.Ticket, HTTP: b.run.http,
+		OnPush: b.push, OnResponse: b.refused, OnReconnect: b.reconnected, OnMove: b.moved, OnDisconnect: func(d client.Disconnect) { b.disconnected(d, &over) },
 	}
 	if o.Loss > 0 {
 		copts.Dial = lossyDialer(o.Loss / 100)
@@ -126,13 +132,23 @@ func (b *bot) connect(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.mu.Lock()
+	b.away, b.hearing = false, hearing{}
+	b.mu.Unlock()
 	if err := c.Connect(ctx); err != nil {
 		return nil, err
 	}
 	b.run.letIn(copts.Type)
 	b.mu.Lock()
-	b.client = c
-	b.mu.Unlock()
+	defer b.mu.Unlock()
+	if over {
+		return nil, client.ErrClosed // already: disconnected said so
+	}
+	b.client, b.addr = c, c.Addr()
+	if b.was {
+		b.run.reconnects.Add(1)
+	}
+	b.was = true
 	return c, nil
 }
 
@@ -145,6 +161,7 @@ func (b *bot) joinRoom(ctx context.Context, c *client.Client) error {
 	b.before = stint{b.epoch, b.relSeq}
 	b.epoch++
 	b.relSeq, b.unrSeq, b.last = 0, 0, false
+	b.heard.Store(0)
 	gap := b.gap
 	hello := message{run: b.run.id, what: join, reliable: true, sender: b.number, epoch: b.epoch, sent: time.Since(b.run.start)}
 	b.mu.Unlock()
@@ -159,9 +176,24 @@ func (b *bot) joinRoom(ctx context.Context, c *client.Client) error {
 		return client.ErrGap // the room was joined by a connection that is no more
 	}
 	b.room, b.addr = r.ID, c.Addr()
-	b.run.inRoom.Add(1)
+	b.countLocked()
 	b.run.everIn.Store(true)
 	return nil
+}
+
+// countLocked has the run count the bot as playing, or no more: it is in a room, over a
+// connection that lives, of a node that answers.
+func (b *bot) countLocked() {
+	is := b.room != "" && !b.away && !b.hearing.silent
+	if is == b.playing {
+		return
+	}
+	b.playing = is
+	if is {
+		b.run.inRoom.Add(1)
+	} else {
+		b.run.inRoom.Add(-1)
+	}
 }
 
 // turn sends one message, or queues the bot when it is time to try again.
@@ -196,6 +228,9 @@ func (b *bot) sendLocked(m message) bool {
 		return false
 	}
 	*seq++
+	if m.reliable {
+		b.hearing.asked(m.sent)
+	}
 	b.run.sent.Add(1)
 	return true
 }
@@ -244,6 +279,7 @@ func (b *bot) heardLocked(now time.Duration, payload []byte, reliably bool) {
 		return
 	}
 	b.tracker.heard(m.sender, m.epoch, m.seq)
+	b.run.heard(m)
 	if m.what == last || !b.run.playing.Load() {
 		b.run.hint()
 	}
@@ -263,31 +299,8 @@ func (b *bot) memberGone(payload []byte) {
 	h, open := b.tracker.gone(uint32(n))
 	b.mu.Unlock()
 	if open {
-		b.run.took(h)
+		b.run.took(b, h)
 	}
-}
-
-// took counts what a stream still lacked when the state of a connection went.
-func (r *run) took(h progress) {
-	if !r.playing.Load() || int(h.sender) >= len(r.bots) {
-		return
-	}
-	if total := r.bots[h.sender].sentIn(h.epoch); total > h.next {
-		r.taken.Add(int64(total - h.next))
-	}
-}
-
-// sentIn returns how many reliable messages the bot sent in a stay, 0 when that is long over.
-func (b *bot) sentIn(epoch uint32) uint64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch epoch {
-	case b.epoch:
-		return b.relSeq
-	case b.before.epoch:
-		return b.before.total
-	}
-	return 0
 }
 
 // refused is called by the client's goroutine with answers to broadcasts, which come
@@ -296,57 +309,4 @@ func (b *bot) refused(r client.Response) {
 	if r.Status != client.StatusOK {
 		b.run.fail(&client.StatusError{Ver: r.Ver, Cmd: r.Cmd, Status: r.Status, Text: string(r.Payload)})
 	}
-}
-
-// reconnected is called by the client's goroutine.
-func (b *bot) reconnected(gap bool) {
-	b.run.reconnects.Add(1)
-	if gap {
-		b.startOver()
-		b.run.enqueue(b)
-	}
-}
-
-// startOver is for a connection whose state is gone, with all that was on its way.
-func (b *bot) startOver() {
-	b.mu.Lock()
-	addr, why := b.addr, b.lost
-	b.mu.Unlock()
-	b.run.gaps.Add(1)
-	if addr != "" {
-		b.run.causes.add(fmt.Sprintf("started over: %s did not know the bot any more (%s)", addr, cmp.Or(why, "connection replaced")))
-	}
-	for _, h := range b.outOfRoom() {
-		b.run.took(h)
-	}
-}
-
-// disconnected is called by the client's goroutine.
-func (b *bot) disconnected(d client.Disconnect) {
-	b.mu.Lock()
-	b.lost = (&client.CloseError{Code: d.Code, Reason: d.Reason}).Error()
-	b.mu.Unlock()
-	if !d.Final {
-		return
-	}
-	b.failed(context.Background(), cmp.Or[error](d.Err, &client.CloseError{Code: d.Code, Reason: d.Reason}))
-	b.startOver()
-	b.mu.Lock()
-	b.client = nil
-	b.mu.Unlock()
-	b.retryAt.Store(int64(time.Since(b.run.start) + retryAfter))
-}
-
-// outOfRoom forgets the room and what was expected in it, and returns how far that was heard.
-func (b *bot) outOfRoom() []progress {
-	b.mu.Lock()
-	if b.room != "" {
-		b.run.inRoom.Add(-1)
-	}
-	b.room = ""
-	b.gap++
-	open := b.tracker.reset()
-	b.mu.Unlock()
-	b.run.hint()
-	return open
 }

@@ -24,9 +24,10 @@ type run struct {
 	tally                               tally
 	latency                             histogram
 	sent, delivered, errors, reconnects atomic.Int64
-	inRoom                              atomic.Int64
+	inRoom                              atomic.Int64  // bots that play, see bot.countLocked
 	changed                             chan struct{} // a hint that inRoom or a last message changed
 	playing                             atomic.Bool   // new joins are taken
+	counting                            atomic.Bool   // what goes with a node is counted: until goodbyes are said
 	gaps, taken                         atomic.Int64
 	everIn                              atomic.Bool // some bot was in a room
 	causes                              causes
@@ -80,6 +81,8 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 		defer enough.Stop()
 	}
 	<-play.Done()
+	r.listen(false)
+	r.away()
 	s := r.summary()
 	s.Seconds = time.Since(r.start).Seconds()
 	s.Interrupted = ctx.Err() != nil
@@ -92,6 +95,7 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.DrainTimeout)
 	defer cancel()
 	r.drain(late)
+	r.counting.Store(false)
 	stop()
 	background.Wait()
 	r.closeAll(late)
@@ -123,6 +127,7 @@ func newRun(o Options) *run {
 		joins: make(chan *bot, o.Count), changed: make(chan struct{}, 1),
 	}
 	r.playing.Store(true)
+	r.counting.Store(true)
 	for i := range o.Count {
 		r.bots = append(r.bots, newBot(r, uint32(i)))
 	}
@@ -200,24 +205,28 @@ func (r *run) wait(ctx context.Context, cond func() bool) bool {
 	return true
 }
 
-// report calls Status each second.
+// report calls Status each second, of what it looked at just before.
 func (r *run) report(ctx context.Context) {
-	if r.opts.Status == nil {
-		return
-	}
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	var before Summary
+	looked := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+			stood := time.Since(looked) > time.Second+silentAfter/4
+			looked = time.Now()
+			r.listen(stood)
+			if r.opts.Status == nil {
+				continue
+			}
 			s := r.summary()
 			line := fmt.Sprintf("bots %d playing %d sent/s %d delivered/s %d lost %d duplicated %d reordered %d errors %d reconnects %d p50 %.2f ms p99 %.2f ms",
 				s.Bots, s.Connected, s.Sent-before.Sent, s.Delivered-before.Delivered, s.Lost, s.Duplicated, s.Reordered, s.Errors, s.Reconnects, s.P50, s.P99)
-			if s.Errors > before.Errors || s.Gaps > before.Gaps {
-				line += ": " + r.causes.last()
+			if why := r.causes.last(); why != "" && (s.Errors > before.Errors || s.Gaps > before.Gaps || s.Connected < s.Bots) {
+				line += ": " + why
 			}
 			r.opts.Status(line)
 			before = s

@@ -11,7 +11,7 @@ import (
 // happened, and Causes of which node.
 type Summary struct {
 	Bots       int     `json:"bots"`
-	Connected  int     `json:"connected"`  // connected and in a room when play ended
+	Connected  int     `json:"connected"`  // connected to a node that answers and in a room when play ended
 	Sent       int64   `json:"sent"`       // broadcasts
 	Delivered  int64   `json:"delivered"`  // broadcasts that arrived, each receiver counted
 	Lost       int64   `json:"lost"`       // reliable deliveries that never came
@@ -20,11 +20,11 @@ type Summary struct {
 	Taken      int64   `json:"taken"`      // reliable deliveries that went with the state of a connection
 	Errors     int64   `json:"errors"`     // refused connections, requests and messages
 	Reconnects int64   `json:"reconnects"` // connections that replaced a lost one
-	Gaps       int64   `json:"gaps"`       // of these, the ones that had to start over
+	Gaps       int64   `json:"gaps"`       // connections whose state was lost, so that a bot had to start over
 	P50        float64 `json:"p50_ms"`     // from a sender's call to the receiver's callback, of play
 	P99        float64 `json:"p99_ms"`
 	Seconds    float64 `json:"seconds"` // until play ended, connecting included
-	// Causes of errors and gaps, the most frequent first; never nil.
+	// Causes of errors, gaps and lost connections, the most frequent first; never nil.
 	Causes []Cause `json:"causes"`
 	// Interrupted says that the end came before Options.Duration.
 	Interrupted bool `json:"interrupted"`
@@ -44,7 +44,7 @@ func (s Summary) String() string {
 		b.WriteString(", interrupted")
 	}
 	if s.Gaps > 0 {
-		fmt.Fprintf(&b, "\nstarted over %d times, since a node did not know them any more: %d reliable messages went with it", s.Gaps, s.Taken)
+		fmt.Fprintf(&b, "\nstarted over %d times, since their connection's state was gone: %d reliable messages went with it", s.Gaps, s.Taken)
 	}
 	for _, c := range s.Causes {
 		fmt.Fprintf(&b, "\n%6d × %s", c.Count, c.Text)
@@ -61,7 +61,8 @@ func (s Summary) Clean() bool {
 }
 
 // Failure says in a few words what makes a run a failure, "" when it is none. Errors that were
-// overcome are none, nor is that some were still on their way in when it was interrupted.
+// overcome are none, nor is that some were still on their way in, and nothing had kept them
+// out, when it was interrupted.
 func (s Summary) Failure() string {
 	var parts []string
 	if s.Faulty() {
@@ -70,7 +71,7 @@ func (s Summary) Failure() string {
 	if s.Taken != 0 {
 		parts = append(parts, fmt.Sprintf("%d reliable messages went with a node", s.Taken))
 	}
-	if s.Connected < s.Bots && (s.Errors > 0 || !s.Interrupted) {
+	if s.Connected < s.Bots && (s.Errors > 0 || len(s.Causes) > 0 || !s.Interrupted) {
 		parts = append(parts, fmt.Sprintf("%d of %d bots did not play at the end", s.Bots-s.Connected, s.Bots))
 	}
 	return strings.Join(parts, "; ")

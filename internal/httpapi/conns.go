@@ -40,6 +40,7 @@ type conns struct {
 	malformed  func(code int) // is called for an answer that no handler gave; nil: nobody counts
 
 	mu      sync.Mutex // guards the fields below and those of conn and queues that say so
+	closed  bool
 	all     queues
 	address map[uint64]*queues // by limit.AddressKey
 	// byCount are the addresses that have n connections, at n; the last is not empty.
@@ -74,6 +75,7 @@ type conn struct {
 	// Guarded by conns.mu.
 	phase       phase
 	since       time.Time
+	asked       bool          // a request came, at any time
 	inAll, inOf *list.Element // nil while it can't be closed
 }
 
@@ -82,7 +84,7 @@ func newConns(perAddress int, spared func(netip.Addr) bool, dropped *prometheus.
 }
 
 // enter takes in a connection. It returns nil when its address has too many that are
-// all at work.
+// all at work, or nobody is let in any more.
 func (c *conns) enter(nc net.Conn) *conn {
 	k := &conn{Conn: nc, conns: c}
 	var full *queues
@@ -111,6 +113,10 @@ func (c *conns) enter(nc net.Conn) *conn {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		c.unseatLocked(k)
+		return nil
+	}
 	c.queueLocked(k, waiting)
 	return k
 }
@@ -185,6 +191,31 @@ func (k *conn) set(p phase) {
 	}
 	k.conns.unqueueLocked(k)
 	k.conns.queueLocked(k, p)
+}
+
+// setAsked notes that a request came.
+func (k *conn) setAsked() {
+	k.conns.mu.Lock()
+	k.asked = true
+	k.conns.mu.Unlock()
+	k.set(waiting)
+}
+
+// shut closes the connections without a request, and lets nobody in any more: the http.Server,
+// which is about to shut down, would answer none of them and wait for them all the same, for 5 s.
+func (c *conns) shut() {
+	var closing []*conn
+	c.mu.Lock()
+	c.closed = true
+	for e := c.all.waiting.Front(); e != nil; e = e.Next() {
+		if k := e.Value.(*conn); !k.asked {
+			closing = append(closing, k)
+		}
+	}
+	c.mu.Unlock()
+	for _, k := range closing {
+		_ = k.Close()
+	}
 }
 
 func (c *conns) queueLocked(k *conn, p phase) {
@@ -276,7 +307,7 @@ func (c *conns) state(nc net.Conn, s http.ConnState) {
 	}
 	switch s {
 	case http.StateActive: // the header is whole
-		k.set(waiting)
+		k.setAsked()
 	case http.StateIdle:
 		k.set(idle)
 	}

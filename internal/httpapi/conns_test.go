@@ -107,6 +107,7 @@ func served(t *testing.T, f *fake, l httpapi.Limits, change func(*httpapi.Config
 			t.Error(err)
 		}
 		f.stopped = time.Since(began)
+		time.Sleep(time.Second) // for handlers that were not waited for
 	})
 }
 

@@ -45,7 +45,8 @@ const (
 	reserveTimeout = 200 * time.Millisecond
 	// reserveTries is how many nodes are asked before the request fails.
 	reserveTries = 3
-	// drainTimeout bounds how long requests in flight may hold up a stop.
+	// drainTimeout bounds how long requests in flight may hold up a stop, unless
+	// Config.DrainTimeout does.
 	drainTimeout = 3 * time.Second
 	// episodeQuiet is how long nothing happens before the log calls it over.
 	episodeQuiet = time.Minute
@@ -84,6 +85,8 @@ type Config struct {
 	AllowOrigin string
 	// Timeout bounds the whole answer. Zero means 5 s.
 	Timeout time.Duration
+	// DrainTimeout bounds how long requests in flight may hold up a stop. Zero means 3 s.
+	DrainTimeout time.Duration
 	// ExposeDebugAPI adds /debug/….
 	ExposeDebugAPI bool
 	// ExposeMetrics adds /metrics….
@@ -170,6 +173,7 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 5 * time.Second
 	}
+	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, drainTimeout)
 	if cfg.Choose == nil {
 		cfg.Choose = choose
 	}
@@ -225,8 +229,8 @@ func New(cfg Config, c Cluster, m Mesh, serving func() error) *Server {
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
-// Serve answers requests on l until ctx ends, then lets those in flight finish.
-// It closes l.
+// Serve answers requests on l until ctx ends, then lets those in flight finish. Who has opened
+// a connection and asked nothing yet is not waited for. It closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer s.short.End()
 	defer s.proxy.End()
@@ -255,18 +259,24 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	stopped := make(chan error, 1)
 	go func() {
 		s.pulse.run(ctx, s.look)
-		c, cancel := context.WithTimeout(context.Background(), drainTimeout)
-		defer cancel()
-		err := srv.Shutdown(c)
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = srv.Close()
-		}
-		stopped <- err
+		stopped <- s.shutDown(srv, c)
 	}()
 	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return <-stopped
+}
+
+// shutDown lets requests in flight finish, for as long as DrainTimeout.
+func (s *Server) shutDown(srv *http.Server, c *conns) error {
+	c.shut()
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
+	defer cancel()
+	err := srv.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = srv.Close()
+	}
+	return err
 }
 
 // counted limits the time and the body of a request and counts its answer.

@@ -349,6 +349,20 @@ func TestHealthcheck(t *testing.T) {
 	}
 }
 
+// TestPlayersHearNothingOfTheInside: why a node hands out no places is the operator's, and may
+// name what is inside the cluster.
+func TestPlayersHearNothingOfTheInside(t *testing.T) {
+	f := oneOfEach()
+	s, _ := newAPI(t, f, nil)
+	f.serving = errors.New("not joined: request 10 to 10.9.9.9:6779: node is unreachable")
+	for _, path := range []string{"/endpoint/type/UDP/user/a", "/auth/a"} {
+		w := do(s, "GET", path, "")
+		if body := w.Body.String(); w.Code != 503 || strings.Contains(body, "10.9") || strings.Contains(body, "request") || !strings.Contains(body, "try again") {
+			t.Errorf("%s = %d %s", path, w.Code, body)
+		}
+	}
+}
+
 func TestClusterMetrics(t *testing.T) {
 	f := oneOfEach()
 	f.members[0].Values = map[string]any{"Users": int64(3), "Rooms": uint64(2), "motd": "hi"}

@@ -46,9 +46,9 @@ func (s *Server) place(r *http.Request, typ string, req users.ReserveRequest) (p
 	if err := s.forType(r, typ); err != nil {
 		return place{}, err
 	}
-	if err := s.serving(); err != nil {
+	if s.serving() != nil {
 		s.watch.refuse("")
-		return place{}, unavailable(err.Error())
+		return place{}, unavailable(notServing)
 	}
 	candidates, err := s.candidates(typ)
 	if err != nil {
@@ -83,6 +83,10 @@ func (s *Server) place(r *http.Request, typ string, req users.ReserveRequest) (p
 	s.short.Note(err)
 	return place{}, err
 }
+
+// notServing is all that players are told when this node hands out nothing: why is for the
+// operator, in the log and at /healthcheck, and may name addresses inside the cluster.
+const notServing = "this http node hands out no places now: try again, or ask another"
 
 func unavailable(text string) error { return &httpError{http.StatusServiceUnavailable, text} }
 

@@ -19,6 +19,7 @@ type typeSeen struct {
 	here    bool      // some node of it is in the directory
 	until   time.Time // when it was there last, if it is not
 	drained bool      // none of its nodes was online when they were seen last
+	staying int       // nodes that had not said that they go, when they were seen last
 }
 
 // learn returns the directory and notes the types in it. It is called all the time, so that
@@ -44,7 +45,13 @@ func (s *Server) learn() *mars.Directory {
 	for _, m := range d.Members {
 		if forPlayers(m) {
 			t := s.types[m.Type]
-			s.types[m.Type] = typeSeen{here: true, drained: (t.drained || !t.here) && m.State != mars.Online}
+			if !t.here {
+				t.drained, t.staying = true, 0
+			}
+			if m.State != mars.Offline {
+				t.staying++
+			}
+			s.types[m.Type] = typeSeen{here: true, drained: t.drained && m.State != mars.Online, staying: t.staying}
 		}
 	}
 	return d

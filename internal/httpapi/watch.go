@@ -51,12 +51,19 @@ func (w *watch) refuse(typ string) {
 }
 
 // census is how many nodes of a type there are.
-type census struct{ nodes, open, draining, taken, silent int }
+type census struct {
+	nodes, open, draining, taken, silent int
+	// vanished is how many went without a word where none is left, and last when.
+	vanished int
+	last     time.Time
+}
 
 func (c census) why() string {
 	switch {
 	case c.open > 0:
 		return ""
+	case c.vanished > 0:
+		return "no node is there, they vanished"
 	case c.nodes == 0:
 		return "no node is there"
 	case c.draining == c.nodes:
@@ -117,8 +124,12 @@ func (s *Server) census(d *mars.Directory) map[string]census {
 	}
 	s.mu.Lock()
 	s.lastCensus = make(map[string]census, len(s.types))
-	for typ := range s.types {
-		s.lastCensus[typ] = count(d.ByType(typ))
+	for typ, t := range s.types {
+		c := count(d.ByType(typ))
+		if c.nodes == 0 {
+			c.vanished, c.last = t.staying, t.until
+		}
+		s.lastCensus[typ] = c
 	}
 	s.mu.Unlock()
 	s.censusOf = d
@@ -163,6 +174,9 @@ func (w *watch) see(now time.Time, typ, why string, c census) {
 	if typ == "" {
 		e.Msg("this node hands out no places")
 		return
+	}
+	if c.vanished > 0 {
+		e = e.Int("vanished", c.vanished).Str("ago", telemetry.Span(now.Sub(c.last)))
 	}
 	e.Str("type", typ).Int("nodes", c.nodes).Int("draining", c.draining).Int("taken", c.taken).Int("silent", c.silent).
 		Int("refused", d.refused).Msg("no node takes players")

@@ -46,7 +46,7 @@ func TestNobodyCanEnter(t *testing.T) {
 	}{
 		{"draining", state(mars.Offline), "level:warn,cause:all nodes are draining,type:UDP,nodes:2,draining:2,taken:0,silent:0,refused:3,message:no node takes players", "type:UDP,message:nodes take players again"},
 		{"taken", state(mars.Taken), "all nodes are taken", "nodes take players again"},
-		{"gone", func(f *fake) { f.members = nil }, "cause:no node is there,type:UDP,nodes:0", "nodes take players again"},
+		{"gone", func(f *fake) { f.members = nil }, "cause:no node is there, they vanished,vanished:2,ago:2.", "nodes take players again"},
 		{"suspected", func(f *fake) {
 			f.members = online()
 			f.members[0].Hidden, f.members[1].Hidden = true, true

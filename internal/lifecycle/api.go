@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -40,6 +41,7 @@ func (n *Node) startAPI(ctx context.Context, s *stack) error {
 	n.warnOpenAPI(l.Addr().String(), address, tickets != nil)
 	api := httpapi.New(httpapi.Config{
 		ClientKey: n.cfg.Env.ClientKey.Reveal(), Tickets: tickets, AllowOrigin: h.AllowOrigin, Timeout: h.Timeout,
+		DrainTimeout:   n.apiDrainTime(),
 		ExposeDebugAPI: h.ExposeDebugAPI, ExposeMetrics: h.ExposeMetrics,
 		Limits: httpapi.Limits{
 			RequestsPerAddress: unlimited(h.RequestsPerAddress), RequestsPerAddressBurst: h.RequestsPerAddressBurst,
@@ -67,6 +69,12 @@ func (n *Node) startAPI(ctx context.Context, s *stack) error {
 	}
 	s.start("http api", func(ctx context.Context) error { return api.Serve(ctx, l) })
 	return nil
+}
+
+// apiDrainTime is how long requests in flight may hold up a stop: half of what stopping has,
+// of which there is less when the time for all of it is short.
+func (n *Node) apiDrainTime() time.Duration {
+	return min(n.closeTime()/2, n.cfg.Env.ShutdownTimeout/4, 3*time.Second)
 }
 
 // ticketsOf returns what checks tickets, nil when none are asked for.

@@ -24,7 +24,7 @@ import (
 
 // DevOptions configures the one-command cluster.
 type DevOptions struct {
-	Bots      int
+	Bots      int           // how many play, up to bot.CountMax
 	Loss      float64       // percent of the bots' datagrams that get lost
 	Duration  time.Duration // how long the bots play; 0: until a signal
 	ConfigDir string
@@ -32,9 +32,27 @@ type DevOptions struct {
 	Out       io.Writer // status lines and the summary
 }
 
+// validate refuses what no cluster should start for.
+func (o DevOptions) validate() error {
+	var problems []string
+	if o.Bots < 0 || o.Bots > bot.CountMax {
+		problems = append(problems, fmt.Sprintf("bots must be 0 to %d", bot.CountMax))
+	}
+	if o.Duration < 0 {
+		problems = append(problems, "duration must not be negative")
+	}
+	if len(problems) == 0 {
+		return nil
+	}
+	return &Error{ExitUsage, fmt.Errorf("bad options: %s", strings.Join(problems, "; "))}
+}
+
 // RunDev runs one node of each role in this process on loopback, with bots playing
 // when asked for, until a signal or, with a Duration, until the bots are done.
 func RunDev(ctx context.Context, o DevOptions) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
 	signals := catchSignals()
 	defer signal.Stop(signals)
 	dir, remove, err := rundir.MakeTemp("diarkis-dev-")

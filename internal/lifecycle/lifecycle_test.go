@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -288,5 +291,71 @@ func TestMARSResolver(t *testing.T) {
 	}
 	if got := newMARSResolver(home, "10.0.0.7:6779").name(); got != "mars.example:6779" {
 		t.Errorf("a mars node that is told where looks for mars at %s", got)
+	}
+}
+
+// TestStackKeepsTimeForEachPart: a part that is late takes nothing from those after it, which
+// are not called late in its place.
+func TestStackKeepsTimeForEachPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &bytes.Buffer{}
+		s := newStack(zerolog.New(log))
+		slow := func(ctx context.Context) error {
+			<-ctx.Done()
+			time.Sleep(partTimeMin / 2)
+			return nil
+		}
+		release := make(chan struct{})
+		s.start("admin listener", slow)
+		s.start("mesh", slow)
+		s.start("stubborn", func(context.Context) error { <-release; return nil })
+		s.start("figures", slow)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		s.stop(ctx)
+		if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, `"part":"stubborn"`) {
+			t.Errorf("late are:\n%s", got)
+		}
+		close(release)
+	})
+}
+
+// TestOrdinaryStopIsNoError: whatever clients have open, no part of a node is late when it stops.
+func TestOrdinaryStopIsNoError(t *testing.T) {
+	d := newDev(t, 0)
+	log := &lockedBuffer{}
+	for _, n := range d.nodes {
+		n.log = zerolog.New(log).With().Str("role", string(n.cfg.Role)).Logger()
+	}
+	err := runAll(context.Background(), context.Background(), d.nodes, func(ctx context.Context) error {
+		if err := d.awaitPlayable(ctx); err != nil {
+			return err
+		}
+		for _, n := range d.nodes[1:] {
+			for _, addr := range []string{n.record.Public, n.record.Admin} {
+				if addr == n.record.Public && n.cfg.Role == config.RoleUDP {
+					continue
+				}
+				for _, says := range []string{"", "GET /healthcheck HTTP/1.1\r\nHo", "GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n"} {
+					c, err := net.Dial("tcp", addr)
+					if err != nil {
+						return err
+					}
+					t.Cleanup(func() { _ = c.Close() })
+					if _, err := io.WriteString(c, says); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(log.String()) {
+		if strings.Contains(line, "in time") || strings.Contains(line, `"error"`) {
+			t.Errorf("an ordinary stop said: %s", line)
+		}
 	}
 }

@@ -139,7 +139,7 @@ func (n *Node) Run(ctx, hard context.Context) error {
 	if n.announced {
 		n.leave(deadline)
 	}
-	stop, cancel := context.WithTimeout(context.Background(), max(min(n.closeTime(), time.Until(deadline)), stopTimeMin))
+	stop, cancel := context.WithTimeout(context.Background(), n.stopTime(deadline))
 	defer cancel()
 	s.stop(stop)
 	n.removeFiles()

@@ -24,7 +24,7 @@ type Episode struct {
 }
 
 // NewEpisode returns an Episode that is over when quiet has passed without a failure.
-// The messages are those of its first and its last line.
+// The messages are those of its first and its last line, unless [Episode.End] comes before.
 func NewEpisode(log zerolog.Logger, quiet time.Duration, begin, over string) *Episode {
 	return &Episode{log: log, quiet: quiet, begin: begin, over: over}
 }
@@ -43,11 +43,12 @@ func (e *Episode) Note(err error) {
 	e.timer = time.AfterFunc(e.quiet, e.check)
 }
 
-// End ends an episode now, if there is one, for who will not call Note any more.
+// End ends an episode now, if there is one, for who stops and will not call Note any more. The
+// line says that: nobody knows whether what failed would work again.
 func (e *Episode) End() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.endLocked()
+	e.endLocked(e.begin + ", until this stopped")
 }
 
 // check runs when the episode may be over.
@@ -58,14 +59,14 @@ func (e *Episode) check() {
 		e.timer.Reset(left)
 		return
 	}
-	e.endLocked()
+	e.endLocked(e.over)
 }
 
-func (e *Episode) endLocked() {
+func (e *Episode) endLocked(message string) {
 	if e.count == 0 {
 		return
 	}
 	e.timer.Stop()
-	e.log.Info().Int("failures", e.count).Str("lasted", Span(e.last.Sub(e.since))).Msg(e.over)
+	e.log.Info().Int("failures", e.count).Str("lasted", Span(e.last.Sub(e.since))).Msg(message)
 	e.count = 0
 }

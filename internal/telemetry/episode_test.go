@@ -35,7 +35,8 @@ func TestEpisodeWritesTwoLines(t *testing.T) {
 		e.Note(errors.New("again"))
 		e.End()
 		e.End()
-		if s := written(); strings.Count(s, "\n") != 4 || !strings.Contains(s, `"failures":1`) {
+		if s := written(); strings.Count(s, "\n") != 4 || !strings.Contains(s, `"failures":1`) ||
+			strings.Count(s, "over") != 1 || !strings.Contains(s, `"message":"began, until this stopped"`) {
 			t.Errorf("a second episode, ended:\n%s", s)
 		}
 	})
