@@ -91,6 +91,7 @@ func TestTerminatedNodes(t *testing.T) {
 		if code := c.mars.waitExit(); code != 0 {
 			t.Errorf("exit code %d after SIGTERM, want 0", code)
 		}
+		c.mars.waitLog(`"stop requested"`, `"role":"mars"`)
 	})
 	t.Run("second signal", func(t *testing.T) {
 		t.Parallel()

@@ -28,16 +28,16 @@ func goodText(c *config.Config) string {
 
 func configCommand() *cobra.Command {
 	var dir, file, role string
-	load := func() (*config.Config, error) {
+	options := func() (config.Options, error) {
 		o := config.Options{Dir: dir, File: file}
 		if role != "" {
 			r, ok := config.ParseRole(role)
 			if !ok {
-				return nil, &usageError{fmt.Errorf("unknown role %q; roles are mars, http, udp, tcp", role)}
+				return o, &usageError{fmt.Errorf("unknown role %q; roles are mars, http, udp, tcp", role)}
 			}
 			o.Role = r
 		}
-		return config.Load(o)
+		return o, nil
 	}
 	cmd := &cobra.Command{
 		Use:   "config check|show",
@@ -52,15 +52,23 @@ func configCommand() *cobra.Command {
 	cmd.PersistentFlags().StringVar(&role, "role", "", "only the settings of this role (default: of every role)")
 	cmd.AddCommand(&cobra.Command{
 		Use: "check", Short: "List what would keep a node with these settings from starting on this machine", Args: noArgs,
+		Long: `check does what a start does, up to where something would be left behind, and lists
+every problem, and every warning that such a start would log. It can't know whether
+ports are free, what a cloud's metadata says, and what happens later.
+
+Exit codes are those of a start: 0 good, perhaps with warnings, 64 wrong command line,
+69 something is not there or not on this machine, 73 no file can be made in the run
+directory, 77 no permission, 78 wrong settings, which comes before the others.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := load()
+			o, err := options()
 			if err != nil {
 				return err
 			}
-			for _, w := range c.Warnings {
+			c, warnings, err := lifecycle.CheckSettings(cmd.Context(), o)
+			for _, w := range warnings {
 				fmt.Fprintln(cmd.OutOrStdout(), "warning:", w)
 			}
-			if err := lifecycle.Check(cmd.Context(), c); err != nil {
+			if err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), goodText(c))
@@ -69,7 +77,11 @@ func configCommand() *cobra.Command {
 	}, &cobra.Command{
 		Use: "show", Short: "Print the settings in force and where each comes from (secrets masked)", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := load()
+			o, err := options()
+			if err != nil {
+				return err
+			}
+			c, err := config.Load(o)
 			if err != nil {
 				return err
 			}

@@ -67,6 +67,8 @@ func (e *usageError) Unwrap() error { return e.err }
 
 func rootCommand() *cobra.Command {
 	root := nodeCommand()
+	root.Version = lifecycle.Version
+	root.SetVersionTemplate(lifecycle.BuildText(commit) + "\n")
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.CompletionOptions.HiddenDefaultCmd = true

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/id"
 	"github.com/Diarkis/diarkis/internal/lifecycle"
 	"github.com/Diarkis/diarkis/internal/rundir"
+	"github.com/Diarkis/diarkis/internal/telemetry"
 )
 
 func marsCommand() *cobra.Command {
@@ -71,6 +73,8 @@ func marsStatusCommand(f *nodeFlags) *cobra.Command {
 		Short: "Show the authority, its voters and the members, as a node on this machine sees them",
 		Long: `status asks the nodes on this machine and shows what the authority says if it
 is one of them, else the first that answers.
+
+An authority that died counts as one for some seconds: "last heard" says how long ago that was.
 
 Exit codes: 0 there is an authority, 1 there is none that may write at the moment (what
 is known is shown all the same), 3 no node runs here, or none answers.`,
@@ -156,13 +160,21 @@ func printMARS(out io.Writer, st *lifecycle.MARSStatus) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "asked\t%s %d at %s\n", st.Role, st.PID, st.Node)
 	fmt.Fprintf(w, "authority\t%s\n", authorityText(st))
-	fmt.Fprintf(w, "epoch\t%s\n", st.Epoch)
+	fmt.Fprintf(w, "epoch\t%s\n", cmp.Or(st.Epoch, "none yet"))
 	if st.Reigns {
 		fmt.Fprintf(w, "lease\t%s\n", leaseText(st))
 	}
-	fmt.Fprintf(w, "voters\t%d: %s\n", len(st.Voters), strings.Join(st.Voters, " "))
+	if len(st.Voters) == 0 {
+		fmt.Fprint(w, "voters\tnone known\n")
+	} else {
+		fmt.Fprintf(w, "voters\t%d: %s\n", len(st.Voters), strings.Join(st.Voters, " "))
+	}
 	if st.Waiting != "" {
 		fmt.Fprintf(w, "waiting\t%s\n", st.Waiting)
+	}
+	if len(st.Members) == 0 {
+		fmt.Fprint(w, "members\tnone known\n")
+		return w.Flush()
 	}
 	if st.Reigns {
 		fmt.Fprintf(w, "members\t%d\n\n", len(st.Members))
@@ -198,10 +210,15 @@ func authorityText(st *lifecycle.MARSStatus) string {
 		return fmt.Sprintf("%s (%s), this node, founded lately without hearing everybody", st.Authority, st.AuthorityRole)
 	case st.Reigns:
 		return fmt.Sprintf("%s (%s), this node", st.Authority, st.AuthorityRole)
-	case !st.Live:
-		return fmt.Sprintf("%s (%s), silent at the moment", st.Authority, st.AuthorityRole)
 	}
-	return fmt.Sprintf("%s (%s)", st.Authority, st.AuthorityRole)
+	text := fmt.Sprintf("%s (%s)", st.Authority, st.AuthorityRole)
+	if !st.Live {
+		text += ", silent at the moment"
+	}
+	if st.AuthorityAgeMS != nil {
+		text += ", last heard " + telemetry.Span(time.Duration(*st.AuthorityAgeMS)*time.Millisecond) + " ago"
+	}
+	return text
 }
 
 func leaseText(st *lifecycle.MARSStatus) string {

@@ -29,7 +29,8 @@ Tasks:
   %s
 
 Exit codes: 0 done, 1 failed or not done in time, 3 no such node, 64 no such task or
-not its parameters.`, telemetry.Span(lifecycle.TaskWait), strings.Join(lifecycle.Tasks(), "\n  ")),
+not its parameters, 73 the task could not be left in the run directory, 77 that is not
+this user's.`, telemetry.Span(lifecycle.TaskWait), strings.Join(lifecycle.Tasks(), "\n  ")),
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return &usageError{fmt.Errorf("name a task: see diarkisd task --help")}
@@ -76,7 +77,7 @@ func askTask(ctx context.Context, dir *rundir.Dir, node rundir.Node, t rundir.Ta
 	if err := dir.Signal(node); err != nil {
 		r.Forget()
 		code := lifecycle.ExitFailed
-		if errors.Is(err, rundir.ErrNotThisProcess) {
+		if errors.Is(err, rundir.ErrNotThisProcess) || errors.Is(err, rundir.ErrOlder) {
 			code = lifecycle.ExitNoNode
 		}
 		return rundir.Outcome{}, &lifecycle.Error{Code: code, Err: err}

@@ -19,13 +19,9 @@ const secretDistinctMin = 16
 // errPoorSecret says what to do instead of typing one in.
 var errPoorSecret = errors.New(`is not 32 random bytes in hexadecimal or base64: make one with "openssl rand -hex 32"`)
 
-// ClusterSecretLines splits the content of a cluster secret into its lines, of which
-// the first signs and all verify: the text of a line as it stands is the secret. Blank
-// lines, line ends, space around a line and a byte order mark don't count. Whoever has
-// the secret is the cluster and may guess it offline, so a line that is not at least
-// [SecretBytesMin] bytes as hex or base64, or is plainly not random, is refused. Errors
-// name no secret.
-func ClusterSecretLines(content []byte) ([][]byte, error) {
+// secretLines splits the content of a secret of either kind into its lines. Blank lines,
+// line ends, space around a line and a byte order mark don't count.
+func secretLines(content []byte) ([][]byte, error) {
 	var lines [][]byte
 	for line := range bytes.Lines(bytes.TrimPrefix(content, utf8BOM)) {
 		if line = bytes.TrimSpace(line); len(line) > 0 {
@@ -37,6 +33,25 @@ func ClusterSecretLines(content []byte) ([][]byte, error) {
 		return nil, errors.New("no line in it")
 	case len(lines) > secretLinesMax:
 		return nil, fmt.Errorf("%d lines, at most %d are read", len(lines), secretLinesMax)
+	}
+	for i, line := range lines {
+		if inQuotes(string(line)) {
+			return nil, fmt.Errorf("line %d is in quotation marks, which would be part of the value: leave them out", i+1)
+		}
+	}
+	return lines, nil
+}
+
+// ClusterSecretLines splits the content of a cluster secret into its lines, of which
+// the first signs and all verify: the text of a line as it stands is the secret. Blank
+// lines, line ends, space around a line and a byte order mark don't count. Whoever has
+// the secret is the cluster and may guess it offline, so a line that is not at least
+// [SecretBytesMin] bytes as hex or base64, or is plainly not random, is refused. Errors
+// name no secret.
+func ClusterSecretLines(content []byte) ([][]byte, error) {
+	lines, err := secretLines(content)
+	if err != nil {
+		return nil, err
 	}
 	for i, line := range lines {
 		if b := randomBytes(string(line)); len(b) < SecretBytesMin || distinctBytes(b) < secretDistinctMin {

@@ -73,10 +73,22 @@ type Config struct {
 
 	sources map[string]string // "udp.port" → where its value came from
 	changed map[string]bool   // "udp.port" → its value is not the built-in one
+	wrong   map[string]bool   // keys and sources that LoadAnyway found something wrong with
 }
 
 // Load reads and checks the settings. The error is an [*Errors].
 func Load(o Options) (*Config, error) {
+	c, err := LoadAnyway(o)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// LoadAnyway is [Load] for whoever looks for further mistakes: with an error it returns
+// the settings all the same, with the built-in value of what was wrong. No node may run
+// with those.
+func LoadAnyway(o Options) (*Config, error) {
 	c := &Config{Role: o.Role}
 	l := newLoader(o, c)
 	l.findDir()
@@ -86,7 +98,11 @@ func Load(o Options) (*Config, error) {
 	}
 	c.Files = l.files
 	if c.Dir != "" && len(l.files) == 0 {
-		l.warn("%s holds no settings file for this role, such as udp/main.json or shared/mesh.json: defaults are used", c.Dir)
+		whom := "of any role"
+		if o.Role != "" {
+			whom = "for this role"
+		}
+		l.warn("%s holds no settings file %s, such as udp/main.json or shared/mesh.json: defaults are used", c.Dir, whom)
 	}
 	l.strayFiles()
 	l.flags()
@@ -98,7 +114,10 @@ func Load(o Options) (*Config, error) {
 	c.Env = l.env()
 	l.together()
 	if len(l.problems) > 0 {
-		return nil, &Errors{l.problems}
+		for _, p := range l.problems {
+			c.wrong[p.Source], c.wrong[p.Key] = true, true
+		}
+		return c, &Errors{l.problems}
 	}
 	return c, nil
 }
@@ -136,6 +155,13 @@ func (c *Config) Source(key string) string { return c.sources[key] }
 // so: a copy of the files in configs/, which spell all of them out, changes nothing.
 func (c *Config) IsDefault(key string) bool { return !c.changed[key] }
 
+// IsWrong tells whether [LoadAnyway] found something wrong with one of these settings:
+// "udp.nic", "DIARKIS_CLUSTER_SECRET" or the name of a file. What else is to be said of
+// them follows from that.
+func (c *Config) IsWrong(names ...string) bool {
+	return slices.ContainsFunc(names, func(n string) bool { return n != "" && c.wrong[n] })
+}
+
 // What [Config.Source] says besides files and variables.
 const (
 	sourceDefault = "default"
@@ -155,7 +181,7 @@ type loader struct {
 }
 
 func newLoader(o Options, c *Config) *loader {
-	c.sources, c.changed = map[string]string{}, map[string]bool{}
+	c.sources, c.changed, c.wrong = map[string]string{}, map[string]bool{}, map[string]bool{}
 	return &loader{options: o, config: c, viper: viper.New(), builtIn: map[string]any{}, places: map[string]Problem{}}
 }
 
@@ -260,6 +286,9 @@ func (l *loader) file(s section) {
 		l.files = append(l.files, name)
 	}
 	l.problems = append(l.problems, r.problems...)
+	for _, p := range r.problems { // whose keys are those in the file
+		l.config.wrong[s.name+"."+p.Key] = true
+	}
 	tree := map[string]any{}
 	for key, v := range r.values {
 		nest(tree, s.name+"."+key, v)

@@ -341,7 +341,7 @@ func TestWarnings(t *testing.T) {
 	dir := write(t, map[string]string{"shared/group.json": `{"x": 1}`, "shared/rooms.json": `?`, "shared/readme.txt": "x"})
 	c := load(t, Options{Dir: dir})
 	want := []string{
-		"holds no settings file for this role",
+		"holds no settings file of any role",
 		"DIARKIS_HTTP_PORT=tcp://10.0.0.1:7000 was ignored: it is the link to a Kubernetes service",
 		"group.json was ignored: this version has no settings for it",
 		`rooms.json was ignored: no settings file has that name; did you mean "room.json"?`,
@@ -355,7 +355,7 @@ func TestWarnings(t *testing.T) {
 	if len(c.Warnings) != len(want) || c.HTTP.Port != 7000 {
 		t.Errorf("port %d, warnings %q", c.HTTP.Port, c.Warnings)
 	}
-	if c := load(t, Options{Dir: t.TempDir()}); !strings.Contains(strings.Join(c.Warnings, "\n"), "holds no settings file") {
+	if c := load(t, Options{Dir: t.TempDir(), Role: RoleUDP}); !strings.Contains(strings.Join(c.Warnings, "\n"), "holds no settings file for this role") {
 		t.Errorf("an empty directory gave the warnings %q", c.Warnings)
 	}
 }
@@ -410,7 +410,8 @@ func TestTicketSettings(t *testing.T) {
 		{strings.Repeat("x", 64), "not random"},
 		{"a sentence is easily guessed, however long it may be", "something else than letters"},
 		{line + "\n" + line[:40], "line 2"},
-		{line + " ", "something else than letters"},
+		{`"` + line + `"`, "in quotation marks"},
+		{line + "\n'" + line + "'", "line 2 is in quotation marks"},
 	} {
 		t.Setenv(envTicketKey, c.key)
 		got := problems(t, Options{Role: RoleHTTP})
@@ -424,7 +425,7 @@ func TestTicketSettings(t *testing.T) {
 			t.Errorf("the key is in %q", got)
 		}
 	}
-	file := filepath.Join(write(t, map[string]string{"key": line + "\r\n\n" + line[:60] + "Zk3v\n"}), "key")
+	file := filepath.Join(write(t, map[string]string{"key": "\ufeff" + line + " \r\n\n\t" + line[:60] + "Zk3v\n"}), "key")
 	t.Setenv(envTicketKeyFile, file)
 	c := load(t, Options{Role: RoleHTTP})
 	if got := c.Env.TicketKey.Reveal(); got != line+"\n"+line[:60]+"Zk3v" || c.Env.TicketKeyFile != file {

@@ -133,6 +133,9 @@ func (l *loader) env() Env {
 	if len(key) > clientKeyBytesMax || !utf8.ValidString(key) || strings.ContainsFunc(key, unicode.IsControl) {
 		l.report(envClientKey, "", "expected at most %d bytes of UTF-8 in one line, without control characters; it has %d bytes", clientKeyBytesMax, len(key))
 	}
+	if inQuotes(key) {
+		l.report(envClientKey, "", "it is in quotation marks%s", hintQuoted)
+	}
 	e.ClientKey = Secret{key}
 	e.ClusterSecretFile = getenv(envClusterSecretFile)
 	e.ClusterSecret = l.secret(envClusterSecret, envClusterSecretFile, "cluster secret", ClusterSecretLines)
@@ -196,6 +199,10 @@ func (l *loader) bool(name string) bool {
 
 func (l *loader) label(name string) string {
 	s := getenv(name)
+	if inQuotes(s) {
+		l.report(name, "", "it is in quotation marks%s", hintQuoted)
+		return ""
+	}
 	control := strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == '/' })
 	if len(s) > labelBytesMax || control || !utf8.ValidString(s) {
 		l.report(name, "", "expected at most %d bytes of UTF-8 without control characters and slashes", labelBytesMax)
@@ -210,7 +217,7 @@ func (l *loader) secret(variable, fileVariable, what string, split func([]byte) 
 	text, from := os.Getenv(variable), variable
 	file := getenv(fileVariable)
 	if file != "" {
-		src, err := readRegular(file)
+		src, err := ReadKey(file, fileBytesMax)
 		if err != nil {
 			l.report(fileVariable, "", "the file that it names: %v", err)
 			return Secret{}
@@ -232,29 +239,6 @@ func (l *loader) secret(variable, fileVariable, what string, split func([]byte) 
 	return Secret{string(bytes.Join(lines, []byte("\n")))}
 }
 
-// SecretLines splits the content of a secret into its lines. Blank lines and line ends
-// don't count; every other line has at least [SecretBytesMin] bytes.
-func SecretLines(content []byte) ([][]byte, error) {
-	var lines [][]byte
-	for line := range bytes.Lines(content) {
-		if line = bytes.TrimRight(line, "\r\n"); len(bytes.TrimSpace(line)) > 0 {
-			lines = append(lines, slices.Clone(line))
-		}
-	}
-	if len(lines) == 0 {
-		return nil, fmt.Errorf("no line in it")
-	}
-	if len(lines) > secretLinesMax {
-		return nil, fmt.Errorf("%d lines, at most %d are read", len(lines), secretLinesMax)
-	}
-	for i, line := range lines {
-		if len(line) < SecretBytesMin {
-			return nil, fmt.Errorf("line %d has %d bytes, at least %d are needed", i+1, len(line), SecretBytesMin)
-		}
-	}
-	return lines, nil
-}
-
 // Of a ticket key's line: how many characters 32 random bytes take in hexadecimal, in
 // base64, and in all printable ones; and how many different ones are in every random
 // line, as of 64 hexadecimal digits fewer than one in 10^9 has less.
@@ -266,11 +250,12 @@ const (
 )
 
 // TicketKeyLines splits the content of a ticket key into its lines, any of which a
-// ticket may be signed with: the bytes of the line as they stand are the key. As the
-// key is guessed offline by whoever has one ticket, a line that can't hold 32 random
+// ticket may be signed with: the text of the line is the key, without blank lines, line
+// ends, space around a line and a byte order mark. As the key is guessed offline by
+// whoever has one ticket, a line that can't hold 32 random
 // bytes is refused.
 func TicketKeyLines(content []byte) ([][]byte, error) {
-	lines, err := SecretLines(content)
+	lines, err := secretLines(content)
 	if err != nil {
 		return nil, err
 	}
@@ -283,12 +268,15 @@ func TicketKeyLines(content []byte) ([][]byte, error) {
 }
 
 func checkTicketKey(line string) error {
+	if len(line) < SecretBytesMin {
+		return fmt.Errorf("has %d bytes, at least %d are needed", len(line), SecretBytesMin)
+	}
 	const hex = "0123456789abcdefABCDEF"
 	const base64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_="
 	distinct := map[rune]bool{}
 	for _, c := range line {
 		if c <= ' ' || c > '~' {
-			return errors.New("has something else than letters, digits and punctuation in it, perhaps a space at the end: write random bytes as hex or base64")
+			return errors.New("has something else than letters, digits and punctuation in it: write random bytes as hex or base64")
 		}
 		distinct[c] = true
 	}

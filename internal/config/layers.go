@@ -114,7 +114,7 @@ func (l *loader) flags() {
 			l.report("flag", key, "unknown setting%s", nearest(rest, sections[i].keysUnder("")))
 			continue
 		}
-		v, err := f.fromText(text)
+		v, err := f.fromOutside(text)
 		if err != nil {
 			l.reportEach(flagOf(key), key, err)
 			continue
@@ -158,7 +158,7 @@ func (l *loader) environment(s section) {
 			l.warn("%s=%s was ignored: it is the link to a Kubernetes service, not a setting (enableServiceLinks: false stops these)", name, text)
 			continue
 		}
-		if _, err := f.fromText(text); err != nil {
+		if _, err := f.fromOutside(text); err != nil {
 			l.reportEach(name, key, err)
 			continue
 		}
@@ -265,6 +265,7 @@ func (l *loader) together() {
 	l.tickets()
 	l.proxies()
 	l.marsPort()
+	l.nics()
 	for _, b := range []struct {
 		role   Role
 		limits Limits
@@ -299,6 +300,19 @@ func (l *loader) tls() {
 	}
 	if at != "" && len(missing) > 0 {
 		l.reportAt(at, "cert, key and ca have to be set together; missing: %s", strings.Join(missing, ", "))
+	}
+}
+
+// nics says which interface, of an address to listen on, has no say: the address has it.
+func (l *loader) nics() {
+	for _, section := range []string{"mesh", "udp", "tcp"} {
+		if r := l.options.Role; section != "mesh" && r != "" && section != string(r) || section == "mesh" && r == RoleMARS {
+			continue
+		}
+		address, nic := section+".address", section+".nic"
+		if !l.config.IsDefault(address) && !l.config.IsDefault(nic) {
+			l.warn("%s (%s) has no effect: %s (%s) is set", nic, l.config.sources[nic], address, l.config.sources[address])
+		}
 	}
 }
 

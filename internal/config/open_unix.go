@@ -4,6 +4,7 @@ package config
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 )
@@ -25,3 +26,6 @@ func whoMayNot(name string) string {
 	}
 	return us
 }
+
+func writableByAll(info fs.FileInfo) bool { return info.Mode().Perm()&0o002 != 0 }
+func readableByAll(info fs.FileInfo) bool { return info.Mode().Perm()&0o004 != 0 }

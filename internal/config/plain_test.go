@@ -262,3 +262,58 @@ func sample(f field) string {
 	}
 	return fmt.Sprint(f.min + 1)
 }
+
+// Quotation marks are part of a value, and never meant to be: who writes them is told so,
+// whatever the value is for. A secret is not in what they are told.
+func TestQuotationMarksAreSaid(t *testing.T) {
+	clean(t)
+	const secret = "3f8a1c5d7e9b2046a8c0e1f35b7d9a2c4e6f8091b3d5a7c9e0f2143658790bad"
+	for _, name := range []string{
+		envClientKey, envClusterSecret, envTicketKey, envAppName, envAppVersion, envServerType,
+		"DIARKIS_UDP_NIC", "DIARKIS_MESH_MARS_ADDRESS", "DIARKIS_MESH_MARS_PORT", "DIARKIS_HTTP_TICKET_AUDIENCE", "DIARKIS_LOG_LEVEL", "DIARKIS_MESH_SEEDS",
+	} {
+		for _, mark := range []string{`"`, "'"} {
+			t.Run(name+mark, func(t *testing.T) {
+				t.Setenv(name, mark+secret+mark)
+				got := problems(t, Options{})
+				if len(got) != 1 || !strings.HasPrefix(got[0], name+": ") || !strings.Contains(got[0], "quotation marks") || !strings.Contains(got[0], "leave them out") {
+					t.Errorf("problems %q", got)
+				}
+				if slices.Contains([]string{envClientKey, envClusterSecret, envTicketKey}, name) && strings.Contains(strings.Join(got, ""), secret[:8]) {
+					t.Errorf("the secret is in %q", got)
+				}
+			})
+		}
+	}
+	t.Setenv(envClientKey, `a "b" c`)
+	load(t, Options{})
+}
+
+// What is said of an empty entry, and of a number that is no address.
+func TestEmptyEntries(t *testing.T) {
+	clean(t)
+	for entry, want := range map[string]string{`["",""]`: `got ""`, `["10.1"]`: `got "10.1"; that is no whole IPv4 address`} {
+		t.Setenv("DIARKIS_MESH_SEEDS", entry)
+		for _, p := range problems(t, Options{}) {
+			if !strings.HasSuffix(p, want) {
+				t.Errorf("%s: %s", entry, p)
+			}
+		}
+	}
+}
+
+// LoadAnyway knows what was wrong, and has the built-in value of that.
+func TestLoadAnyway(t *testing.T) {
+	clean(t)
+	t.Setenv("DIARKIS_UDP_PORT", "many")
+	t.Setenv("DIARKIS_UDP_NIC", "eth7")
+	t.Setenv(envClusterSecret, "short")
+	dir := write(t, map[string]string{"udp/main.json": `{"publicAddress": "a b", "address": "127.0.0.1"}`})
+	c, err := LoadAnyway(Options{Role: RoleUDP, Dir: dir})
+	if err == nil || c == nil || c.UDP.Port != 7100 || c.UDP.NIC != "eth7" {
+		t.Fatalf("LoadAnyway = %+v, %v", c, err)
+	}
+	if !c.IsWrong("udp.publicAddress") || c.IsWrong("tcp.publicAddress") || !c.IsWrong("udp.port") || !c.IsWrong("udp.nic", envClusterSecret) || c.IsWrong("udp.nic", "udp.address", "") {
+		t.Error("what is wrong is not known")
+	}
+}

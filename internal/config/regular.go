@@ -12,6 +12,31 @@ import (
 // process wait, as a pipe does until somebody writes into it. Its errors don't have the
 // name in them: it may be a secret that was put into the wrong variable.
 func ReadRegular(name string, most int64) ([]byte, error) {
+	return readChecked(name, most, func(fs.FileInfo) error { return nil })
+}
+
+// ReadKey is [ReadRegular] of a file of keys or secrets. One that everybody on this
+// machine may write is refused: whoever writes it decides who is let in.
+func ReadKey(name string, most int64) ([]byte, error) {
+	return readChecked(name, most, func(info fs.FileInfo) error {
+		if writableByAll(info) {
+			return fmt.Errorf("everybody may write it (mode %v): chmod o-w", info.Mode().Perm())
+		}
+		return nil
+	})
+}
+
+// ReadableByAll returns the mode of a file that everybody on this machine may read, and
+// whether it is one. A secret is none any more there.
+func ReadableByAll(name string) (fs.FileMode, bool) {
+	info, err := os.Stat(name)
+	if err != nil || !readableByAll(info) {
+		return 0, false
+	}
+	return info.Mode().Perm(), true
+}
+
+func readChecked(name string, most int64, check func(fs.FileInfo) error) ([]byte, error) {
 	f, err := openAtOnce(name)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, fmt.Errorf("%w%s", nameless(err), whoMayNot(name))
@@ -28,6 +53,9 @@ func ReadRegular(name string, most int64) ([]byte, error) {
 		return nil, fmt.Errorf("not a regular file but %s", kindOf(info.Mode()))
 	case info.Size() > most:
 		return nil, fmt.Errorf("file has %d bytes, at most %d are read", info.Size(), most)
+	}
+	if err := check(info); err != nil {
+		return nil, err
 	}
 	b, err := io.ReadAll(io.LimitReader(f, most+1))
 	switch {

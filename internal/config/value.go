@@ -109,13 +109,27 @@ const (
 	hintQuoted    = "; the quotation marks are part of the value: leave them out"
 )
 
+// inQuotes tells whether a value has quotation marks around it, which a shell would have
+// taken off and a file of variables (docker --env-file) has not.
+func inQuotes(s string) bool {
+	return len(s) > 1 && (s[0] == '"' || s[0] == '\'') && s[len(s)-1] == s[0]
+}
+
+// fromOutside is fromText of what came as a variable or a flag, where no text is meant to
+// be in quotation marks.
+func (f field) fromOutside(s string) (any, error) {
+	if f.typ.Kind() == reflect.String && f.is == "" && inQuotes(trim(s)) {
+		return nil, fmt.Errorf("expected text, got %s%s", shorten(trim(s)), hintQuoted)
+	}
+	return f.fromText(s)
+}
+
 // fromText reads the field's raw value from a variable or a flag. A list is
 // separated by commas or written as JSON. The error may join several.
 func (f field) fromText(s string) (any, error) {
 	s = trim(s)
 	v, err := f.parse(s)
-	quoted := len(s) > 1 && (s[0] == '"' || s[0] == '\'') && s[len(s)-1] == s[0]
-	if err != nil && quoted && !strings.HasSuffix(err.Error(), hintQuoted) {
+	if err != nil && inQuotes(s) && !strings.HasSuffix(err.Error(), hintQuoted) {
 		err = fmt.Errorf("%w%s", err, hintQuoted)
 	}
 	return v, err
@@ -249,7 +263,7 @@ func hostFault(s string) string {
 		return "; leave out the port, which is a setting of its own"
 	case strings.ContainsAny(s, "[]"):
 		return "; brackets are for IPv6 addresses only, and may be left out"
-	case isNumeric(s):
+	case s != "" && isNumeric(s):
 		return "; that is no whole IPv4 address"
 	case strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII }):
 		return "; write such a name in its xn-- form"

@@ -39,6 +39,9 @@ func Ask(ctx context.Context, n rundir.Node, path string, v any) error {
 	}
 	c := checker{log: zerolog.Nop(), node: n}
 	if _, err := c.status(ctx); err != nil {
+		if rundir.Stopped(n.PID) {
+			return fmt.Errorf("%w%s", err, stoppedHint)
+		}
 		return err
 	}
 	code, body, err := get(ctx, "http://"+n.Admin+path)

@@ -106,10 +106,13 @@ func (c *checker) judge(verdicts []verdict) (string, error) {
 	}
 	reason := node + strings.Join(bad, "; ")
 	if exit == ExitUnreachable && rundir.Stopped(c.node.PID) {
-		reason += " (the process is stopped: SIGCONT lets it go on)"
+		reason += stoppedHint
 	}
 	return "", &failure{exit, reason}
 }
+
+// stoppedHint ends what is said of a process that can't answer.
+const stoppedHint = " (the process is stopped: SIGCONT lets it go on)"
 
 // choose picks the node that is meant: the one with the address, else the only one.
 func choose(dir *rundir.Dir, nodes []rundir.Node, o Options) (rundir.Node, error) {
@@ -295,7 +298,11 @@ func (c *checker) mars(ctx context.Context) (string, error) {
 	case !st.Joined:
 		return "", notJoined(st)
 	case st.Authority == telemetry.AuthorityLive || st.Authority == telemetry.AuthorityStale:
-		return fmt.Sprintf("joined, the authority is %s", st.Authority), nil
+		heard := ""
+		if st.AuthorityAgeMS > 0 {
+			heard = fmt.Sprintf(", last heard %s ago", telemetry.Span(time.Duration(st.AuthorityAgeMS)*time.Millisecond))
+		}
+		return fmt.Sprintf("joined, the authority is %s%s", st.Authority, heard), nil
 	}
 	return "", unhealthy("no authority is known: %s", st.Reason)
 }

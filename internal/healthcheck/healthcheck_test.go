@@ -149,6 +149,9 @@ func TestIn(t *testing.T) {
 func TestMARS(t *testing.T) {
 	f := newFake(t, "tcp")
 	f.want(ExitHealthy, "authority is live", "mars")
+	f.status.AuthorityAgeMS = 2300 // it died, perhaps
+	f.want(ExitHealthy, "the authority is live, last heard 2.3s ago", "mars")
+	f.status.AuthorityAgeMS = 0
 	f.status.Authority = telemetry.AuthorityStale
 	f.want(ExitHealthy, "authority is stale", "mars")
 	f.status.Authority, f.status.Reason = telemetry.AuthorityUnknown, "asked\ntwice"

@@ -32,6 +32,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // fake is a cluster whose nodes answer as told.
 type fake struct {
 	members []mars.Member
+	ended   []id.Incarnation
 	refuse  map[id.Node]users.Refusal
 	dead    map[id.Node]bool
 	serving error
@@ -70,7 +71,9 @@ func (f *fake) cancel(node id.Node, payload []byte) ([]byte, error) {
 func (f *fake) Directory() *mars.Directory {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return mars.NewDirectory(1, slices.Clone(f.members)...)
+	d := mars.NewDirectory(1, slices.Clone(f.members)...)
+	d.Ended = f.ended
+	return d
 }
 
 func (f *fake) why() error {

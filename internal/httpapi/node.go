@@ -31,6 +31,7 @@ type tokens struct {
 	of     *mars.Directory
 	states map[token]mars.State
 	names  map[id.Incarnation]token // by mars.Run, so that each is hashed once
+	ended  map[token]bool           // the directory's Ended
 }
 
 // index returns the tokens of the newest directory. It is made anew at most once for each,
@@ -46,24 +47,39 @@ func (s *Server) index() *tokens {
 	if last = s.tokens.Load(); last != nil && last.of == d {
 		return last
 	}
-	x := &tokens{of: d, states: make(map[token]mars.State, len(d.Members)), names: make(map[id.Incarnation]token, len(d.Members))}
+	n := len(d.Members) + len(d.Ended)
+	x := &tokens{of: d, states: make(map[token]mars.State, len(d.Members)), names: make(map[id.Incarnation]token, n)}
 	for _, m := range d.Members {
-		run := mars.Run(m.Incarnation)
-		t, ok := token{}, false
-		if last != nil {
-			t, ok = last.names[run]
-		}
-		if !ok {
-			t, _ = parseToken(mars.Token(run))
-		}
-		x.names[run], x.states[t] = t, m.State
+		x.states[x.name(last, mars.Run(m.Incarnation))] = m.State
+	}
+	if len(d.Ended) > 0 {
+		x.ended = make(map[token]bool, len(d.Ended))
+	}
+	for _, run := range d.Ended {
+		x.ended[x.name(last, run)] = true
 	}
 	s.tokens.Store(x)
 	return x
 }
 
+// name returns the token of a run, which the index before this one most often knows.
+func (x *tokens) name(last *tokens, run id.Incarnation) token {
+	t, ok := token{}, false
+	if last != nil {
+		t, ok = last.names[run]
+	}
+	if !ok {
+		t, _ = parseToken(mars.Token(run))
+	}
+	x.names[run] = t
+	return t
+}
+
 // node answers whether a run of a node is still there: clients whose node falls silent ask,
-// and *gone* makes them go elsewhere. That is said only by who can know it.
+// and *gone* makes them go elsewhere. That is said only by who can know it: of any run while
+// the directory is current, else of those of which an authority had said that they are over
+// for good. One that was evicted may live, and only have lost the way to the authority: its
+// players must not be told to leave it while nobody can say that it is back.
 func (s *Server) node(w http.ResponseWriter, r *http.Request) {
 	t, ok := parseToken(r.PathValue("token"))
 	if !ok {
@@ -72,7 +88,7 @@ func (s *Server) node(w http.ResponseWriter, r *http.Request) {
 	}
 	current := s.cluster.Current() // before the directory that it speaks of
 	x := s.index()
-	if !current {
+	if _, listed := x.states[t]; !current && (listed || !x.ended[t]) {
 		writeError(w, http.StatusServiceUnavailable, "this node can't know: it has not joined, or not heard of all others yet")
 		return
 	}

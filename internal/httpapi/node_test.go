@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -67,6 +68,33 @@ func TestNodeState(t *testing.T) {
 			t.Errorf("a node that can't know: %d %s %v", code, body, h)
 		}
 	}
+}
+
+// TestNodeOverForGood: while no authority vouches for the directory it is still known of a
+// run that left or was replaced that it is over, but of none that is listed or fell silent.
+func TestNodeOverForGood(t *testing.T) {
+	f := &fake{members: []mars.Member{running(member("10.0.0.1:1", "udp", "UDP", mars.Online, 0), 1)}}
+	s, _ := newAPI(t, f, nil)
+	is := func(n byte, want int, body string) {
+		t.Helper()
+		w := do(s, "GET", "/node/"+tokenOf(n), "")
+		if w.Code != want || !strings.Contains(w.Body.String(), body) {
+			t.Errorf("run %d: %d %s, want %d %s", n, w.Code, w.Body, want, body)
+		}
+	}
+	f.behind = true
+	is(2, 503, "can't know")
+	f.ended = []id.Incarnation{{2}, {1}} // 1 is listed all the same
+	for range 2 {
+		is(2, 200, "gone")
+		is(1, 503, "can't know")
+		is(3, 503, "can't know")
+		f.members = slices.Clone(f.members)
+	}
+	f.behind = false
+	is(1, 200, "online")
+	is(2, 200, "gone")
+	is(3, 200, "gone")
 }
 
 // TestAnswersNameTheRun: what the answers call node is what /node takes.

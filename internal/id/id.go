@@ -27,7 +27,7 @@ func NodeOf(a netip.AddrPort) Node {
 func (n Node) AddrPort() (netip.AddrPort, error) {
 	a, err := netip.ParseAddrPort(string(n))
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("node address %q: %w", string(n), err)
+		return netip.AddrPort{}, fmt.Errorf("node address %q is no IP address with a port, such as 10.0.0.7:8000", string(n))
 	}
 	return a, nil
 }

@@ -183,6 +183,9 @@ func listenError(cfg *config.Config, section string, address netip.Addr, port, s
 			at, config.EnvName("mesh.marsPort"))
 	case inUse(err) && search > 0:
 		err = fmt.Errorf("all ports of %v from %d to %d are taken: set %s", address, port, port+search, config.EnvName(key))
+	case inUse(err) && publicPort(cfg, section) != 0:
+		err = fmt.Errorf("%v is taken by another process, and no other port is tried because %s.publicPort (%s) is mapped to this one: set %s, and the mapping, or free the port",
+			at, section, cfg.Source(section+".publicPort"), config.EnvName(key))
 	case inUse(err):
 		err = fmt.Errorf("%v is taken by another process: set %s", at, config.EnvName(key))
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
@@ -193,6 +196,17 @@ func listenError(cfg *config.Config, section string, address netip.Addr, port, s
 		err = fmt.Errorf("this process may not listen on %v: take a port from 1024 up (%s), or give it the capability NET_BIND_SERVICE", at, config.EnvName(key))
 	}
 	return &Error{code, fmt.Errorf("%s (%s): %w", key, cfg.Source(key), err)}
+}
+
+// publicPort is the port outside that is mapped to the one of a section, 0 for none.
+func publicPort(cfg *config.Config, section string) int {
+	switch section {
+	case string(config.RoleUDP):
+		return cfg.UDP.PublicPort
+	case string(config.RoleTCP):
+		return cfg.TCP.PublicPort
+	}
+	return 0
 }
 
 // portMoved says that another port than that of section.port was bound.

@@ -37,9 +37,7 @@ func (n *Node) startAPI(ctx context.Context, s *stack) error {
 		return listenError(n.cfg, "http", address, h.Port, search, err)
 	}
 	n.portMoved(zerolog.WarnLevel, "http", h.Port, l.Addr().(*net.TCPAddr).Port)
-	if !address.IsLoopback() && tickets == nil {
-		n.log.Warn().Str("address", l.Addr().String()).Msg("whoever reaches this port can take any user id: let only the game's backend reach it, or set http.auth to ticket")
-	}
+	n.warnOpenAPI(l.Addr().String(), address, tickets != nil)
 	api := httpapi.New(httpapi.Config{
 		ClientKey: n.cfg.Env.ClientKey.Reveal(), Tickets: tickets, AllowOrigin: h.AllowOrigin, Timeout: h.Timeout,
 		ExposeDebugAPI: h.ExposeDebugAPI, ExposeMetrics: h.ExposeMetrics,

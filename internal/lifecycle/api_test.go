@@ -236,7 +236,7 @@ func TestCheckTickets(t *testing.T) {
 			t.Fatal(err)
 		}
 		cfg.HTTP.Auth, cfg.HTTP.TicketKeys = c.auth, set
-		err = Check(t.Context(), cfg)
+		_, err = Check(t.Context(), cfg)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || CodeOf(err) != ExitConfig) {
 			t.Errorf("%s: %v, want %q", c.content, err, c.want)
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/Diarkis/diarkis/internal/config"
 	"github.com/Diarkis/diarkis/internal/id"
+	"github.com/Diarkis/diarkis/internal/listener"
 	"github.com/Diarkis/diarkis/internal/mesh"
 	"github.com/Diarkis/diarkis/internal/rundir"
 	"github.com/Diarkis/diarkis/internal/telemetry"
@@ -48,35 +49,92 @@ func (e *CheckError) ExitCode() int {
 // every role, from starting on this machine, as far as that is known without starting it:
 // addresses and interfaces, what proves membership, keys of tickets, the run directory. It
 // asks name servers, but no other machine, and leaves nothing behind. A process that
-// starts asks it too. The error is a [*CheckError].
-func Check(ctx context.Context, cfg *config.Config) error {
+// starts asks it too. The warnings are those that such a start would log besides the
+// settings' own. The error is a [*CheckError].
+func Check(ctx context.Context, cfg *config.Config) (warnings []string, err error) {
 	roles := config.Roles
 	if cfg.Role != "" {
 		roles = []config.Role{cfg.Role}
 	}
 	e := &CheckError{}
-	of := map[string][]string{} // roles by problem: most settings are of all roles
+	problems, warned := findings{}, findings{}
 	for _, r := range roles {
 		c := *cfg
 		c.Role = r
-		n := New(Options{Config: &c, Log: zerolog.Nop(), Build: telemetry.BuildInfo{}})
+		said := &warningLines{}
+		n := New(Options{Config: &c, Log: said.logger(), Build: telemetry.BuildInfo{}})
 		for _, err := range n.check(ctx) {
-			text := err.Error()
-			if of[text] == nil {
+			if problems.add(err.Error(), r) {
 				e.Problems = append(e.Problems, err)
 			}
-			of[text] = append(of[text], string(r))
+		}
+		for _, w := range said.lines {
+			if warned.add(w, r) {
+				warnings = append(warnings, w)
+			}
 		}
 	}
 	for i, err := range e.Problems {
-		if has := of[err.Error()]; len(has) < len(roles) {
-			e.Problems[i] = fmt.Errorf("role %s: %w", strings.Join(has, ", "), err)
+		if who := problems.of(err.Error(), roles); who != "" {
+			e.Problems[i] = fmt.Errorf("%s%w", who, err)
 		}
 	}
-	if len(e.Problems) > 0 {
-		return e
+	for i, w := range warnings {
+		warnings[i] = warned.of(w, roles) + w
 	}
-	return nil
+	if len(e.Problems) > 0 {
+		return warnings, e
+	}
+	return warnings, nil
+}
+
+// CheckSettings loads settings and checks them, and goes on after a mistake in them: what
+// it returns is everything that is to be mended. With an error the settings are not to be used.
+func CheckSettings(ctx context.Context, o config.Options) (*config.Config, []string, error) {
+	cfg, bad := config.LoadAnyway(o)
+	warnings, err := Check(ctx, cfg)
+	warnings = append(slices.Clone(cfg.Warnings), warnings...)
+	if bad == nil {
+		return cfg, warnings, err
+	}
+	all := &CheckError{Problems: []error{bad}}
+	if more, ok := errors.AsType[*CheckError](err); ok {
+		all.Problems = append(all.Problems, more.Problems...)
+	}
+	return cfg, warnings, all
+}
+
+// findings is the roles by what was found: most settings are of all roles.
+type findings map[string][]string
+
+// add notes what was found of a role, and tells whether it is the first one.
+func (f findings) add(text string, r config.Role) (first bool) {
+	first = f[text] == nil
+	f[text] = append(f[text], string(r))
+	return first
+}
+
+// of says which roles something was found of, nothing when it is all that were asked.
+func (f findings) of(text string, roles []config.Role) string {
+	if has := f[text]; len(has) < len(roles) {
+		return "role " + strings.Join(has, ", ") + ": "
+	}
+	return ""
+}
+
+// warningLines keeps what is logged as a warning, one text a line.
+type warningLines struct{ lines []string }
+
+func (w *warningLines) logger() zerolog.Logger {
+	return zerolog.New(zerolog.ConsoleWriter{
+		Out: w, NoColor: true, PartsOrder: []string{zerolog.MessageFieldName}, FieldsExclude: []string{"role"},
+	}).Level(zerolog.WarnLevel)
+}
+
+// Write takes one line of the logger.
+func (w *warningLines) Write(b []byte) (int, error) {
+	w.lines = append(w.lines, strings.TrimSpace(string(b)))
+	return len(b), nil
 }
 
 // check does what start does, up to the point where something would be left behind.
@@ -93,63 +151,112 @@ func (n *Node) check(ctx context.Context) []error {
 	} else {
 		fail(n.checkBind("metrics", a, n.cfg.Metrics.Port))
 	}
-	fail(n.checkMesh(ctx))
+	for _, err := range n.checkMesh(ctx) {
+		fail(err)
+	}
 	switch n.cfg.Role {
 	case config.RoleHTTP:
-		if a, err := bindAddress(ctx, n.cfg, "http", n.cfg.HTTP.Address, ""); err != nil {
+		fail(n.checkAPI(ctx))
+		if !n.cfg.IsWrong("http.auth", "http.ticketKeys", "http.ticketAudience", "DIARKIS_TICKET_KEY", "DIARKIS_TICKET_KEY_FILE", n.cfg.Env.TicketKeyFile) {
+			_, err := ticketsOf(n.cfg, n.log)
 			fail(err)
-		} else {
-			fail(n.checkBind("http", a, n.cfg.HTTP.Port))
 		}
-		_, err := ticketsOf(n.cfg, n.log)
-		fail(err)
 	case config.RoleUDP, config.RoleTCP:
 		fail(n.checkPlayers(ctx))
 	}
 	return errs
 }
 
+func (n *Node) checkAPI(ctx context.Context) error {
+	h := n.cfg.HTTP
+	n.checkDescriptors(listener.Process(), "http.maxConnections", h.MaxConnections, h.MaxConnections)
+	a, err := bindAddress(ctx, n.cfg, "http", h.Address, "")
+	if err != nil {
+		return err
+	}
+	n.warnOpenAPI(netip.AddrPortFrom(a, uint16(h.Port)).String(), a, h.Auth == "ticket")
+	return n.checkBind("http", a, h.Port)
+}
+
+// warnOpenAPI says that strangers may reach an API, at a host:port, that asks nobody who it is.
+func (n *Node) warnOpenAPI(at string, address netip.Addr, tickets bool) {
+	if !address.IsLoopback() && !tickets {
+		n.log.Warn().Str("address", at).Msg("whoever reaches this port can take any user id: let only the game's backend reach it, or set http.auth to ticket")
+	}
+}
+
 // checkPlayers leaves it to the start to ask a cloud's metadata service.
 func (n *Node) checkPlayers(ctx context.Context) error {
+	if n.cfg.Role == config.RoleTCP {
+		n.checkPlayerDescriptors(listener.Process())
+	}
 	a, err := n.playersAddress(ctx)
 	if err != nil {
 		return err
 	}
-	if err := n.checkBind(string(n.cfg.Role), a, n.playersPort()); err != nil || n.cfg.Env.Cloud != "" {
+	err = n.checkBind(string(n.cfg.Role), a, n.playersPort())
+	if err != nil || n.cfg.Env.Cloud != "" || n.cfg.IsWrong(string(n.cfg.Role)+".publicAddress", "DIARKIS_CLOUD_ENV") {
 		return err
 	}
 	_, err = publicHost(ctx, n.cfg, n.public(), a)
 	return err
 }
 
-func (n *Node) checkMesh(ctx context.Context) error {
+// checkMesh goes on after an address that is of no use, for what proves membership.
+func (n *Node) checkMesh(ctx context.Context) []error {
 	var secret [32]byte
 	if _, err := rand.Read(secret[:]); err != nil {
-		return fmt.Errorf("make a secret: %w", err)
+		return []error{fmt.Errorf("make a secret: %w", err)}
 	}
+	var errs []error
 	mc, err := n.meshConfig(ctx, id.Incarnation(secret[:16]))
 	if err != nil {
-		return err
+		errs = append(errs, err)
+		mc.Address = loopback.String()
 	}
 	a, err := netip.ParseAddr(mc.Address)
 	if err != nil {
-		return err
+		return append(errs, err)
 	}
-	// Without an identity the development secret is made, on loopback: not by a check.
 	local := func(a netip.Addr) bool { return a.Unmap().IsLoopback() }
-	if i := &mc.Identity; i.CertFile == "" && i.KeyFile == "" && i.CAFile == "" && i.SecretFile == "" && i.Secret == "" &&
-		local(a) && !slices.ContainsFunc(mc.Remotes, func(a netip.Addr) bool { return !local(a) }) {
+	i := &mc.Identity
+	none := i.CertFile == "" && i.KeyFile == "" && i.CAFile == "" && i.SecretFile == "" && i.Secret == ""
+	switch {
+	case n.cfg.IsWrong("DIARKIS_CLUSTER_SECRET", "DIARKIS_CLUSTER_SECRET_FILE", n.cfg.Env.ClusterSecretFile, "mesh.tls.cert", "mesh.tls.key", "mesh.tls.ca"):
+		*i = mesh.Identity{Secret: hex.EncodeToString(secret[:])} // what is wrong with the real one is said
+	case none && local(a) && !slices.ContainsFunc(mc.Remotes, func(a netip.Addr) bool { return !local(a) }):
+		// A start makes it; a check leaves nothing behind.
+		n.log.Warn().Msg("no cluster secret configured: a start uses the development secret, on loopback only")
 		i.Secret = hex.EncodeToString(secret[:])
 	}
-	mc.Log, mc.Reg = zerolog.Nop(), nil
+	mc.Reg = nil
 	if _, err := mesh.New(mc); err != nil {
-		return err
+		errs = append(errs, err)
+		if other := identityProblem(mc, a); other != nil && other.Error() != err.Error() {
+			errs = append(errs, other)
+		}
+	} else if len(errs) == 0 {
+		section := "mesh"
+		if n.cfg.Role == config.RoleMARS {
+			section = "mars"
+		}
+		if err := n.checkBind(section, a, mc.Port); err != nil {
+			errs = append(errs, err)
+		}
 	}
-	section := "mesh"
-	if n.cfg.Role == config.RoleMARS {
-		section = "mars"
+	return errs
+}
+
+// identityProblem is what is wrong with the proof of membership of a mesh at address,
+// whatever is wrong with the address.
+func identityProblem(mc mesh.Config, address netip.Addr) error {
+	mc.Remotes = append(slices.Clone(mc.Remotes), address)
+	if mc.Advertise.IsValid() {
+		mc.Remotes = append(mc.Remotes, mc.Advertise)
 	}
-	return n.checkBind(section, a, mc.Port)
+	mc.Address, mc.Advertise, mc.Log = loopback.String(), netip.Addr{}, zerolog.Nop()
+	_, err := mesh.New(mc)
+	return err
 }
 
 // privilegedPort is the first port that needs no permission.

@@ -18,6 +18,7 @@ import (
 	"github.com/Diarkis/diarkis/internal/bot"
 	"github.com/Diarkis/diarkis/internal/config"
 	"github.com/Diarkis/diarkis/internal/httpapi/ticket"
+	"github.com/Diarkis/diarkis/internal/rundir"
 	"github.com/Diarkis/diarkis/internal/telemetry"
 )
 
@@ -36,11 +37,11 @@ type DevOptions struct {
 func RunDev(ctx context.Context, o DevOptions) error {
 	signals := catchSignals()
 	defer signal.Stop(signals)
-	dir, err := os.MkdirTemp("", "diarkis-dev-")
+	dir, remove, err := rundir.MakeTemp("diarkis-dev-")
 	if err != nil {
-		return &Error{ExitCreate, fmt.Errorf("create a run directory: %w", err)}
+		return err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
+	defer func() { _ = remove() }()
 	d := &dev{opts: o, dir: dir}
 	if err := d.build(); err != nil {
 		return err
@@ -169,7 +170,7 @@ func BotTickets(cfg *config.Config, file string) (func(ctx context.Context, uid 
 	key := []byte(cfg.Env.TicketKey.Reveal())
 	if file != "" {
 		var err error
-		if key, err = config.ReadRegular(file, 64<<10); err != nil {
+		if key, err = config.ReadKey(file, 64<<10); err != nil {
 			return nil, &Error{ExitConfig, fmt.Errorf("ticket key: %w", err)}
 		}
 	}

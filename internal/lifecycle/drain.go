@@ -17,8 +17,8 @@ const (
 	// leaveTime bounds the wait for the authority to acknowledge a leave: a node that
 	// can't say goodbye expires instead.
 	leaveTime = 500 * time.Millisecond
-	// voterLeaveTime bounds it for a voter, whose place another takes before it goes,
-	// and handOverTime for the authority. Where all nodes stop at once nobody will.
+	// voterLeaveTime bounds it for a voter, whose place another takes before it goes or
+	// whose seat is given up, and handOverTime for the authority.
 	voterLeaveTime = 1500 * time.Millisecond
 	handOverTime   = 4 * time.Second
 	// stopTimeMin is what stopping the parts of a node gets in any case.
@@ -60,6 +60,10 @@ func (n *Node) waitForUsers(wait time.Duration) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(n.hard, wait)
 	defer cancel()
+	if n.users.CCU() == 0 {
+		n.log.Info().Int("users", 0).Msg("draining ended, nobody is left to wait for")
+		return
+	}
 	n.crowd().fields(n.log.Info()).Str("wait", telemetry.Span(wait)).Time("until", began.Add(wait)).Msg("draining started")
 	for {
 		period, stop := context.WithTimeout(ctx, drainReport)
@@ -142,6 +146,6 @@ func (n *Node) leave(deadline time.Time) {
 		return
 	}
 	if err != nil {
-		n.log.Warn().Err(err).Str("waited", telemetry.Span(wait)).Msg("leave not acknowledged, this node expires instead")
+		n.log.Warn().Err(err).Str("waited", telemetry.Span(wait)).Msg("leave not acknowledged")
 	}
 }

@@ -86,7 +86,7 @@ func TestStateTasks(t *testing.T) {
 			{udp, "Goroutines", ExitOK, "goroutines logged"},
 			{udp, "ChangeLogLevel warn", ExitOK, "log level is warn, was error"},
 			{udp, "ChangeLogLevel loud", ExitUsage, `log level "loud"`},
-			{udp, "ChangeLogLevel", ExitUsage, "one level, not 0"},
+			{udp, "ChangeLogLevel", ExitUsage, "give one level, such as debug: there are 0 parameters"},
 			{udp, "Offline now", ExitUsage, "takes no parameter"},
 			{udp, "Bogus", ExitUsage, `no task is called "Bogus"; there are ChangeLogLevel`},
 			{d.nodes[0], "DumpRooms", ExitFailed, "a mars node has no rooms"},

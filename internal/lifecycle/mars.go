@@ -21,9 +21,12 @@ type MARSStatus struct {
 	// Authority is the mesh address of the authority, "" when none is known.
 	Authority     string `json:"authority"`
 	AuthorityRole string `json:"authority_role"`
-	Live          bool   `json:"live"`   // the authority vouches for what this node knows
-	Reigns        bool   `json:"reigns"` // this node is the authority
-	Epoch         string `json:"epoch"`  // generation.term/founder
+	Live          bool   `json:"live"` // the authority vouches for what this node knows
+	// AuthorityAgeMS is how long ago this node heard the authority: one that died is live for
+	// some seconds more. 0 on the authority itself, null where that is not known.
+	AuthorityAgeMS *int64 `json:"authority_age_ms"`
+	Reigns         bool   `json:"reigns"` // this node is the authority
+	Epoch          string `json:"epoch"`  // generation.term/founder, "" when none was ever heard of
 	// Provisional: the authority was founded lately, without hearing everybody.
 	Provisional bool `json:"provisional"`
 	// LeaseMS is how much longer the authority may write without hearing from its
@@ -61,7 +64,14 @@ func (n *Node) marsStatus(ctx context.Context) (MARSStatus, error) {
 	out := MARSStatus{
 		Role: string(n.cfg.Role), PID: os.Getpid(), Node: string(n.MeshAddr()),
 		Authority: string(st.Authority), AuthorityRole: st.AuthorityRole, Live: d.Live, Reigns: node.Reigns(),
-		Epoch: st.Epoch.String(), Provisional: st.Provisional, LeaseMS: st.Lease.Milliseconds(), Voters: []string{}, Members: []MARSMember{}, Waiting: st.Waiting,
+		Provisional: st.Provisional, LeaseMS: st.Lease.Milliseconds(), Voters: []string{}, Members: []MARSMember{}, Waiting: st.Waiting,
+	}
+	if !st.Epoch.IsZero() {
+		out.Epoch = st.Epoch.String()
+	}
+	if age, ok := node.AuthorityAge(); ok {
+		ms := age.Milliseconds()
+		out.AuthorityAgeMS = &ms
 	}
 	for _, v := range st.Voters {
 		out.Voters = append(out.Voters, string(v.Node))
@@ -113,7 +123,7 @@ func await(ctx context.Context, done <-chan error) error {
 // It waits until that has happened, as this node sees it.
 func (n *Node) marsTransfer(ctx context.Context, params []string) (string, error) {
 	if len(params) != 1 {
-		return "", taskUsage("give the mesh address of one node, not %d", len(params))
+		return "", taskUsage("give the mesh address of one node: there are %d parameters", len(params))
 	}
 	to := id.Node(strings.TrimSpace(params[0]))
 	if _, err := to.AddrPort(); err != nil {

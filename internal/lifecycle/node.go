@@ -92,6 +92,13 @@ type Node struct {
 	draining atomic.Bool
 	// stating is held while the state changes: the drain's is the last.
 	stating sync.Mutex
+
+	// Owned by the goroutine in tickFigures, and by who starts it before that.
+	unkept int  // times in a row that the files could not be kept, at most unkeptMax
+	robbed bool // it was said that another user has this node's address files
+
+	// Owned by the goroutine that runs tasks.
+	owed signalDebt
 	// hard ends when waiting for clients makes no sense any more.
 	hard context.Context
 }
@@ -256,6 +263,15 @@ func (n *Node) meshConfig(ctx context.Context, inc id.Incarnation) (mesh.Config,
 	if env.ClusterSecretFile == "" {
 		mc.Identity.Secret = env.ClusterSecret.Reveal()
 	}
+	// A node elsewhere means that this is not a development cluster.
+	for _, h := range append([]string{c.MARSAddress}, c.Seeds...) {
+		if host, _, err := net.SplitHostPort(h); err == nil {
+			h = host
+		}
+		if r, err := netip.ParseAddr(h); err == nil {
+			mc.Remotes = append(mc.Remotes, r)
+		}
+	}
 	var address netip.Addr
 	var err error
 	if n.cfg.Role == config.RoleMARS {
@@ -271,19 +287,22 @@ func (n *Node) meshConfig(ctx context.Context, inc id.Incarnation) (mesh.Config,
 	mc.Address = address.String()
 	if address.IsUnspecified() { // others need to know one
 		if mc.Advertise, err = hostAddress(n.cfg); err != nil {
-			return mc, &Error{ExitUnavailable, fmt.Errorf("mesh address of this machine: %w", err)}
-		}
-	}
-	// A node elsewhere means that this is not a development cluster.
-	for _, h := range append([]string{c.MARSAddress}, c.Seeds...) {
-		if host, _, err := net.SplitHostPort(h); err == nil {
-			h = host
-		}
-		if r, err := netip.ParseAddr(h); err == nil {
-			mc.Remotes = append(mc.Remotes, r)
+			return mc, settingError(n.cfg, advertiseSetting(n.cfg), fmt.Errorf("other nodes can't be told an address of this machine: %w: set it", err))
 		}
 	}
 	return mc, nil
+}
+
+// advertiseSetting is the setting to change where a mesh that listens on every address
+// finds none to tell others.
+func advertiseSetting(cfg *config.Config) string {
+	switch {
+	case cfg.Mesh.NIC != "":
+		return "mesh.nic"
+	case cfg.Role == config.RoleMARS:
+		return "mars.address"
+	}
+	return "mesh.address"
 }
 
 // meshListenError explains why the mesh could not listen.
@@ -351,7 +370,7 @@ func (n *Node) serving() error {
 
 // status is what health checks read.
 func (n *Node) status() telemetry.Status {
-	st := telemetry.Status{Role: string(n.cfg.Role), PID: os.Getpid(), Authority: telemetry.AuthorityUnknown, TickAgeMS: n.beat.AgeMS()}
+	st := telemetry.Status{Role: string(n.cfg.Role), PID: os.Getpid(), Authority: telemetry.AuthorityUnknown, AuthorityAgeMS: -1, TickAgeMS: n.beat.AgeMS()}
 	m := n.member.Load()
 	if m == nil {
 		st.Reason = "starting"
@@ -362,6 +381,9 @@ func (n *Node) status() telemetry.Status {
 	if n.draining.Load() {
 		st.Draining = true
 		st.State, st.Reason = mars.Offline.String(), "draining: the process is terminating"
+	}
+	if age, ok := m.AuthorityAge(); ok {
+		st.AuthorityAgeMS = age.Milliseconds()
 	}
 	switch d := m.Directory(); {
 	case d.Live:

@@ -117,8 +117,7 @@ func (n *Node) listenPlayers(ctx context.Context) error {
 	}
 	tc := n.transportConfig(address)
 	if n.cfg.Role == config.RoleTCP {
-		d := listener.Process()
-		n.checkDescriptors(d, "tcp.maxUsers", tc.PlacesMax+transport.Handshakes, n.usersMax(d))
+		n.checkPlayerDescriptors(listener.Process())
 		n.server, err = transport.NewTCP(tc, n.users, n.log, n.reg)
 	} else {
 		n.server, err = transport.NewUDP(tc, n.users, n.log, n.reg)
@@ -184,6 +183,11 @@ func (n *Node) checkDescriptors(d *listener.Descriptors, setting string, connect
 	n.log.Warn().Str("setting", setting).Int("descriptors", d.Limit()).Int("for_connections", d.Connections()).
 		Int("needed", listener.LimitFor(connections)).Int("full_at", min(fullAt, d.Connections())).
 		Msg("fewer descriptors than connections may come: raise the limit (ulimit -n, LimitNOFILE=) or lower the setting")
+}
+
+// checkPlayerDescriptors warns about those of a tcp node.
+func (n *Node) checkPlayerDescriptors(d *listener.Descriptors) {
+	n.checkDescriptors(d, "tcp.maxUsers", n.limits().MaxUsers+transport.Handshakes, n.usersMax(d))
 }
 
 // announce decides what players are told of a node that listens on address and port.

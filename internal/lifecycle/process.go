@@ -48,13 +48,14 @@ func RunProcess(ctx context.Context, o ProcessOptions) error {
 		return &Error{ExitConfig, err}
 	}
 	for _, w := range cfg.Warnings {
-		log.Warn().Str("warning", w).Msg("settings have a warning")
+		log.Warn().Str("role", string(cfg.Role)).Str("warning", w).Msg("settings have a warning")
 	}
-	if err := Check(ctx, cfg); err != nil {
+	if _, err := Check(ctx, cfg); err != nil {
 		return err
 	}
 	boundMemory(ctx, log)
 	n := New(Options{Config: cfg, Log: log, Level: level, Build: buildInfo(o.Commit)})
+	log = log.With().Str("role", string(cfg.Role)).Logger()
 	return serve(ctx, signals, log, cfg.Env.StopOnSIGHUP, []*Node{n}, untilDone)
 }
 

@@ -124,6 +124,11 @@ func TestTakenPortsNameTheirSetting(t *testing.T) {
 			t.Errorf("%s: %v, want %q", section, err, want)
 		}
 	}
+	mapped := settings(t, config.RoleUDP, "DIARKIS_UDP_PUBLIC_PORT", "31000")
+	_, err = listenTCP(loopback, port, 0)
+	if err = listenError(mapped, "udp", loopback, port, 0, err); !strings.Contains(err.Error(), "no other port is tried because udp.publicPort (DIARKIS_UDP_PUBLIC_PORT) is mapped to this one") {
+		t.Errorf("with a public port: %v", err)
+	}
 	elsewhere := netip.MustParseAddr("10.250.251.252")
 	if _, err := listenTCP(elsewhere, port, 1000); err == nil || !strings.Contains(err.Error(), ":"+strconv.Itoa(port)+":") {
 		t.Errorf("an address that is not here was tried at other ports: %v", err)
@@ -170,7 +175,7 @@ func TestCheckLeavesNothingBehind(t *testing.T) {
 	dir := t.TempDir()
 	for _, role := range append([]config.Role{""}, config.Roles...) {
 		cfg := settings(t, role, "DIARKIS_RUN_DIR", dir)
-		if err := Check(t.Context(), cfg); err != nil {
+		if _, err := Check(t.Context(), cfg); err != nil {
 			t.Errorf("role %q: %v", role, err)
 		}
 		if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
@@ -178,7 +183,7 @@ func TestCheckLeavesNothingBehind(t *testing.T) {
 		}
 	}
 	cfg := settings(t, "", "DIARKIS_RUN_DIR", dir, "DIARKIS_TCP_ADDRESS", "0.0.0.0", "DIARKIS_METRICS_ADDRESS", "10.250.251.252", "DIARKIS_MESH_ADDRESS", "8.8.8.8")
-	err := Check(t.Context(), cfg)
+	_, err := Check(t.Context(), cfg)
 	for _, want := range []string{
 		"metrics.address (DIARKIS_METRICS_ADDRESS): 10.250.251.252 is not an address of this machine",
 		"role http, udp, tcp: mesh configuration: address 8.8.8.8 is public", "role tcp: tcp.address (DIARKIS_TCP_ADDRESS) is 0.0.0.0",
@@ -186,5 +191,44 @@ func TestCheckLeavesNothingBehind(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) || CodeOf(err) != ExitConfig {
 			t.Errorf("no %q, or not exit 78, in: %v", want, err)
 		}
+	}
+}
+
+// What is missing is not said as if it had been given, and the words are those of people.
+func TestTextsForPeople(t *testing.T) {
+	n := &Node{cfg: &config.Config{}, marsNode: nil}
+	cfg := settings(t, config.RoleTCP, "DIARKIS_MESH_MARS_ADDRESS", "10.1.2.3")
+	mars := settings(t, config.RoleMARS, "DIARKIS_MARS_ADDRESS", "0.0.0.0")
+	_, noLevel := n.changeLogLevel(t.Context(), nil)
+	_, noNode := n.marsTransfer(t.Context(), nil)
+	_, noAddress := n.marsTransfer(t.Context(), []string{"nohost:1"})
+	for _, c := range []struct {
+		got, want string
+	}{
+		{noLevel.Error(), "give one level, such as debug: there are 0 parameters"},
+		{noNode.Error(), "give the mesh address of one node: there are 0 parameters"},
+		{noAddress.Error(), `node address "nohost:1" is no IP address with a port, such as 10.0.0.7:8000`},
+		{advertiseSetting(cfg), "mesh.address"},
+		{advertiseSetting(mars), "mars.address"},
+		{advertiseSetting(settings(t, config.RoleUDP, "DIARKIS_MESH_NIC", "eth98")), "mesh.nic"},
+	} {
+		if c.got != c.want {
+			t.Errorf("%q, want %q", c.got, c.want)
+		}
+	}
+}
+
+// A drain of nobody is one line.
+func TestDrainOfNobodyIsOneLine(t *testing.T) {
+	d := newDev(t, 0)
+	log := &lockedBuffer{}
+	for _, n := range d.nodes {
+		n.log = zerolog.New(log)
+	}
+	if err := runAll(t.Context(), t.Context(), d.nodes, d.awaitPlayable); err != nil {
+		t.Fatal(err)
+	}
+	if s := log.String(); strings.Contains(s, "draining started") || strings.Count(s, "draining ended, nobody is left to wait for") != 2 {
+		t.Errorf("a udp and a tcp node without users say\n%s", s)
 	}
 }

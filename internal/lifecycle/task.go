@@ -92,26 +92,67 @@ func (n *Node) runTasks(ctx context.Context, signal int) {
 		n.noteTask(zerolog.WarnLevel).Str("signal", signalName(signal)).Msg("task not run, the node is not started")
 		return
 	}
-	signalled := false
-	if signal == 1 {
-		var asked []*rundir.Asked
-		asked, signalled = n.dir.TakeTasks(string(n.cfg.Role), os.Getpid())
-		for _, a := range asked {
-			o := n.outcome(ctx, a.Task, a.Err)
-			if err := a.Finish(o); err != nil {
-				n.noteTask(zerolog.ErrorLevel).Err(err).Str("task", a.Task.Name).Msg("outcome of a task not written")
-			}
-		}
-	}
-	t, err := rundir.ReadTask(n.dir.Path(), signal, os.Getpid(), !signalled)
-	if errors.Is(err, rundir.ErrNoTask) && signalled {
+	signalled := signal == 1 && n.runAsked(ctx)
+	t, err := n.fileTask(signal, !signalled)
+	switch {
+	case errors.Is(err, rundir.ErrNoTask) && signalled:
 		return // the signal was for those above
-	}
-	if err != nil {
+	case err != nil:
 		n.noteTask(zerolog.WarnLevel).Err(err).Str("signal", signalName(signal)).Msg("task file refused")
 		return
 	}
 	n.outcome(ctx, t, nil)
+}
+
+// fileTask reads the task in the file for this process, else, when the signal was sent by
+// hand, in the plain one.
+func (n *Node) fileTask(signal int, byHand bool) (rundir.Task, error) {
+	t, err := rundir.ReadPIDTask(n.dir.Path(), signal, os.Getpid())
+	if errors.Is(err, rundir.ErrForeignTask) {
+		n.noteTask(zerolog.WarnLevel).Err(err).Str("signal", signalName(signal)).Msg("task file passed over")
+		err = rundir.ErrNoTask
+	}
+	if !errors.Is(err, rundir.ErrNoTask) {
+		return t, err
+	}
+	if byHand {
+		return rundir.ReadTask(n.dir.Path(), signal)
+	}
+	if rundir.HasTask(n.dir.Path(), signal) {
+		n.noteTask(zerolog.InfoLevel).Str("signal", signalName(signal)).
+			Msg("task file not run, the signal was taken for that of a task asked for: if you sent one too, send it again")
+	}
+	return rundir.Task{}, rundir.ErrNoTask
+}
+
+// signalLate is how long after its task was run a signal may come that was sent for it.
+const signalLate = 2 * time.Second
+
+// signalDebt is how many signals are still to come for tasks that were run already: the signal
+// of one asker has the node take the tasks of all.
+type signalDebt struct {
+	signals int
+	until   time.Time // the system may have merged them, so that they never come
+}
+
+// runAsked runs the tasks that somebody waits for, and tells whether a SIGUSR1 was for them.
+func (n *Node) runAsked(ctx context.Context) (signalled bool) {
+	asked, signals := n.dir.TakeTasks(string(n.cfg.Role), os.Getpid())
+	if time.Now().After(n.owed.until) {
+		n.owed.signals = 0
+	}
+	due := n.owed.signals + signals
+	n.owed.signals = max(0, due-1)
+	for _, a := range asked {
+		o := n.outcome(ctx, a.Task, a.Err)
+		if err := a.Finish(o); err != nil {
+			n.noteTask(zerolog.ErrorLevel).Err(err).Str("task", a.Task.Name).Msg("outcome of a task not written")
+		}
+	}
+	if signals > 0 {
+		n.owed.until = time.Now().Add(signalLate)
+	}
+	return due > 0
 }
 
 // outcome runs one task and logs what came of it, at whatever level the log is: an
@@ -163,7 +204,7 @@ func withoutParams(run func(context.Context) (string, error)) func(context.Conte
 
 func (n *Node) changeLogLevel(_ context.Context, params []string) (string, error) {
 	if len(params) != 1 {
-		return "", taskUsage("give one level, not %d", len(params))
+		return "", taskUsage("give one level, such as debug: there are %d parameters", len(params))
 	}
 	was, level := n.level.String(), strings.TrimSpace(params[0])
 	if err := n.level.Set(level); err != nil {

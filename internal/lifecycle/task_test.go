@@ -101,6 +101,7 @@ func TestASignalForAnAskedTaskRunsNoOther(t *testing.T) {
 			t.Errorf("outcome = %+v, %v", o, err)
 		}
 	}
+	n.runTasks(t.Context(), 1) // the second one's signal
 	r := ask("ChangeLogLevel", "debug")
 	if !r.Withdraw() {
 		t.Fatal("not withdrawn")
@@ -111,6 +112,10 @@ func TestASignalForAnAskedTaskRunsNoOther(t *testing.T) {
 	}
 	if strings.Contains(log.String(), "refused") {
 		t.Errorf("complaints:\n%s", log)
+	}
+	// One sent by hand may have been merged with them: it is not lost without a word.
+	if got := strings.Count(log.String(), "task file not run"); got != 3 {
+		t.Errorf("%d lines say that the plain file was not run, want one for each signal:\n%s", got, log)
 	}
 	n.runTasks(t.Context(), 1) // by hand
 	if got := n.level.String(); got != "error" {

@@ -32,7 +32,7 @@ func (o *Observer) answered(now time.Time, in Answered, out *ObserverOutput) {
 		o.failed(now, a.From.String()+" has the office but no lease", out)
 		return
 	case StatusStay:
-		o.try, o.nextAt, o.failures = 0, now.Add(stayRetry), 0
+		o.try, o.nextAt, o.failures, o.kept = 0, now.Add(stayRetry), 0, true
 		o.revive(now, a, out)
 		return
 	}
@@ -185,7 +185,7 @@ func (o *Observer) redirect(now time.Time, a Ack, out *ObserverOutput) {
 
 // failed schedules the next try, at the next address.
 func (o *Observer) failed(now time.Time, text string, out *ObserverOutput) {
-	o.try = 0
+	o.try, o.kept = 0, false
 	o.failures++
 	o.lastError = text
 	o.values = o.values || o.carried // they may not have arrived

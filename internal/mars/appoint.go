@@ -40,12 +40,14 @@ func (m *Machine) appoint(now time.Time) {
 	r.appointAt = now.Add(tickMax)
 	c, wish := m.census(now), m.wished(now)
 	next, ok := m.addition(now, c, wish)
+	r.awaited = len(c.going) > 0
 	switch {
 	case ok && len(c.dead) > 0 && len(r.council.Seats) >= c.want:
 		// First the dead one: it would only make the next majority larger.
 		m.change(now, r.council.without(c.dead[0]), "removed "+c.dead[0].Node.String())
-	case ok:
-		m.learn(now, next.seat)
+	case ok && m.learn(now, next.seat):
+	case ok && (len(c.going) == 0 || now.Sub(r.learnFrom) < freshGrant):
+		// It has yet to answer. Who wants to leave does not wait for it forever.
 	default:
 		r.learner = Seat{}
 		m.shrink(now, c, wish)
@@ -90,16 +92,22 @@ func (m *Machine) addition(now time.Time, c census, wish func(Seat) bool) (next 
 		return next, false // two together: an even number of voters survives no more losses than one less
 	}
 	next, ok = m.nextVoter(c.fit, wish, urgent)
+	if !ok && len(c.going) > 0 {
+		// A young voter is worth more than none, and a voter that wants to leave can't wait
+		// until another is ripe: in a rolling update all are young.
+		next, ok = m.nextVoter(c.fit, wish, true)
+	}
 	if !ok || len(r.council.Seats) >= seatsMax {
 		return next, false
 	}
 	return next, c.good < c.want || wish(next.seat) || next.home() && (c.want > 1 || m.homeDue(now, next))
 }
 
-// shrink takes a voter out when there is one too many.
+// shrink takes a voter out when there is one too many, or one that wants to leave and
+// that nobody can take the place of.
 func (m *Machine) shrink(now time.Time, c census, wish func(Seat) bool) {
 	r := m.reign
-	if len(r.council.Seats) <= max(c.want, 1) {
+	if len(r.council.Seats) <= max(c.want, 1) && len(c.going) == 0 {
 		return
 	}
 	out, ok := m.leastNeeded(now, c.fit, wish)
@@ -115,13 +123,13 @@ func (m *Machine) shrink(now time.Time, c census, wish func(Seat) bool) {
 }
 
 // learn makes sure that a voter to be answers before the lease depends on it, then
-// appoints it.
-func (m *Machine) learn(now time.Time, s Seat) {
+// appoints it. It returns whether it did.
+func (m *Machine) learn(now time.Time, s Seat) (appointed bool) {
 	r := m.reign
 	if r.learner != s {
-		r.learner, r.renewAt = s, now
+		r.learner, r.learnFrom, r.renewAt = s, now, now
 		r.backer(s).at = time.Time{}
-		return
+		return false
 	}
 	next := r.council.with(s)
 	fresh := 0
@@ -130,9 +138,10 @@ func (m *Machine) learn(now time.Time, s Seat) {
 			fresh++
 		}
 	}
-	if now.Sub(r.backer(s).at) <= freshGrant && fresh >= next.Majority() {
-		m.change(now, next, "added "+s.Node.String())
+	if now.Sub(r.backer(s).at) > freshGrant || fresh < next.Majority() {
+		return false
 	}
+	return m.change(now, next, "added "+s.Node.String())
 }
 
 // mature counts the members that may be appointed now.
@@ -164,8 +173,12 @@ func (m *Machine) fit(now time.Time) []fitness {
 		if rec.State == Offline || rec.silent || now.Sub(rec.heard) >= voterSilence && !rec.presumed {
 			continue
 		}
+		seat := SeatOf(rec.Node, rec.Incarnation)
+		if m.reign.isLeaving(seat) { // which the registry may not have heard
+			continue
+		}
 		ripe := !rec.presumed && (now.Sub(rec.since) >= healthyVoter || m.leaving)
-		fs = append(fs, fitness{rec: rec, seat: SeatOf(rec.Node, rec.Incarnation), ripe: ripe})
+		fs = append(fs, fitness{rec: rec, seat: seat, ripe: ripe})
 	}
 	return fs
 }

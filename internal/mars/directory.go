@@ -18,6 +18,10 @@ type Directory struct {
 	Live      bool
 	Authority id.Node  // who sent it, empty before the first
 	Members   []Member // sorted by Node
+	// Ended are runs, see [Run], of which an authority told that they are over for good
+	// within the last hour: they left, or another run has their address. Runs evicted for
+	// their silence are not among them, for those may be heard again. Newest last.
+	Ended []id.Incarnation
 
 	byType    map[string][]Member
 	available map[string][]Member

@@ -54,6 +54,23 @@ func (r *Registry) forget(now time.Time) {
 	}
 }
 
+// partingMax is the silence after which who had said goodbye has ended: until it may go
+// it repeats itself every stayRetry, or once a request has failed within 1.6 s.
+const partingMax = 3 * time.Second
+
+// part lets go who said goodbye and did not wait until the council could do without it.
+func (r *Registry) part(now time.Time, out *RegistryOutput) {
+	var ended []*record
+	for rec := range r.all() {
+		if rec.parting && now.Sub(rec.heard) >= partingMax {
+			ended = append(ended, rec)
+		}
+	}
+	for _, rec := range ended {
+		r.remove(now, rec, Left, out)
+	}
+}
+
 // expire evicts who was silent for its TTL. When many fall silent together it
 // is more likely the network: they are hidden at once and evicted after 3 TTL.
 func (r *Registry) expire(now time.Time, out *RegistryOutput) {
@@ -64,6 +81,7 @@ func (r *Registry) expire(now time.Time, out *RegistryOutput) {
 		lasts time.Duration
 	}
 	var silent []silence
+	r.part(now, out)
 	before := len(r.byNode) + len(r.expired) // members at the start of the window
 	for _, ns := range r.order {
 		for _, rec := range r.spaces[ns].records {

@@ -242,6 +242,7 @@ func (m *Machine) request(now time.Time, msg Message) {
 	m.outrank(now, h)
 	if s := SeatOf(h.From, h.Incarnation); isLeave && s != m.seat() && m.reign.needs(s) {
 		m.registry.drain(now, s)
+		m.reign.appointAt = time.Time{} // it waits for nothing but that
 		a := m.registry.ack(now, StatusStay)
 		m.out.Reply = *a
 		return

@@ -76,6 +76,7 @@ type Observer struct {
 	lastError  string
 	complainAt time.Time
 	leaving    bool
+	kept       bool // the authority still needs our vote, as it last said
 	left       bool
 }
 
@@ -165,6 +166,10 @@ func (o *Observer) Self() Member {
 		Users: o.status.Users, Load: o.status.Load, Values: v, Seq: o.seq,
 	}
 }
+
+// Kept tells whether this node said goodbye and was asked, by the last answer it got, to
+// stay until the council can do without its vote.
+func (o *Observer) Kept() bool { return o.kept && !o.left }
 
 // Left tells whether the authority acknowledged that this node left.
 func (o *Observer) Left() bool { return o.left }

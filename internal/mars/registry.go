@@ -77,6 +77,7 @@ type record struct {
 	presumed     bool          // of the authority before, not registered here yet
 	inherited    bool          // was presumed
 	silent       bool          // expired, kept hidden by self-preservation
+	parting      bool          // it said goodbye, and is a member only because it votes
 	suspected    map[id.Node]time.Time
 	briefVersion uint64 // last change of what everybody sees
 	fullVersion  uint64 // last change of anything
@@ -200,7 +201,7 @@ func (r *Registry) drain(now time.Time, s Seat) {
 	}
 	e := rec.Entry
 	e.State = Offline
-	rec.heard, rec.last = now, now
+	rec.heard, rec.last, rec.parting = now, now, true
 	rec.space.change(rec, e)
 }
 
@@ -345,7 +346,7 @@ func (r *Registry) renew(now time.Time, rec *record, m Heartbeat, out *RegistryO
 		rec.silent = false
 		out.member(MemberReturned, rec, r.silence(now, rec))
 	}
-	rec.heard, rec.last, rec.seq = now, now, m.Seq
+	rec.heard, rec.last, rec.seq, rec.parting = now, now, m.Seq, false
 	e := rec.Entry
 	e.Seq = m.Seq
 	e.Endpoint, e.State = m.Status.Endpoint, m.Status.State

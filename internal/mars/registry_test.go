@@ -167,6 +167,38 @@ func TestExpiry(t *testing.T) {
 }
 
 // Who was silent only while the authority itself stood still is not evicted.
+// TestWhoSaidGoodbyeAndIsSilentHasLeft: a voter that is told to stay for its vote and ends
+// all the same is no sign of a fault, however many there are of them.
+func TestWhoSaidGoodbyeAndIsSilentHasLeft(t *testing.T) {
+	r := newTestRegistry()
+	ms := []*handMember{newMember(2, "udp", "game"), newMember(3, "udp", "game"), newMember(4, "udp", "game"), newMember(5, "udp", "game")}
+	for _, m := range ms {
+		ask(t, r, 0, m.register(r), StatusOK)
+	}
+	for _, m := range ms[:3] {
+		r.drain(simStart.Add(time.Second), SeatOf(m.Node, m.Incarnation))
+	}
+	// One goes on after all: it had got the office, which was taken from it again.
+	ask(t, r, 2*time.Second, ms[0].beat(r, 0), StatusOK)
+	var left []id.Node
+	for at := time.Second; at < 8*time.Second; at += time.Second {
+		for _, m := range []*handMember{ms[0], ms[3]} {
+			if at > 2*time.Second {
+				ask(t, r, at, m.beat(r, 0), StatusOK)
+			}
+		}
+		for _, e := range r.Step(simStart.Add(at), RegistryTick{}).Events {
+			if e.Kind != MemberLeft || at > 4*time.Second {
+				t.Errorf("%v of %s after %v", e.Kind, e.Node, at)
+			}
+			left = append(left, e.Node)
+		}
+	}
+	if want := []id.Node{ms[1].Node, ms[2].Node}; !slices.Equal(left, want) {
+		t.Errorf("%v left, want %v", left, want)
+	}
+}
+
 func TestStalledAuthorityForgives(t *testing.T) {
 	r := newTestRegistry()
 	a := newMember(2, "udp", "game")

@@ -27,6 +27,8 @@ type reign struct {
 	hintAt                   time.Time // when a hint at another authority may be followed
 	provisional              time.Time // founded without having heard everybody: until then
 	learner                  Seat      // about to be appointed, if it answers; zero for none
+	learnFrom                time.Time // since when that is asked
+	awaited                  bool      // by a voter that wants to leave
 	wish                     wish
 	yield                    *yield // nil unless another authority gets our members
 }
@@ -300,6 +302,9 @@ func (m *Machine) onGrant(now time.Time, from Seat, msg Grant) {
 	if at.After(b.at) {
 		b.at = at
 	}
+	if from == r.learner && r.awaited || msg.Leaving && !b.leaving {
+		r.appointAt = time.Time{}
+	}
 	b.held, b.leaving = max(b.held, min(msg.Held, r.council.Version)), msg.Leaving
 	m.commit()
 }
@@ -324,17 +329,18 @@ func (m *Machine) commit() {
 }
 
 // change takes the next step from one council to another, unless that would cost the
-// lease at once.
-func (m *Machine) change(now time.Time, c Council, text string) {
+// lease at once. It returns whether it did.
+func (m *Machine) change(now time.Time, c Council, text string) (changed bool) {
 	r := m.reign
 	if !r.backedUntil(now, c, m.seat()).After(now.Add(renewEvery)) {
-		return
+		return false
 	}
 	r.previous, r.council, r.renewAt = r.council, c, now
 	r.learner = Seat{}
 	m.observer.council = c
 	m.event(Event{Kind: CouncilChanged, Epoch: c.Epoch, Count: len(c.Seats), Text: text})
 	m.commit()
+	return true
 }
 
 // raisesMax is how often within raiseWindow the epoch is raised above a foreign one:

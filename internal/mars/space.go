@@ -130,6 +130,10 @@ func (rec *record) view(full bool) (Entry, uint64) {
 	return rec.Entry.brief(), rec.briefDigest
 }
 
+// patchRemovals is how many of its removals an authority tells those who only compare: of
+// who left or was replaced since it began nothing else would tell that it is over for good.
+const patchRemovals = 256
+
 // patch puts the buckets into d that differ from theirs.
 func (s *space) patch(d *Delta, theirs []uint64, full bool) {
 	var ours [Buckets]uint64
@@ -151,8 +155,12 @@ func (s *space) patch(d *Delta, theirs []uint64, full bool) {
 			size += e.size()
 		}
 	}
+	for _, g := range s.removals[max(0, len(s.removals)-patchRemovals):] {
+		d.Removed = append(d.Removed, g.Removal)
+		size += removalMin + len(g.Node)
+	}
 	if size > pageBytes { // too much for one message: what differs is most of it
-		d.Parts, d.Upserts = nil, nil
+		d.Parts, d.Upserts, d.Removed = nil, nil, nil
 		s.fill(d, full, true)
 	}
 }

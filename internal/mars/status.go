@@ -111,8 +111,16 @@ func (m *Machine) Self() Member { return m.observer.Self() }
 // Left tells whether this node has left.
 func (m *Machine) Left() bool { return m.observer.Left() }
 
+// Kept tells whether the authority asked this node, which is about to leave, to stay until
+// the council can do without its vote.
+func (m *Machine) Kept() bool { return m.observer.Kept() }
+
 // Joined tells whether this node ever registered, and in one line how it stands.
 func (m *Machine) Joined() (bool, string) { return m.observer.Joined() }
 
 // Shared returns the data that all nodes see, sorted by key. It must not be changed.
 func (m *Machine) Shared() []Shared { return m.observer.shared }
+
+// Heard returns when an authority last said that it is one, zero before any did. It is
+// not kept by the authority itself.
+func (m *Machine) Heard() time.Time { return m.observer.spoken }

@@ -30,6 +30,7 @@ type wish struct {
 type errand struct {
 	to          id.Node
 	asked       id.Node // the authority that was told
+	in          Epoch   // in which that one reigned
 	taken       bool    // it tries
 	next, until time.Time
 }
@@ -51,9 +52,10 @@ func (m *Machine) transfer(now time.Time, to Seat, why string) {
 	council := m.reign.council
 	m.event(Event{Kind: Transferring, Node: to.Node, Incarnation: to.Incarnation, Epoch: council.Epoch, Text: why})
 	m.noteTransfer(now, to)
+	w := m.reign.wish
 	m.stepDown(now, to.Node, "handed over")
 	m.electAt = now.Add(freshGrant + m.turn()) // should it not get there: promises to us don't bind against us
-	m.handover = &handover{to: to, council: council, next: now, until: now.Add(promiseFor / 2)}
+	m.handover = &handover{to: to, council: council, wish: w, next: now, until: now.Add(promiseFor / 2)}
 	m.handOver(now)
 	o := m.observer
 	o.aim(to.Node)
@@ -64,16 +66,21 @@ func (m *Machine) transfer(now time.Time, to Seat, why string) {
 type handover struct {
 	to          Seat
 	council     Council
+	wish        wish // of the operator, which may be for it
 	next, until time.Time
 }
 
-// handOver tells the new authority of its luck until there is one.
+// handOver tells the new authority of its luck until there is one, and the operator who
+// wished for it when it did not take the office: most likely it had just died.
 func (m *Machine) handOver(now time.Time) {
 	h := m.handover
 	switch {
 	case h == nil:
 	case m.promise.to != (Seat{}) || !now.Before(h.until):
 		m.handover = nil
+		if m.promise.to != h.to && h.wish.to == h.to.Node {
+			m.disappoint(h.wish, "it did not take the office that was handed to it")
+		}
 	case !now.Before(h.next):
 		h.next = now.Add(stayRetry)
 		m.send(h.to.Node, TransferGo{Header: m.header(), Council: h.council})
@@ -97,8 +104,8 @@ func (m *Machine) ask(now time.Time, to id.Node) {
 // runErrand passes a wish on to the authority until that has it, and notices its end.
 func (m *Machine) runErrand(now time.Time) {
 	e := m.errand
-	if l := m.leader(now); e != nil && l != "" && l != e.asked {
-		e.taken = false // there is another authority than the one that tries
+	if l := m.leader(now); e != nil && l != "" && (l != e.asked || m.observer.epoch != e.in) {
+		e.taken = false // there is another authority than the one that tries, or it lost the office meanwhile
 	}
 	switch {
 	case e == nil:
@@ -108,14 +115,14 @@ func (m *Machine) runErrand(now time.Time) {
 		m.endErrand(Event{Kind: TransferRefused, Text: "nothing came of it in " + ErrandMax.String()})
 	case e.taken || now.Before(e.next):
 	case m.reign != nil:
-		e.taken, e.asked = true, m.seat().Node
+		e.taken, e.asked, e.in = true, m.seat().Node, m.observer.epoch
 		if why := m.wishFor(now, e.to, ""); why != "" {
 			m.endErrand(Event{Kind: TransferRefused, Text: why})
 		}
 	default:
 		e.next = now.Add(errandEvery)
 		if l := m.leader(now); l != "" {
-			e.asked = l
+			e.asked, e.in = l, m.observer.epoch
 			m.send(l, TransferAsk{Header: m.header(), To: e.to})
 		}
 	}
@@ -193,6 +200,11 @@ func (m *Machine) mindWish(now time.Time) {
 	}
 	m.reign.wish = wish{}
 	why := m.unfit(now, w.to)
+	m.disappoint(w, why)
+}
+
+// disappoint says why a wish did not come true.
+func (m *Machine) disappoint(w wish, why string) {
 	if w.asker != "" {
 		m.event(Event{Kind: TransferRefused, Node: w.to, Text: why})
 		m.send(w.asker, TransferReply{Header: m.header(), To: w.to, Reason: why})

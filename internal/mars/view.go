@@ -27,6 +27,7 @@ type view struct {
 	whole     bool      // what we hold is of no use: ask for everything
 	ask       bool      // send the digests of the buckets
 	gone      *graves
+	ended     ended
 	dirty     bool // publish
 	prev      []Member
 }
@@ -182,6 +183,9 @@ func (v *view) patch(now time.Time, a Ack) applied {
 	for _, e := range d.Upserts {
 		v.put(now, v.members, e, true)
 	}
+	for _, g := range d.Removed {
+		v.remove(now, v.members, g)
+	}
 	v.epoch, v.version, v.dirty = a.Epoch, d.To, true
 	if v.digest != d.Digest {
 		v.reset()
@@ -204,6 +208,9 @@ func (v *view) put(now time.Time, into map[id.Node]seen, e Entry, foreign bool) 
 			values = nil // its own fault; the rest of the entry stands
 		}
 		m.Member.Values = values
+	}
+	if !v.gone.has(now, m.Incarnation) {
+		v.ended.back(m.Incarnation)
 	}
 	v.supersede(now, m, foreign)
 	v.digest ^= into[e.Node].digest ^ m.digest
@@ -234,6 +241,7 @@ func contests(held, m seen) bool {
 
 func (v *view) remove(now time.Time, from map[id.Node]seen, g Removal) {
 	v.gone.add(now, g.Incarnation)
+	v.finish(now, from, g)
 	if m, ok := from[g.Node]; ok && m.Incarnation == g.Incarnation {
 		v.digest ^= m.digest
 		delete(from, g.Node)
@@ -299,7 +307,7 @@ func (v *view) publish(now time.Time, o *Observer, out *ObserverOutput) {
 		return // pages are missing: what is published stands until then
 	}
 	v.dirty = false
-	d := &Directory{Epoch: v.epoch, Version: v.version, Live: o.live, Authority: v.authority}
+	d := &Directory{Epoch: v.epoch, Version: v.version, Live: o.live, Authority: v.authority, Ended: v.ended.list(now)}
 	d.Members = make([]Member, 0, v.size())
 	shown := func(m seen) bool { return !v.gone.has(now, m.Incarnation) }
 	for _, from := range []map[id.Node]seen{v.kept, v.members} {

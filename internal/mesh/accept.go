@@ -16,8 +16,11 @@ func (m *Mesh) accept(qc *quic.Conn) {
 	cancel()
 	if err != nil {
 		code := closeRefused
-		if errors.Is(err, errAddress) {
+		switch {
+		case errors.Is(err, errAddress):
 			code = closeAddress
+		case errors.Is(err, errBusy):
+			code = closeBusy
 		}
 		m.log.Debug().Str("peer", qc.RemoteAddr().String()).Err(err).Msg("mesh connection refused")
 		_ = qc.CloseWithError(code, err.Error())

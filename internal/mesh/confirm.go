@@ -26,9 +26,13 @@ const (
 	// dialBackTimeout bounds one dial-back. It leaves the dialer, who waits for our hello
 	// that long, time to hear why it is refused.
 	dialBackTimeout = helloTimeout / 2
-	// dialBacksMax is how many run at once; a hello that needs one more is refused, and its
-	// sender tries again. Members alone get that far.
-	dialBacksMax = 16
+	// dialBacksMax is how many run at once, and dialBacksWaitingMax how many wait for their
+	// turn, for up to dialBackWait: a whole cluster behind address translation may come at
+	// once. A hello that needs one more is put off, which says nothing about its sender's
+	// address, and its sender tries again. Members alone get that far.
+	dialBacksMax        = 16
+	dialBacksWaitingMax = 256
+	dialBackWait        = helloTimeout - dialBackTimeout - 500*time.Millisecond
 	// dialBackTTL is how long what an address answered is good: no address is asked more often.
 	dialBackTTL = 500 * time.Millisecond
 )
@@ -36,13 +40,16 @@ const (
 var (
 	// errAddress is why a node is refused that is not where it says.
 	errAddress = errors.New("announced address not confirmed")
-	errBusy    = errors.New("too many addresses are being asked")
+	// errBusy is why one is put off whose address was not asked, or not to the end.
+	errBusy = errors.New("too many addresses are being asked")
 )
 
-// dialBacks keeps what addresses answered lately. The zero value is ready to use.
+// dialBacks keeps what addresses answered lately.
 type dialBacks struct {
+	turns chan struct{} // holds a token for each that runs; who waits longest is next
+
 	mu      sync.Mutex // guards the fields below
-	running int
+	pending int        // those that run or wait
 	byNode  map[id.Node]*dialBack
 }
 
@@ -54,7 +61,8 @@ type dialBack struct {
 	until time.Time
 }
 
-// confirm asks the address that a peer names whether it is the peer who is there.
+// confirm asks the address that a peer names whether it is the peer who is there. The error
+// wraps errAddress when it is not, and never when that was not found out.
 func (m *Mesh) confirm(ctx context.Context, claimed Peer) error {
 	d, err := m.ask(claimed.Node)
 	if err != nil {
@@ -63,13 +71,15 @@ func (m *Mesh) confirm(ctx context.Context, claimed Peer) error {
 	select {
 	case <-d.done:
 	case <-ctx.Done():
-		return contextError(ctx)
+		return fmt.Errorf("%w: %w", errBusy, contextError(ctx))
 	}
 	switch {
+	case errors.Is(d.err, errBusy):
+		return d.err
 	case d.err != nil:
-		return fmt.Errorf("nobody answers there: %w", d.err)
+		return fmt.Errorf("%w: nobody answers there: %w", errAddress, d.err)
 	case d.who != claimed:
-		return errors.New("another node answers there")
+		return fmt.Errorf("%w: another node answers there", errAddress)
 	}
 	return nil
 }
@@ -83,12 +93,9 @@ func (m *Mesh) ask(node id.Node) (*dialBack, error) {
 	if d := b.byNode[node]; d != nil && (d.until.IsZero() || now.Before(d.until)) {
 		return d, nil
 	}
-	if b.running >= dialBacksMax {
+	if b.pending >= dialBacksMax+dialBacksWaitingMax {
 		m.metrics.dialBacks.WithLabelValues("busy").Inc()
 		return nil, errBusy
-	}
-	if b.byNode == nil {
-		b.byNode = map[id.Node]*dialBack{}
 	}
 	for n, d := range b.byNode {
 		if !d.until.IsZero() && !now.Before(d.until) {
@@ -99,24 +106,46 @@ func (m *Mesh) ask(node id.Node) (*dialBack, error) {
 	if !m.spawn(func() { m.runDialBack(node, d) }) {
 		return nil, ErrDraining
 	}
-	b.running++
+	b.pending++
 	b.byNode[node] = d
 	return d, nil
 }
 
 func (m *Mesh) runDialBack(node id.Node, d *dialBack) {
-	who, err := m.question(node)
-	result := "answered"
-	if err != nil {
+	who, err := m.questionInTurn(node)
+	result, good := "answered", dialBackTTL
+	switch {
+	case m.ctx.Err() != nil: // whatever came of it, it is no answer
+		who, err = Peer{}, fmt.Errorf("%w: %w", errBusy, errStopping)
+		fallthrough
+	case errors.Is(err, errBusy):
+		result, good = "busy", 0
+	case err != nil:
 		result = "failed"
 	}
 	m.metrics.dialBacks.WithLabelValues(result).Inc()
 	b := &m.dialBacks
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.running--
-	d.who, d.err, d.until = who, err, m.cfg.now().Add(dialBackTTL)
+	b.pending--
+	d.who, d.err, d.until = who, err, m.cfg.now().Add(good)
 	close(d.done)
+}
+
+// questionInTurn waits until fewer than dialBacksMax run. The error is errBusy when that
+// takes too long.
+func (m *Mesh) questionInTurn(node id.Node) (Peer, error) {
+	patience := time.NewTimer(dialBackWait)
+	defer patience.Stop()
+	select {
+	case m.dialBacks.turns <- struct{}{}:
+	case <-patience.C:
+		return Peer{}, errBusy
+	case <-m.ctx.Done():
+		return Peer{}, errBusy
+	}
+	defer func() { <-m.dialBacks.turns }()
+	return m.question(node)
 }
 
 // question connects to an address to learn who is there.
@@ -159,14 +188,18 @@ func (m *Mesh) answerQuestion(ctx context.Context, qc *quic.Conn, stream *quic.S
 	return nil
 }
 
-// refuseAddress says that a peer is not where it says. at is where it was seen.
+// refuseAddress returns why a peer is refused that confirm did not confirm, and says so when
+// it is not where it says. at is where it was seen.
 func (m *Mesh) refuseAddress(at id.Node, claimed Peer, why error) error {
+	if !errors.Is(why, errAddress) {
+		return why
+	}
 	m.metrics.addressesRefused.Inc()
 	if more, ok := m.complaints.Line(string(claimed.Node) + " address"); ok {
 		m.log.Warn().Stringer("claimed", claimed.Node).Stringer("seen_at", at).Str("peer_role", claimed.Role).AnErr("cause", why).Int("more", more).
 			Msg("mesh peer refused: it is not at the address it announces")
 	}
-	return fmt.Errorf("%w: %w", errAddress, why)
+	return why
 }
 
 // reportOwnAddress says once a minute that another node refuses the address this one

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 )
 
 // developmentSecret returns the secret that this user's nodes on this machine
@@ -27,23 +28,55 @@ func developmentSecret(parent string) (secret, path string, err error) {
 			err = fmt.Errorf("%w: development secret %s: %w; set DIARKIS_CLUSTER_SECRET_FILE instead", ErrConfig, path, err)
 		}
 	}()
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := makeFolder(dir); err != nil {
 		return "", path, err
-	}
-	st, err := os.Lstat(dir)
-	if err != nil {
-		return "", path, err
-	}
-	if err := checkOwned(st, fs.ModeDir); err != nil {
-		return "", path, fmt.Errorf("folder: %w", err)
 	}
 	secret, err = readOwned(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = makeSecret(dir, path); err == nil {
+		var b [32]byte
+		_, _ = rand.Read(b[:]) // never fails
+		if err = writeSecret(path, hex.EncodeToString(b[:])+"\n"); err == nil {
 			secret, err = readOwned(path)
 		}
 	}
 	return secret, path, err
+}
+
+// developmentSecretAge is how old the file of the development secret may get: cleaners of
+// temporary directories take what nobody has touched for days.
+const developmentSecretAge = time.Hour
+
+// keepDevelopmentSecret puts the file back when a cleaner took it, so that nodes that start
+// later have the same secret as those that run.
+func keepDevelopmentSecret(path, secret string) error {
+	st, err := os.Lstat(path)
+	switch now := time.Now(); {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := makeFolder(filepath.Dir(path)); err != nil {
+			return err
+		}
+		return writeSecret(path, secret)
+	case err != nil:
+		return err
+	case st.Mode().IsRegular() && now.Sub(st.ModTime()) > developmentSecretAge:
+		return os.Chtimes(path, now, now)
+	}
+	return nil
+}
+
+// makeFolder makes the folder of the development secret, or makes sure of the one that is there.
+func makeFolder(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	st, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	if err := checkOwned(st, fs.ModeDir); err != nil {
+		return fmt.Errorf("folder: %w", err)
+	}
+	return nil
 }
 
 // checkOwned refuses what is not of the wanted type, not ours, or open to others.
@@ -77,17 +110,15 @@ func readOwned(path string) (string, error) {
 	return string(b), err
 }
 
-// makeSecret writes a new secret beside path and links it there, so that of two
+// writeSecret writes a secret beside path and links it there, so that of two
 // nodes starting at once one makes it and both read the same whole file.
-func makeSecret(dir, path string) error {
-	var b [32]byte
-	_, _ = rand.Read(b[:]) // never fails
-	f, err := os.CreateTemp(dir, "cluster-secret-*")
+func writeSecret(path, secret string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "cluster-secret-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.WriteString(hex.EncodeToString(b[:]) + "\n")
+	_, err = f.WriteString(secret)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}

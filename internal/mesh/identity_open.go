@@ -6,8 +6,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -41,13 +43,13 @@ func openIdentity(cfg Config) (*identity, error) {
 			return nil, fmt.Errorf("%w: tls needs all of cert, key and ca", ErrConfig)
 		}
 		files := []identityFile{{"tls.cert", who.CertFile, false}, {"tls.key", who.KeyFile, true}, {"tls.ca", who.CAFile, false}}
-		warnReadable(cfg.Log, files)
+		warnOpen(cfg.Log, files)
 		return newIdentity("tls", now, readAll(files), func(parts [][]byte) (*material, error) {
 			return fileMaterial(parts[0], parts[1], parts[2], cfg.Role, now())
 		})
 	case who.SecretFile != "":
 		files := []identityFile{{secretFileSetting, who.SecretFile, true}}
-		warnReadable(cfg.Log, files)
+		warnOpen(cfg.Log, files)
 		return newIdentity("cluster secret file", now, readAll(files), secret(secretFileSetting))
 	case who.Secret != "":
 		return newIdentity("cluster secret", now, text(who.Secret), secret("DIARKIS_CLUSTER_SECRET"))
@@ -64,7 +66,13 @@ func openIdentity(cfg Config) (*identity, error) {
 		return nil, err
 	}
 	cfg.Log.Warn().Str("file", path).Msg("no cluster secret configured: using the development secret, on loopback only")
-	return newIdentity("development secret", now, text(made), secret("development secret"))
+	read := func() ([][]byte, error) {
+		if err := keepDevelopmentSecret(path, made); err != nil {
+			cfg.Log.Debug().Err(err).Str("file", path).Msg("development secret not kept")
+		}
+		return [][]byte{[]byte(made)}, nil
+	}
+	return newIdentity("development secret", now, read, secret("development secret"))
 }
 
 // identityFile is a file that proves, or decides, who is in the cluster.
@@ -93,14 +101,44 @@ func readAll(files []identityFile) func() ([][]byte, error) {
 	}
 }
 
-// warnReadable says which secrets everybody on this machine may read.
-func warnReadable(log zerolog.Logger, files []identityFile) {
+// warnOpen says which secrets everybody on this machine may read, and in whose place
+// everybody may put another file.
+func warnOpen(log zerolog.Logger, files []identityFile) {
 	for _, f := range files {
+		if dir, mode := replaceableIn(f.path); dir != "" {
+			log.Warn().Str("setting", f.setting).Str("file", f.path).Str("dir", dir).Stringer("mode", mode).
+				Msg("everybody on this machine may put another file in place of this one and so decide who is in the cluster: chmod o-w")
+		}
 		if st, err := os.Stat(f.path); err == nil && f.secret && readableByAll(st) {
 			log.Warn().Str("setting", f.setting).Str("file", f.path).Stringer("mode", st.Mode().Perm()).
 				Msg("everybody on this machine may read the secret of the cluster: chmod o-r")
 		}
 	}
+}
+
+// replaceableIn returns the directory on the way to a file, or to what it links to, in
+// which everybody may rename what is there. In one with the sticky bit, such as a mounted
+// secret of Kubernetes, only owners may.
+func replaceableIn(path string) (dir string, mode fs.FileMode) {
+	paths := []string{path}
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		paths = append(paths, real)
+	}
+	for _, p := range paths {
+		p, err := filepath.Abs(p)
+		if err != nil {
+			continue
+		}
+		for d := filepath.Dir(p); ; d = filepath.Dir(d) {
+			if st, err := os.Stat(d); err == nil && writableByAll(st) && st.Mode()&fs.ModeSticky == 0 {
+				return d, st.Mode()
+			}
+			if d == filepath.Dir(d) {
+				break
+			}
+		}
+	}
+	return "", 0
 }
 
 // fileMaterial takes a certificate, its key and the CA, and checks that they belong

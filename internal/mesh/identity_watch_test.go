@@ -229,3 +229,61 @@ func TestFilesOpenToEverybody(t *testing.T) {
 		}
 	}
 }
+
+// Who may rename the file away may put another in its place, whatever its own mode is.
+func TestDirectoryOpenToEverybody(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no modes")
+	}
+	const warning = "put another file in place"
+	open := filepath.Join(t.TempDir(), "open")
+	file := filepath.Join(open, "sub", "secret")
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, file, testSecret)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(file, link); err != nil {
+		t.Fatal(err)
+	}
+	for mode, warned := range map[os.FileMode]bool{0o700: false, 0o777: true, 0o777 | os.ModeSticky: false, 0o703: true} {
+		if err := os.Chmod(open, mode); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{file, link} {
+			var log syncBuffer
+			cfg := testConfig(t)
+			cfg.Identity, cfg.Log = Identity{SecretFile: path}, zerolog.New(&log)
+			if _, err := New(cfg); err != nil {
+				t.Fatal(err)
+			}
+			if text := log.String(); strings.Contains(text, warning) != warned || warned && !strings.Contains(text, `"dir":"`+open+`"`) {
+				t.Errorf("%s in a directory of mode %v: %s", path, mode, text)
+			}
+		}
+	}
+}
+
+// A cleaner takes the development secret while nodes run: the next node has it all the same.
+func TestDevelopmentSecretIsKept(t *testing.T) {
+	dir := t.TempDir()
+	cfg := testConfig(t)
+	cfg.Identity, cfg.identityEvery = Identity{DevelopmentDir: dir}, 5*time.Millisecond
+	start(t, cfg, nil)
+	secret, path, err := developmentSecret(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the secret's return", func() bool { again, err := readOwned(path); return err == nil && again == secret })
+	long := time.Now().Add(-2 * developmentSecretAge)
+	if err := os.Chtimes(path, long, long); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a touch", func() bool {
+		st, err := os.Stat(path)
+		return err == nil && time.Since(st.ModTime()) < developmentSecretAge
+	})
+}

@@ -131,12 +131,15 @@ func (p *peer) dial(d *dial) {
 // refused tells whether a dial was answered, only not with yes.
 func refused(err error) bool {
 	_, closed := errors.AsType[*quic.ApplicationError](err)
-	return closed || isHandshakeRefusal(err)
+	return closed || isHandshakeRefusal(err) || errors.Is(err, errBusy)
 }
 
 func dialResult(err error) string {
 	if isHandshakeRefusal(err) {
 		return "refused"
+	}
+	if e, ok := errors.AsType[*quic.ApplicationError](err); ok && e.ErrorCode == closeBusy || errors.Is(err, errBusy) {
+		return "busy"
 	}
 	return "unreachable"
 }

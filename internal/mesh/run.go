@@ -101,7 +101,8 @@ func New(cfg Config) (*Mesh, error) {
 	m := &Mesh{
 		cfg: cfg, log: cfg.Log, identity: who, metrics: newMetrics(cfg.Reg),
 		handlers: map[uint16]Handler{}, peers: map[id.Node]*peer{}, conns: map[*conn]struct{}{}, keep: map[id.Node]bool{},
-		quiet: make(chan struct{}, 1),
+		dialBacks: dialBacks{turns: make(chan struct{}, dialBacksMax), byNode: map[id.Node]*dialBack{}},
+		quiet:     make(chan struct{}, 1),
 		quicConfig: &quic.Config{
 			Versions:             []quic.Version{quic.Version1},
 			HandshakeIdleTimeout: handshakeIdle, MaxIdleTimeout: quicIdle, KeepAlivePeriod: quicKeepAlive,

@@ -24,6 +24,7 @@ const (
 	closeProtocol quic.ApplicationErrorCode = 1
 	closeRefused  quic.ApplicationErrorCode = 2
 	closeAddress  quic.ApplicationErrorCode = 3 // the peer is not at the address it announces
+	closeBusy     quic.ApplicationErrorCode = 4 // whether it is could not be found out now: it may try again
 
 	streamGaveUp quic.StreamErrorCode = 1
 )

@@ -263,9 +263,12 @@ func TestWrongAdvertisedAddressIsSaidInItsOwnLog(t *testing.T) {
 func TestDialBacksAreBounded(t *testing.T) {
 	m := start(t, testConfig(t), nil)
 	silent := func(i int) id.Node {
-		return id.NodeOf(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 8, 8, byte(i)}), 9))
+		return id.NodeOf(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 8, byte(i >> 8), byte(i)}), 9))
 	}
-	first := make([]*dialBack, dialBacksMax)
+	for range dialBacksMax { // so that the rest waits
+		m.dialBacks.turns <- struct{}{}
+	}
+	first := make([]*dialBack, dialBacksMax+dialBacksWaitingMax)
 	for i := range first {
 		d, err := m.ask(silent(i))
 		if err != nil {
@@ -273,7 +276,7 @@ func TestDialBacksAreBounded(t *testing.T) {
 		}
 		first[i] = d
 	}
-	if _, err := m.ask(silent(dialBacksMax)); !errors.Is(err, errBusy) {
+	if _, err := m.ask(silent(len(first))); !errors.Is(err, errBusy) {
 		t.Errorf("one more = %v", err)
 	}
 	for i, d := range first {
@@ -283,15 +286,68 @@ func TestDialBacksAreBounded(t *testing.T) {
 	}
 	for _, d := range first {
 		<-d.done
-		if d.err == nil {
-			t.Error("somebody answered")
+		if !errors.Is(d.err, errBusy) {
+			t.Errorf("one that never had its turn = %v", d.err)
 		}
 	}
-	if _, err := m.ask(silent(dialBacksMax)); err != nil {
-		t.Errorf("after they ended = %v", err)
+	if n := testutil.ToFloat64(m.metrics.dialBacks.WithLabelValues("busy")); int(n) != len(first)+1 {
+		t.Errorf("%v refused, want %d", n, len(first)+1)
 	}
-	if n := testutil.ToFloat64(m.metrics.dialBacks.WithLabelValues("busy")); n != 1 {
-		t.Errorf("%v refused, want 1", n)
+	<-m.dialBacks.turns
+	d, err := m.ask(silent(0))
+	if err != nil {
+		t.Fatalf("after they ended = %v", err)
+	}
+	if <-d.done; d.err == nil || errors.Is(d.err, errBusy) {
+		t.Errorf("where nobody answers = %v", d.err)
+	}
+}
+
+// Whoever is put off because too many addresses are being asked is told that, and never
+// that its address is wrong; with a turn in time it is let in.
+func TestBusyIsNotAWrongAddress(t *testing.T) {
+	var log syncBuffer
+	logged := func() Config {
+		cfg := testConfig(t)
+		cfg.Log = zerolog.New(&log)
+		return cfg
+	}
+	b := start(t, logged(), map[uint16]Handler{cmdEcho: echo})
+	there := proxy(t, b.Self().Node)
+	for range dialBacksMax {
+		b.dialBacks.turns <- struct{}{}
+	}
+	a := start(t, logged(), map[uint16]Handler{cmdEcho: echo})
+	if _, err := a.Request(t.Context(), there, cmdEcho, nil); !errors.Is(err, ErrUnreachable) || !isRefused(err, closeBusy) {
+		t.Errorf("while others are being asked = %v", err)
+	}
+	late := start(t, logged(), map[uint16]Handler{cmdEcho: echo})
+	done := make(chan error)
+	go func() {
+		_, err := late.Request(t.Context(), there, cmdEcho, nil)
+		done <- err
+	}()
+	eventually(t, "a question that waits", func() bool {
+		b.dialBacks.mu.Lock()
+		defer b.dialBacks.mu.Unlock()
+		return b.dialBacks.pending == 1
+	})
+	<-b.dialBacks.turns
+	if err := <-done; err != nil {
+		t.Errorf("with a turn in time = %v", err)
+	}
+	eventually(t, "the end of the back-off", func() bool {
+		_, err := a.Request(t.Context(), there, cmdEcho, nil)
+		return err == nil
+	})
+	if n := testutil.ToFloat64(b.metrics.addressesRefused); n != 0 {
+		t.Errorf("%v addresses refused, want 0", n)
+	}
+	for _, m := range []*Mesh{a, b, late} {
+		_ = m.Close() // it has logged what it will
+	}
+	if text := log.String(); strings.Contains(text, "mesh address") || strings.Contains(text, "address it announces") {
+		t.Errorf("somebody blames an address:\n%s", text)
 	}
 }
 
@@ -356,11 +412,12 @@ func TestStrangersDoNotFloodTheLog(t *testing.T) {
 			t.Errorf("a stranger was let in: %v", err)
 		}
 	}
-	_ = m.Close() // it has logged what it will
+	// A stranger knows that it is refused before m reads so, and a node that closes reads no more.
+	eventually(t, "5 refusals counted and one said", func() bool {
+		return testutil.ToFloat64(m.metrics.refusals.WithLabelValues("incoming")) == 5 && strings.Contains(log.String(), "mesh peer refused")
+	})
+	_ = m.Close()
 	if n := strings.Count(log.String(), "mesh peer refused"); n != 1 {
 		t.Errorf("%d lines, want one:\n%s", n, log.String())
-	}
-	if n := testutil.ToFloat64(m.metrics.refusals.WithLabelValues("incoming")); n != 5 {
-		t.Errorf("%v refusals counted, want 5", n)
 	}
 }

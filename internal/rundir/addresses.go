@@ -54,6 +54,7 @@ type Addresses struct {
 	mu      sync.Mutex             // guards the fields below
 	written map[string]fs.FileInfo // by path: what Remove may remove
 	locks   map[string]*os.File    // by plain name: locks held, of this node's rank
+	taken   map[string]bool        // names of this node's own that another user's files have
 	removed bool
 }
 
@@ -61,21 +62,17 @@ type addressName struct{ name, content string }
 
 // WriteAddresses writes the node's mesh and public address, host:port, under the
 // names with its role and pid, and under the plain names that are its to have: see
-// [Addresses.Refresh]. An empty address has no file. What it wrote before an
-// error is removed again.
+// [Addresses.Refresh]. An empty address has no file. In a shared directory another user may
+// have made a file under one of the names: it is left alone, see [Addresses.Taken]. What
+// WriteAddresses wrote before an error is removed again.
 func (d *Dir) WriteAddresses(role string, pid int, mesh, public string) (*Addresses, error) {
 	if err := checkRole(role); err != nil {
 		return nil, err
 	}
-	a := &Addresses{dir: d, role: role, pid: pid, written: map[string]fs.FileInfo{}, locks: map[string]*os.File{}}
+	a := &Addresses{dir: d, role: role, pid: pid, written: map[string]fs.FileInfo{}, locks: map[string]*os.File{}, taken: map[string]bool{}}
 	for _, n := range []addressName{{MeshAddr, mesh}, {PublicAddr, public}} {
 		if n.content != "" {
 			a.names = append(a.names, n)
-		}
-	}
-	for _, n := range a.names {
-		if err := a.write(perProcess(n.name, role, pid), n.content); err != nil {
-			return nil, errors.Join(err, a.Remove())
 		}
 	}
 	if err := a.Refresh(); err != nil {
@@ -86,13 +83,39 @@ func (d *Dir) WriteAddresses(role string, pid int, mesh, public string) (*Addres
 
 func (a *Addresses) write(name, content string) error {
 	info, err := writeFile(a.dir.path, name, []byte(content), 0o644)
-	if err != nil {
+	foreign := err != nil && a.dir.isForeign(name)
+	if err != nil && !foreign {
 		return err
 	}
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	if foreign {
+		a.taken[name] = true
+		return nil
+	}
+	delete(a.taken, name)
 	a.written[filepath.Join(a.dir.path, name)] = info
-	a.mu.Unlock()
 	return nil
+}
+
+// Taken returns which of the names with the node's role and pid are another user's, who
+// made files there that this one can't replace. A plain name may well be another user's.
+func (a *Addresses) Taken() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var names []string
+	for _, n := range a.names {
+		if own := perProcess(n.name, a.role, a.pid); a.taken[own] {
+			names = append(names, own)
+		}
+	}
+	return names
+}
+
+// isForeign tells whether what is under a name in the run directory is another user's.
+func (d *Dir) isForeign(name string) bool {
+	info, err := os.Lstat(filepath.Join(d.path, name))
+	return err == nil && !ownedBy(info, os.Geteuid())
 }
 
 // Refresh takes the plain names that have become this node's, because the process
@@ -130,11 +153,7 @@ func (a *Addresses) refresh(n addressName) error {
 	if a.intact(n.name) {
 		return nil
 	}
-	err = a.write(n.name, n.content)
-	if errors.Is(err, fs.ErrPermission) {
-		return nil // in a shared directory the name may be another user's; the other files say the same
-	}
-	return err
+	return a.write(n.name, n.content)
 }
 
 // intact tells whether a file is there as this node wrote it, and not too long ago.
@@ -157,10 +176,18 @@ func (a *Addresses) isRemoved() bool {
 func (a *Addresses) lock(name string, rank int) (*os.File, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.removed || a.locks[name] != nil {
-		return a.locks[name], nil
+	path := a.dir.plainLock(name, rank)
+	if held := a.locks[name]; held != nil {
+		if there, err := os.Lstat(path); err == nil && sameFile(held, there) {
+			return held, nil
+		}
+		_ = held.Close() // a cleaner took the file: another node may have locked the next one
+		delete(a.locks, name)
 	}
-	lock, err := tryLock(a.dir.plainLock(name, rank))
+	if a.removed {
+		return nil, nil
+	}
+	lock, err := a.dir.tryLock(path)
 	if err != nil {
 		return nil, cantCreate("lock %s: %w", name, err)
 	}

@@ -63,7 +63,7 @@ func (d *Dir) Ask(n Node, t Task) (*Request, error) {
 		return nil, err
 	}
 	r := &Request{dir: d, node: n, tail: perProcess("", n.Role, n.PID)[1:] + "." + rand.Text()}
-	if _, err := writeFile(d.private, requestPrefix+"."+r.tail, b, 0o600); err != nil {
+	if err := d.writePrivate(requestPrefix+"."+r.tail, b); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -145,9 +145,9 @@ type Asked struct {
 }
 
 // TakeTasks returns what a node was asked for with [Dir.Ask] and hands each out once,
-// the oldest first. signalled is true also when all there was had been withdrawn: the
-// signal was meant for that.
-func (d *Dir) TakeTasks(role string, pid int) (asked []*Asked, signalled bool) {
+// the oldest first. signals is how many signals were sent for what there was: one for each
+// task, also one that has been withdrawn.
+func (d *Dir) TakeTasks(role string, pid int) (asked []*Asked, signals int) {
 	type waiting struct {
 		privateFile
 		at time.Time
@@ -162,7 +162,9 @@ func (d *Dir) TakeTasks(role string, pid int) (asked []*Asked, signalled bool) {
 		switch {
 		case err != nil:
 		case f.kind == withdrawnPrefix:
-			signalled = os.Remove(path) == nil || signalled
+			if os.Remove(path) == nil {
+				signals++
+			}
 		case f.kind == outcomePrefix && time.Since(info.ModTime()) > outcomeAge:
 			_ = os.Remove(path)
 		case f.kind == requestPrefix:
@@ -175,14 +177,14 @@ func (d *Dir) TakeTasks(role string, pid int) (asked []*Asked, signalled bool) {
 		if os.Rename(filepath.Join(d.private, f.name), a.path(runningPrefix)) != nil {
 			continue // withdrawn this moment
 		}
-		signalled = true
+		signals++
 		var b []byte
 		if b, a.Err = readSmall(a.path(runningPrefix), taskBytesMax, ours); a.Err == nil {
 			a.Task, a.Err = ParseTask(b)
 		}
 		asked = append(asked, a)
 	}
-	return asked, signalled
+	return asked, signals
 }
 
 func (a *Asked) path(kind string) string { return filepath.Join(a.dir.private, kind+"."+a.tail) }
@@ -194,6 +196,5 @@ func (a *Asked) Finish(o Outcome) error {
 	if err != nil {
 		return err
 	}
-	_, err = writeFile(a.dir.private, outcomePrefix+"."+a.tail, b, 0o600)
-	return err
+	return a.dir.writePrivate(outcomePrefix+"."+a.tail, b)
 }

@@ -38,7 +38,7 @@ func (d *Dir) Claim(role string, pid int) (*Claim, error) {
 	}
 	path := d.nodeLock(role, pid)
 	for deadline := time.Now().Add(claimPatience); ; time.Sleep(claimRetry) {
-		lock, err := tryLock(path)
+		lock, err := d.tryLock(path)
 		if err != nil {
 			return nil, cantCreate("claim %s: %w", filepath.Base(path), err)
 		}
@@ -53,29 +53,36 @@ func (d *Dir) Claim(role string, pid int) (*Claim, error) {
 	}
 }
 
-// Keep has write write the node's record, and what else the node keeps in the private
-// directory, anew when the record is gone or so old that a cleaner of temporary
-// directories might take it. It takes the lock again if its file is gone. Call it
-// every second or so.
-func (c *Claim) Keep(write func() error) error {
+// Keep makes the private directory again when it is gone, and takes the lock again when
+// its file is. It has write write the node's record, and what else the node keeps in the
+// private directory, the paths in also, anew when one of them is gone or so old that a
+// cleaner of temporary directories might take it. Call it every second or so. The error is
+// an [*Error]: somebody else's directory is never written to.
+func (c *Claim) Keep(write func() error, also ...string) error {
+	if err := c.dir.ensure(); err != nil {
+		return err
+	}
 	if there, err := os.Lstat(c.lock.Name()); err != nil || !sameFile(c.lock, there) {
 		lock, err := tryLock(c.lock.Name())
 		if err != nil {
 			return cantCreate("claim %s: %w", filepath.Base(c.lock.Name()), err)
 		}
-		if lock != nil {
-			_ = c.lock.Close()
-			c.lock = lock
+		if lock == nil {
+			return cantCreate("claim %s: another process has it", filepath.Base(c.lock.Name()))
 		}
+		_ = c.lock.Close()
+		c.lock = lock
 	} else if time.Since(there.ModTime()) > fresh {
 		now := time.Now()
 		_ = os.Chtimes(c.lock.Name(), now, now)
 	}
-	record, err := os.Lstat(filepath.Join(c.dir.private, perProcess(nodePrefix, c.role, c.pid)+".json"))
-	if err == nil && time.Since(record.ModTime()) < fresh {
-		return nil
+	record := filepath.Join(c.dir.private, perProcess(nodePrefix, c.role, c.pid)+".json")
+	for _, path := range append(also, record) {
+		if info, err := os.Lstat(path); err != nil || time.Since(info.ModTime()) >= fresh {
+			return write()
+		}
 	}
-	return write()
+	return nil
 }
 
 func sameFile(f *os.File, there fs.FileInfo) bool {
@@ -87,7 +94,10 @@ func sameFile(f *os.File, there fs.FileInfo) bool {
 // gives up the names. Call it last.
 func (c *Claim) Release() error {
 	c.removeFiles(false)
-	err := ignoreMissing(os.Remove(c.lock.Name())) // while it is held, so that it is not a newer node's
+	var err error
+	if there, lookErr := os.Lstat(c.lock.Name()); lookErr == nil && sameFile(c.lock, there) {
+		err = ignoreMissing(os.Remove(c.lock.Name())) // while it is held, so that it is not a newer node's
+	}
 	closeErr := c.lock.Close()
 	if err != nil { // a system that removes no open files
 		err = ignoreMissing(os.Remove(c.lock.Name()))
@@ -130,10 +140,20 @@ func (d *Dir) Running(n Node) bool { return d.running(n.Role, n.PID, n.Start) }
 // ErrNotThisProcess means that a pid is not, or no longer, that of the node.
 var ErrNotThisProcess = errors.New("is not the process of this node, which may be another container's: ask there")
 
+// ErrOlder means that a node was started by a version that takes no tasks from [Dir.Ask]:
+// its record does not say when its process began, and it holds no lock. A signal would make
+// it run whatever its plain task file says.
+var ErrOlder = errors.New("was started by an older version of diarkisd, which this command can't ask")
+
 // Signal sends the signal of tasks, SIGUSR1, to the process that wrote n, and never to
 // another that has its pid. It returns an error that wraps [ErrNotThisProcess] when
-// that process is gone or can't be told apart.
+// that process is gone or can't be told apart, and one that wraps [ErrOlder] for a node that
+// the signal would have do something else.
 func (d *Dir) Signal(n Node) error {
+	if _, err := lockHeld(d.nodeLock(n.Role, n.PID)); n.Start == "" && canTellStart && errors.Is(err, fs.ErrNotExist) && d.Running(n) {
+		by := filepath.Join(d.path, taskFile1+"."+strconv.Itoa(n.PID))
+		return fmt.Errorf("process %d %w: restart the node, or make sure that this process is the node, write the task into %s and send it SIGUSR1", n.PID, ErrOlder, by)
+	}
 	// The handle is taken before the look: a pid that is given away in between is
 	// refused by the handle.
 	p, err := os.FindProcess(n.PID)

@@ -264,11 +264,11 @@ func TestAsk(t *testing.T) {
 	first, second := ask("Offline"), ask("Online")
 	early := time.Now().Add(-time.Minute)
 	must(t, os.Chtimes(first.path(requestPrefix), early, early))
-	asked, signalled := d.TakeTasks("udp", nobody)
-	if len(asked) != 2 || !signalled || asked[0].Task.Name != "Offline" || asked[1].Task.Name != "Online" {
-		t.Fatalf("TakeTasks = %+v, %v", asked, signalled)
+	asked, signals := d.TakeTasks("udp", nobody)
+	if len(asked) != 2 || signals != 2 || asked[0].Task.Name != "Offline" || asked[1].Task.Name != "Online" {
+		t.Fatalf("TakeTasks = %+v, %v", asked, signals)
 	}
-	if again, signalled := d.TakeTasks("udp", nobody); len(again) != 0 || signalled {
+	if again, signals := d.TakeTasks("udp", nobody); len(again) != 0 || signals != 0 {
 		t.Errorf("the tasks were handed out twice: %+v", again)
 	}
 	must(t, asked[1].Finish(Outcome{64, "no"}))
@@ -289,8 +289,8 @@ func TestAsk(t *testing.T) {
 	if _, err := late.Wait(ended); !errors.Is(err, ErrNotTaken) {
 		t.Errorf("a task that nobody takes: %v", err)
 	}
-	if asked, signalled := d.TakeTasks("udp", nobody); len(asked) != 0 || !signalled {
-		t.Errorf("a withdrawn task was handed out, or the signal not accounted for: %+v, %v", asked, signalled)
+	if asked, signals := d.TakeTasks("udp", nobody); len(asked) != 0 || signals != 1 {
+		t.Errorf("a withdrawn task was handed out, or the signal not accounted for: %+v, %v", asked, signals)
 	}
 
 	lost := ask("Online")

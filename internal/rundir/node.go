@@ -53,8 +53,7 @@ func (d *Dir) WriteNode(n Node) error {
 	if err != nil {
 		return err
 	}
-	_, err = writeFile(d.private, perProcess(nodePrefix, n.Role, n.PID)+".json", b, 0o600)
-	return err
+	return d.writePrivate(perProcess(nodePrefix, n.Role, n.PID)+".json", b)
 }
 
 // RemoveNode removes what WriteNode wrote. A missing file is no error.
@@ -103,8 +102,7 @@ func (d *Dir) WriteProbeKey(role string, pid int, key []byte) (string, error) {
 		return "", err
 	}
 	name := perProcess(probePrefix, role, pid)
-	_, err := writeFile(d.private, name, key, 0o600)
-	return filepath.Join(d.private, name), err
+	return filepath.Join(d.private, name), d.writePrivate(name, key)
 }
 
 // RemoveProbeKey removes what WriteProbeKey wrote. A missing file is no error.

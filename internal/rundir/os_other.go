@@ -19,6 +19,8 @@ func ownedBy(fs.FileInfo, int) bool  { return true }
 func ownerOf(fs.FileInfo) string     { return "?" }
 func privateMode(fs.FileInfo) bool   { return true }
 func openToWriters(fs.FileInfo) bool { return false }
+func openToAll(fs.FileInfo) bool     { return false }
+func hasOtherNames(fs.FileInfo) bool { return false }
 
 func alive(pid int) bool {
 	p, err := os.FindProcess(pid)

@@ -36,6 +36,15 @@ func privateMode(info fs.FileInfo) bool { return info.Mode().Perm()&0o077 == 0 }
 // openToWriters tells whether somebody besides the owner can write.
 func openToWriters(info fs.FileInfo) bool { return info.Mode().Perm()&0o022 != 0 }
 
+// openToAll tells whether everybody can write.
+func openToAll(info fs.FileInfo) bool { return info.Mode().Perm()&0o002 != 0 }
+
+// hasOtherNames tells whether a file has further names: whoever gave it one need not own it.
+func hasOtherNames(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Nlink > 1
+}
+
 // alive tells whether a process runs; one we may not signal does.
 func alive(pid int) bool {
 	err := unix.Kill(pid, 0)

@@ -78,15 +78,28 @@ func Open(path string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(d.private, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, cantCreate("private run directory: %w", err)
-	}
-	if err := d.check(); errors.Is(err, fs.ErrNotExist) {
-		return nil, cantCreate("private run directory: %w", err)
-	} else if err != nil {
+	if err := d.ensure(); err != nil {
 		return nil, err
 	}
 	return d, nil
+}
+
+// ensure makes the private directory where there is none.
+func (d *Dir) ensure() error {
+	if err := os.Mkdir(d.private, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return cantCreate("private run directory: %w", err)
+	}
+	return d.usable()
+}
+
+// usable is check for those who write: a private directory that is gone is one where
+// nothing can be created.
+func (d *Dir) usable() error {
+	err := d.check()
+	if errors.Is(err, fs.ErrNotExist) {
+		return cantCreate("private run directory: %w", err)
+	}
+	return err
 }
 
 // Look is Open for those who only read: it makes nothing. Where there is no private
@@ -120,7 +133,8 @@ func find(path string) (*Dir, error) {
 	return &Dir{path: path, private: filepath.Join(path, privatePrefix+strconv.Itoa(os.Geteuid()))}, nil
 }
 
-// check refuses a private directory that others may have a hand in.
+// check refuses a private directory that others may have a hand in. It comes before each
+// use: where the run directory is open to everybody, another may take its place at any time.
 func (d *Dir) check() error {
 	// Lstat: a link here would let its maker choose where our keys go.
 	info, err := os.Lstat(d.private)
@@ -144,11 +158,38 @@ func whatIsWrong(info fs.FileInfo) string {
 	return fmt.Sprintf("its mode is %#o", info.Mode().Perm())
 }
 
+// Exposed tells whether everybody may rename and remove what is in the run directory, and
+// its mode: it can be written by all and lacks the sticky bit.
+func (d *Dir) Exposed() (mode fs.FileMode, exposed bool) {
+	info, err := os.Stat(d.path)
+	if err != nil {
+		return 0, false
+	}
+	return info.Mode(), openToAll(info) && info.Mode()&fs.ModeSticky == 0
+}
+
 // Path returns the run directory.
 func (d *Dir) Path() string { return d.path }
 
 // Private returns the subdirectory only this user can enter.
 func (d *Dir) Private() string { return d.private }
+
+// writePrivate is writeFile in the private directory.
+func (d *Dir) writePrivate(name string, content []byte) error {
+	if err := d.usable(); err != nil {
+		return err
+	}
+	_, err := writeFile(d.private, name, content, 0o600)
+	return err
+}
+
+// tryLock is tryLock of a file in the private directory.
+func (d *Dir) tryLock(path string) (*os.File, error) {
+	if err := d.usable(); err != nil {
+		return nil, err
+	}
+	return tryLock(path)
+}
 
 // writeFile puts content under dir/name in one step and returns the file's
 // identity.
@@ -156,7 +197,7 @@ func writeFile(dir, name string, content []byte, mode os.FileMode) (fs.FileInfo,
 	tmp := filepath.Join(dir, "."+name+"."+rand.Text())
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|noFollow, 0o600)
 	if err != nil {
-		return nil, cantCreate("write %s: %w", name, err)
+		return nil, cantCreate("write %s: %w", filepath.Join(dir, name), withoutPath(err))
 	}
 	info, err := fill(f, content, mode)
 	if closeErr := f.Close(); err == nil {
@@ -167,7 +208,7 @@ func writeFile(dir, name string, content []byte, mode os.FileMode) (fs.FileInfo,
 	}
 	if err != nil {
 		_ = os.Remove(tmp) // the error that matters is err
-		return nil, cantCreate("write %s: %w", name, err)
+		return nil, cantCreate("write %s: %w", filepath.Join(dir, name), withoutPath(err))
 	}
 	return info, nil
 }
@@ -241,4 +282,16 @@ func checkRole(role string) error {
 		return fmt.Errorf("role %q can't be part of a file name", role)
 	}
 	return nil
+}
+
+// withoutPath is what went wrong with a file whose name is said already: the error of the
+// system has that of the temporary one.
+func withoutPath(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	if e, ok := errors.AsType[*os.LinkError](err); ok {
+		return e.Err
+	}
+	return err
 }

@@ -216,18 +216,18 @@ func TestReadTask(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, "DIARKIS_SIGUSR1"), []byte("ChangeLogLevel\ndebug\n"), 0o600))
 	must(t, os.WriteFile(filepath.Join(dir, "DIARKIS_SIGUSR1.77"), []byte("Offline\n"), 0o600))
 	for i, want := range []Task{{Name: "Offline"}, {Name: "ChangeLogLevel", Params: []string{"debug"}}, {Name: "ChangeLogLevel", Params: []string{"debug"}}} {
-		got, err := ReadTask(dir, 1, 77, true)
+		got, err := ReadPIDTask(dir, 1, 77)
+		if errors.Is(err, ErrNoTask) {
+			got, err = ReadTask(dir, 1)
+		}
 		if err != nil || got.Name != want.Name || !slices.Equal(got.Params, want.Params) {
 			t.Errorf("read %d = %+v, %v, want %+v", i, got, err, want)
 		}
 	}
-	if got, err := ReadTask(dir, 1, 77, false); !errors.Is(err, ErrNoTask) {
-		t.Errorf("the plain file was read where it does not count: %+v, %v", got, err)
-	}
-	if _, err := ReadTask(dir, 2, 77, true); !errors.Is(err, ErrNoTask) {
+	if _, err := ReadTask(dir, 2); !errors.Is(err, ErrNoTask) {
 		t.Errorf("SIGUSR2 without a file = %v, want ErrNoTask", err)
 	}
-	if _, err := ReadTask(dir, 3, 77, true); err == nil {
+	if _, err := ReadTask(dir, 3); err == nil {
 		t.Error("ReadTask for SIGUSR3 succeeded")
 	}
 	for _, bad := range []Task{{Name: ""}, {Name: "a b"}, {Name: "x", Params: []string{"1\n2"}}, {Name: "x", Params: []string{""}}, {Name: strings.Repeat("x", 65)}} {
@@ -264,8 +264,15 @@ func TestReadTaskRefuses(t *testing.T) {
 		for _, suffix := range []string{"", ".5"} {
 			dir := t.TempDir()
 			must(t, tt.prepare(filepath.Join(dir, "DIARKIS_SIGUSR1"+suffix)))
-			if got, err := ReadTask(dir, 1, 5, true); err == nil || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("%s%s: ReadTask = %+v, %v, want an error with %q", tt.name, suffix, got, err, tt.want)
+			task, file := func() (Task, error) { return ReadTask(dir, 1) }, filepath.Join(dir, "DIARKIS_SIGUSR1"+suffix)
+			if suffix != "" {
+				task = func() (Task, error) { return ReadPIDTask(dir, 1, 5) }
+			}
+			if got, err := task(); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%s%s: read %+v, %v, want an error with %q", tt.name, suffix, got, err, tt.want)
+			}
+			if there := exists(file); there != (suffix == "") {
+				t.Errorf("%s%s: is there afterwards: %v", tt.name, suffix, there)
 			}
 		}
 	}
@@ -284,9 +291,26 @@ func TestForeignOwner(t *testing.T) {
 	}
 	if os.Geteuid() == 0 {
 		must(t, os.Chown(path, 4711, 4711))
-		if _, err := ReadTask(dir, 1, 1, true); err == nil || !strings.Contains(err.Error(), "another user") {
+		if _, err := ReadTask(dir, 1); err == nil || !strings.Contains(err.Error(), "another user") {
 			t.Errorf("ReadTask of a stranger's file = %v", err)
 		}
+		own := path + ".1"
+		must(t, os.Rename(path, own))
+		if _, err := ReadPIDTask(dir, 1, 1); !errors.Is(err, ErrForeignTask) || !exists(own) {
+			t.Errorf("ReadPIDTask of a stranger's file = %v, it is there afterwards: %v", err, exists(own))
+		}
+		must(t, os.Remove(own))
+		must(t, os.Symlink("/etc/passwd", own))
+		must(t, os.Lchown(own, 4711, 4711))
+		if _, err := ReadPIDTask(dir, 1, 1); !errors.Is(err, ErrForeignTask) {
+			t.Errorf("ReadPIDTask of a stranger's link = %v", err)
+		}
+	}
+	own := filepath.Join(dir, "DIARKIS_SIGUSR1.2")
+	must(t, os.WriteFile(own+".elsewhere", []byte("Offline\n"), 0o600))
+	must(t, os.Link(own+".elsewhere", own))
+	if _, err := ReadPIDTask(dir, 1, 2); !errors.Is(err, ErrForeignTask) {
+		t.Errorf("ReadPIDTask of another file's further name = %v", err)
 	}
 }
 
@@ -311,4 +335,20 @@ func FuzzParseTask(f *testing.F) {
 			t.Errorf("written and read again: %+v, %v, want %+v", got, err, task)
 		}
 	})
+}
+
+// A file that can't be written is named once.
+func TestUnwrittenFilesAreNamedOnce(t *testing.T) {
+	dir := t.TempDir()
+	for name, blocked := range map[string]func(){
+		"of no directory": func() { dir = filepath.Join(dir, "missing") },
+		"a directory":     func() { dir = t.TempDir(); _ = os.MkdirAll(filepath.Join(dir, "probe.udp.1", "x"), 0o700) },
+	} {
+		blocked()
+		_, err := writeFile(dir, "probe.udp.1", []byte("x"), 0o600)
+		path := filepath.Join(dir, "probe.udp.1")
+		if err == nil || !strings.HasPrefix(err.Error(), "write "+path+": ") || strings.Count(err.Error(), "probe.udp.1") != 1 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -42,8 +42,11 @@ func parsePrivate(name string) (privateFile, bool) {
 	return f, err == nil
 }
 
-// privateFiles lists the files of nodes in the private directory.
+// privateFiles lists the files of nodes in the private directory, none when it is not ours.
 func (d *Dir) privateFiles() []privateFile {
+	if d.check() != nil {
+		return nil
+	}
 	entries, _ := os.ReadDir(d.private) // what can be read is what counts
 	var files []privateFile
 	for _, e := range entries {
@@ -91,7 +94,9 @@ func (d *Dir) Sweep() []string {
 	}
 	d.sweepPlain()
 	d.sweepHalves(d.path)
-	d.sweepHalves(d.private)
+	if d.check() == nil {
+		d.sweepHalves(d.private)
+	}
 	return swept
 }
 
@@ -136,7 +141,7 @@ func (d *Dir) sweepProcess(p process) bool {
 	if d.running(p.role, p.pid, start) {
 		return false
 	}
-	lock, err := tryLock(d.nodeLock(p.role, p.pid))
+	lock, err := d.tryLock(d.nodeLock(p.role, p.pid))
 	if lock == nil || err != nil {
 		return false
 	}

@@ -31,6 +31,9 @@ var taskName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 // ErrNoTask means there is no task file, or nothing in it.
 var ErrNoTask = errors.New("no task file")
 
+// ErrForeignTask means that a task file is not the operator's, whose plain one counts then.
+var ErrForeignTask = errors.New("is not the operator's")
+
 // taskFile names the file of SIGUSR1 or SIGUSR2.
 func taskFile(signal int) (string, error) {
 	switch signal {
@@ -42,30 +45,55 @@ func taskFile(signal int) (string, error) {
 	return "", fmt.Errorf("no task file for SIGUSR%d", signal)
 }
 
-// ReadTask reads the task for SIGUSR1 or SIGUSR2 from the run directory: the file
-// for this pid first, which is removed once read so that it can't shadow later
-// tasks, else, where plain says so, the plain one, which stays. The file has to be regular, of this
-// user or root, writable by its owner only and at most 64 KiB.
-func ReadTask(dir string, signal, pid int, plain bool) (Task, error) {
+// ReadPIDTask reads the task for SIGUSR1 or SIGUSR2 that was left in the run directory for
+// one process. The file has to be regular, of this user or root, writable by its owner only
+// and at most 64 KiB. It is removed, readable or not, so that it can't shadow later tasks;
+// one of root in a sticky directory stays. The error is [ErrNoTask] when there is none, and
+// wraps [ErrForeignTask] when it was put there by somebody who may not.
+func ReadPIDTask(dir string, signal, pid int) (Task, error) {
 	name, err := taskFile(signal)
 	if err != nil {
 		return Task{}, err
 	}
-	path := filepath.Join(dir, name)
-	own := path + "." + strconv.Itoa(pid)
-	b, err := readSmall(own, taskBytesMax, byOperator)
+	path := filepath.Join(dir, name+"."+strconv.Itoa(pid))
+	info, err := os.Lstat(path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && !plain:
-		return Task{}, ErrNoTask
 	case errors.Is(err, fs.ErrNotExist):
-		if b, err = readSmall(path, taskBytesMax, byOperator); errors.Is(err, fs.ErrNotExist) {
-			return Task{}, ErrNoTask
-		}
-	case err == nil:
-		// A file of root in a sticky directory stays; it is read again then.
-		_ = os.Remove(own)
+		return Task{}, ErrNoTask
+	case err != nil:
+		return Task{}, fmt.Errorf("read task: %w", err)
+	case !ownedBy(info, os.Geteuid()) && !ownedBy(info, 0):
+		return Task{}, fmt.Errorf("%s %w: it belongs to user %s", path, ErrForeignTask, ownerOf(info))
+	case info.Mode().IsRegular() && hasOtherNames(info):
+		return Task{}, fmt.Errorf("%s %w: it is another name of a file that is elsewhere too", path, ErrForeignTask)
 	}
+	t, err := readTask(path)
+	_ = os.Remove(path)
+	return t, err
+}
+
+// ReadTask reads the task in the plain file for SIGUSR1 or SIGUSR2, which stays. It has to
+// be as [ReadPIDTask] says. The error is [ErrNoTask] when there is none.
+func ReadTask(dir string, signal int) (Task, error) {
+	name, err := taskFile(signal)
 	if err != nil {
+		return Task{}, err
+	}
+	return readTask(filepath.Join(dir, name))
+}
+
+// HasTask tells whether there is a plain task file for SIGUSR1 or SIGUSR2.
+func HasTask(dir string, signal int) bool {
+	name, err := taskFile(signal)
+	return err == nil && exists(filepath.Join(dir, name))
+}
+
+func readTask(path string) (Task, error) {
+	b, err := readSmall(path, taskBytesMax, byOperator)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return Task{}, ErrNoTask
+	case err != nil:
 		return Task{}, fmt.Errorf("read task: %w", err)
 	}
 	return ParseTask(b)

@@ -30,6 +30,9 @@ type Status struct {
 	Joined bool `json:"joined"`
 	// Authority is live, stale (known, without an answer at the moment) or unknown.
 	Authority string `json:"authority"`
+	// AuthorityAgeMS is how long ago the authority was last heard, in milliseconds: it is
+	// live for a while after it died. -1 where that is not known, 0 on the authority itself.
+	AuthorityAgeMS int64 `json:"authority_age_ms"`
 	// Reason is one line about the two above.
 	Reason string `json:"reason"`
 	// TickAgeMS is how long ago the main loop turned, in milliseconds; -1 before it began.

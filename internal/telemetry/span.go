@@ -1,9 +1,13 @@
 package telemetry
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Span prints how long something took, for log lines: three digits and a unit, such as
-// "9.03s", "127ms" or "2m30s". A person reads it at a glance.
+// "9.03s", "127ms" or "2m30s". A person reads it at a glance. It is ASCII, with "us" for
+// microseconds, so that no log writes it in quotation marks.
 func Span(d time.Duration) string {
 	unit := time.Duration(1)
 	for v := d.Abs(); v/unit >= 1000 && unit < time.Second; {
@@ -17,5 +21,5 @@ func Span(d time.Duration) string {
 			unit = time.Second / 10
 		}
 	}
-	return d.Round(unit).String()
+	return strings.Replace(d.Round(unit).String(), "µs", "us", 1)
 }

@@ -9,6 +9,7 @@ func TestSpan(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0:                         "0s",
 		999:                       "999ns",
+		59600:                     "59.6us",
 		1234 * time.Microsecond:   "1.23ms",
 		127400 * time.Microsecond: "127ms",
 		9034 * time.Millisecond:   "9.03s",

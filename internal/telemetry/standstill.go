@@ -42,6 +42,16 @@ func (s *Standstill) Awake(now time.Time) time.Duration {
 	return gap
 }
 
+// Since returns how long ago the last standstill ended, 0 when there was none.
+func (s *Standstill) Since(now time.Time) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gap == 0 {
+		return 0
+	}
+	return now.Sub(s.woke)
+}
+
 // Recent returns how long the process stood still when that ended only lately, else 0.
 func (s *Standstill) Recent(now time.Time) time.Duration {
 	s.mu.Lock()

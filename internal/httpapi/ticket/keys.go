@@ -36,6 +36,7 @@ type key struct {
 type source struct {
 	name    string // as the setting is called
 	path    string // "" when it is a variable, which doesn't change
+	secret  bool   // reading it is enough to sign tickets
 	parse   func([]byte) ([]key, error)
 	content []byte // read last
 	problem string // why it could not be read last, "" when it could
@@ -46,7 +47,7 @@ func sourcesOf(o Options) []*source {
 	var out []*source
 	switch {
 	case o.SecretFile != "":
-		out = append(out, &source{name: "DIARKIS_TICKET_KEY_FILE", path: o.SecretFile, parse: parseSecret})
+		out = append(out, &source{name: "DIARKIS_TICKET_KEY_FILE", path: o.SecretFile, secret: true, parse: parseSecret})
 	case o.Secret != "":
 		out = append(out, &source{name: "DIARKIS_TICKET_KEY", content: []byte(o.Secret), parse: parseSecret})
 	}
@@ -84,7 +85,7 @@ func (s *source) read() (changed bool, err error) {
 // readFile reads the file of a source. A name without a file is not in the error, unless
 // there was one before: it may be a secret that was put into the wrong variable.
 func (s *source) readFile() ([]byte, error) {
-	b, err := config.ReadRegular(s.path, fileBytesMax)
+	b, err := config.ReadKey(s.path, fileBytesMax)
 	switch {
 	case err == nil:
 		return b, nil
@@ -167,6 +168,7 @@ func parseJWKS(b []byte) ([]key, error) {
 	var set struct {
 		Keys []jwk `json:"keys"`
 	}
+	b = bytes.TrimPrefix(b, []byte("\ufeff")) // a byte order mark
 	if bytes.HasPrefix(bytes.TrimSpace(b), []byte("-----BEGIN")) {
 		return nil, errors.New("not a JWKS but PEM: write the public key as a JWK, with kty, crv, x and, for P-256, y")
 	}

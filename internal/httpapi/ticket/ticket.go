@@ -26,6 +26,8 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/rs/zerolog"
+
+	"github.com/Diarkis/diarkis/internal/config"
 )
 
 const (
@@ -115,6 +117,10 @@ func New(o Options) (*Verifier, error) {
 	for _, s := range v.sources {
 		if _, err := s.read(); err != nil {
 			return nil, fmt.Errorf("%s: %w", s.name, err)
+		}
+		if mode, open := config.ReadableByAll(s.path); open && s.secret {
+			v.log.Warn().Str("setting", s.name).Str("file", s.path).Stringer("mode", mode).
+				Msg("everybody on this machine may read the key of the tickets: chmod o-r")
 		}
 	}
 	v.publish()

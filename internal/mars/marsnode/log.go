@@ -16,7 +16,7 @@ func (l *loop) event(e mars.Event) {
 	n.metrics.count(e.Kind)
 	switch {
 	case e.Kind < mars.Joined:
-		n.logRegistry(e)
+		l.logRegistry(e)
 	case e.Kind < mars.Campaigned:
 		l.logObserver(e)
 	default:
@@ -95,13 +95,15 @@ func (n *Node) either(warn bool) line {
 
 // logRegistry writes what this node decided as the authority, for the person on call. A
 // node that died is a warning, one that said goodbye is not.
-func (n *Node) logRegistry(e mars.Event) {
+func (l *loop) logRegistry(e mars.Event) {
+	n := l.n
 	switch e.Kind {
 	case mars.MemberJoined:
 		ev := n.info()
-		if e.Node == n.cfg.Self.Node {
-			ev = n.debug() // it has said that it became the authority
+		if e.Node == n.cfg.Self.Node || e.Node == l.replaced {
+			ev = n.debug() // it has said that it became the authority, or is the newer process
 		}
+		l.replaced = ""
 		ev.member(e).Msg("member joined")
 	case mars.MemberConfirmed:
 		n.debug().member(e).Msg("member known from before registered")
@@ -114,6 +116,7 @@ func (n *Node) logRegistry(e mars.Event) {
 		}
 		n.warn().member(e).span("silent", e.Silence).Msg("member expired")
 	case mars.MemberReplaced:
+		l.replaced = e.Node
 		n.warn().member(e).span("silent", e.Silence).Msg("member replaced by a newer process")
 	case mars.MemberSilent:
 		n.warn().member(e).span("silent", e.Silence).Msg("member hidden")
@@ -136,7 +139,9 @@ func (l *loop) logObserver(e mars.Event) {
 	n, s := l.n, &l.story
 	switch e.Kind {
 	case mars.Joined:
-		n.info().node("authority", e.Node).str("incarnation", e.Incarnation.String()).Msg("cluster joined")
+		self := &n.cfg.Self
+		n.info().node("authority", e.Node).str("app", self.AppName).str("app_version", self.AppVersion).
+			count("members", len(n.machine.Directory().Members)).str("incarnation", e.Incarnation.String()).Msg("cluster joined")
 	case mars.Rejoined:
 		s.rejoined(l, e)
 	case mars.Refused:
@@ -190,8 +195,12 @@ func (l *loop) logSuccession(e mars.Event) {
 	case mars.TransferRefused:
 		n.warn().node("peer", e.Node).str("reason", e.Text).Msg("office not handed over")
 	case mars.TransferDone:
-		n.info().node("authority", e.Node).Msg("office is where it was wanted")
+		n.debug().node("authority", e.Node).Msg("office is where it was wanted") // the task says so
 	case mars.PollStarted:
+		if n.machine.Council().IsZero() { // there was none to be gone, as when an operator wants one founded
+			n.info().count("nodes", e.Count).str("reason", "no authority was ever heard").Msg("every node asked for an authority")
+			break
+		}
 		reason, own := l.because(e.Text)
 		n.either(!own).count("nodes", e.Count).span("silent", e.Silence).str("reason", reason).Msg("council gone, every node asked for an authority")
 	case mars.FoundingRefused:

@@ -136,6 +136,7 @@ type Node struct {
 
 	directory atomic.Pointer[mars.Directory]
 	standing  atomic.Pointer[standing]
+	heard     atomic.Int64 // when the authority was heard last, unix nanoseconds, 0 before that
 	shared    atomic.Pointer[[]mars.Shared]
 	leaseEnd  atomic.Int64 // Unix nanoseconds by cfg.now; 0 without a lease
 	current   atomic.Int64 // until when the directory is, like leaseEnd; 0 when it is not
@@ -150,8 +151,8 @@ type Node struct {
 
 // standing is the answer of Joined, Reigns and Votes.
 type standing struct {
-	joined, reigns, votes bool
-	reason                string
+	joined, reigns, votes, kept bool
+	reason                      string
 }
 
 // call is a request from another node that waits for the loop.
@@ -240,6 +241,19 @@ func (n *Node) Joined() (bool, string) {
 
 // Reigns tells whether this node is the authority, perhaps without a lease at the moment.
 func (n *Node) Reigns() bool { return n.standing.Load().reigns }
+
+// AuthorityAge returns how long ago this node heard the authority, 0 when it is that
+// itself, and whether it ever did.
+func (n *Node) AuthorityAge() (age time.Duration, known bool) {
+	if n.Reigns() {
+		return 0, true
+	}
+	at := n.heard.Load()
+	if at == 0 {
+		return 0, false
+	}
+	return n.cfg.now().Sub(time.Unix(0, at)), true
+}
 
 // Votes tells whether this node has a seat in the council. To leave it then takes
 // longer, as it does for the authority: another is to take its place first.
@@ -394,6 +408,9 @@ func (n *Node) Leave(ctx context.Context) error {
 	case <-ctx.Done():
 		if joined, _ := n.Joined(); !joined { // a heartbeat may be under way, to nobody most likely
 			return nil
+		}
+		if n.standing.Load().kept {
+			return fmt.Errorf("leave cluster: the authority knows, but found nobody in time to take the place of this voter: %w", context.Cause(ctx))
 		}
 		return fmt.Errorf("leave cluster: no authority answered, so this node expires instead: %w", context.Cause(ctx))
 	}

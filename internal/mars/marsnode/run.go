@@ -43,6 +43,7 @@ type loop struct {
 	kept      []id.Node
 	campaign  bool // one is under way
 	story     story
+	replaced  id.Node // whose place a newer process took, and has not said so itself
 	errands   errands
 }
 
@@ -368,9 +369,12 @@ func (n *Node) stand(now time.Time) {
 	} else {
 		n.leaseEnd.Store(0)
 	}
+	if at := n.machine.Heard(); !at.IsZero() {
+		n.heard.Store(at.UnixNano())
+	}
 	council, reigns := n.machine.Council(), n.machine.Reigns()
 	joined, reason := n.machine.Joined()
-	s := standing{joined: joined, reigns: reigns, votes: council.Has(n.seat), reason: reason}
+	s := standing{joined: joined, reigns: reigns, votes: council.Has(n.seat), kept: n.machine.Kept(), reason: reason}
 	if last := n.standing.Load(); last == nil || *last != s {
 		n.standing.Store(&s)
 	}

@@ -29,6 +29,7 @@ type story struct {
 	warned    bool          // of that
 	gap       time.Duration // for how long there was none, as of the last registration
 	named     id.Node       // the successor that was named when this node lost the office
+	told      id.Node       // the authority that a line named with this node's own absence
 	evicted   bool          // this node was, and has not said that it is back
 	leaseless bool          // said that the lease is lost
 }
@@ -94,7 +95,10 @@ func (s *story) rejoined(l *loop, e mars.Event) {
 	if s.evicted {
 		s.evicted = false
 		ev = l.n.info()
-		reason, _ = l.because("it had been evicted")
+		var own bool
+		if reason, own = l.because("it had been evicted"); own {
+			s.told = e.Node
+		}
 	}
 	ev.node("authority", e.Node).str("incarnation", e.Incarnation.String()).str("reason", reason).Msg("cluster joined again")
 }
@@ -149,12 +153,26 @@ func (s *story) changed(l *loop, before, after *mars.Directory) {
 	if gap >= noticed {
 		looks = silent(before.Authority, gap)
 	}
-	reason, _ := l.because(looks)
+	reason, own := l.changeReason(before.Authority, gap, looks)
 	ev := n.info()
-	if after.Authority == s.named {
+	if after.Authority == s.named || own && after.Authority == s.told {
 		ev = n.debug()
 	}
-	s.named = ""
+	s.named, s.told = "", ""
 	m, _ := after.Lookup(after.Authority)
 	ev.node("authority", after.Authority).str("peer_role", m.Role).node("before", before.Authority).str("reason", reason).Msg("authority changed")
+}
+
+// changeReason is because for a change of authority. A node that was away does not know
+// how long the authority before it was silent meanwhile, but that one had its time to
+// answer since.
+func (l *loop) changeReason(before id.Node, gap time.Duration, looksLike string) (reason string, own bool) {
+	reason, own = l.because(looksLike)
+	if since := l.n.still.Since(l.n.cfg.now()); own && before != l.n.cfg.Self.Node && since >= noticed {
+		if gap >= noticed {
+			looksLike = silent(before, min(gap, since))
+		}
+		return looksLike, false
+	}
+	return reason, own
 }

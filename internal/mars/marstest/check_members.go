@@ -2,6 +2,7 @@ package marstest
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/mars"
@@ -84,6 +85,21 @@ func (c *Cluster) checkDirectory(p *process, d *mars.Directory) {
 		c.fail("I18", "%s has an empty directory after one of %d", p.name, w.members)
 	}
 	w.members = len(d.Members)
+	c.checkEnded(p, d)
+}
+
+// checkEnded is I19: of no run that lives it is said that it is over, for its players would
+// be told to leave it. One that leaves has seen to them.
+func (c *Cluster) checkEnded(p *process, d *mars.Directory) {
+	if n := len(d.Ended); n == 0 || d.Ended[n-1] == p.watch.ended {
+		return
+	}
+	p.watch.ended = d.Ended[len(d.Ended)-1]
+	for _, o := range c.procs {
+		if o.up && !o.leaving && slices.Contains(d.Ended, mars.Run(o.watch.incarnation)) {
+			c.fail("I19", "%s says that the run of %s is over", p.name, o.name)
+		}
+	}
 }
 
 // checkReads is I18 for what handlers ask: lookups agree with the directory, and

@@ -80,11 +80,12 @@ type watch struct {
 	life        *life
 	born        time.Time // by its own clock
 
-	epoch     mars.Epoch   // I3
-	council   mars.Council // I3, I5
-	before    mars.Council // the council before it, of the same reign
-	directory mars.Epoch   // I3
-	members   int          // I18
+	epoch     mars.Epoch     // I3
+	council   mars.Council   // I3, I5
+	before    mars.Council   // the council before it, of the same reign
+	directory mars.Epoch     // I3
+	members   int            // I18
+	ended     id.Incarnation // I19: the last run that was said to be over
 
 	reign      mars.Epoch // zero without the office
 	reignSince instant

@@ -66,8 +66,9 @@ const (
 func Draw(s Scenario, seed uint64, nodes int) Options {
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	o := Options{Seed: seed, Scenario: s, Nodes: nodes}
+	drawn := nodesMin + rnd.IntN(nodesMax-nodesMin+1) // whether or not it is wanted, or the rest would be another
 	if o.Nodes == 0 {
-		o.Nodes = nodesMin + rnd.IntN(nodesMax-nodesMin+1)
+		o.Nodes = drawn
 	}
 	chance := func(p float64) bool { return rnd.Float64() < p }
 	if chance(0.2) {

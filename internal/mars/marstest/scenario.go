@@ -17,6 +17,7 @@ const (
 	Stable   Scenario = "stable"   // nothing happens, for long
 	Flap     Scenario = "flap"     // one node comes and goes, for ten minutes
 	HandBack Scenario = "handback" // home is killed and comes back
+	Surge    Scenario = "surge"    // every node but home is replaced by one that has just come
 	Manual   Scenario = "manual"   // most are killed, and only an operator may found again
 	// The traps in which other designs of succession were caught.
 	TrapCouncil Scenario = "trap-council" // a candidate hears of a smaller council while it campaigns
@@ -28,7 +29,7 @@ const (
 // what it measured.
 var scenarios = map[Scenario]func(c *Cluster) []Figure{
 	Swarm: playSwarm, Failover: playFailover, Shutdown: playShutdown, Vanish: playVanish, MassTerm: playMassTerm,
-	Stable: playStable, Flap: playFlap, HandBack: playHandBack, Manual: playManual,
+	Surge: playSurge, Stable: playStable, Flap: playFlap, HandBack: playHandBack, Manual: playManual,
 	TrapCouncil: playTrapCouncil, TrapMerge: playTrapMerge, TrapHome: playTrapHome,
 }
 
@@ -49,6 +50,8 @@ var limits = map[string]time.Duration{
 	"vanish":             20 * time.Second,
 	"vanish with home":   20 * time.Second,
 	"hand-back":          35 * time.Second,
+	"surge leave":        1500 * time.Millisecond, // a message that is lost costs a second
+	"surge of several":   2 * time.Second,
 	"recovery of a mess": recoveryMax,
 }
 

@@ -12,7 +12,7 @@ import (
 // The figures that were promised, over fewer seeds than marssim plays.
 func TestScenarios(t *testing.T) {
 	for s, few := range map[Scenario]uint64{
-		Failover: 150, Shutdown: 150, Vanish: 150, MassTerm: 150, HandBack: 60, Manual: 60, Flap: 6,
+		Failover: 150, Shutdown: 150, Vanish: 150, MassTerm: 150, HandBack: 60, Manual: 60, Surge: 150, Flap: 6,
 	} {
 		t.Run(string(s), func(t *testing.T) { playAll(t, s, seeds(t, few), 0) })
 	}
@@ -45,6 +45,7 @@ var golden = map[string]Options{
 	"vanish":    {Seed: 2, Scenario: Vanish, Nodes: 7},
 	"massterm":  {Seed: 3, Scenario: MassTerm, Nodes: 7},
 	"hand-back": {Seed: 1, Scenario: HandBack, Nodes: 4},
+	"surge":     {Seed: 1, Scenario: Surge, Nodes: 9},
 	"manual":    {Seed: 1, Scenario: Manual, Nodes: 5, Recovery: 1},
 	"merge":     {Seed: 1, Scenario: TrapMerge, Nodes: 6, Seeds: 2},
 	"home":      {Seed: 2, Scenario: TrapHome, Nodes: 4, Seeds: 1},

@@ -47,7 +47,7 @@ func parse(args []string) (s settings, err error) {
 	f.Uint64Var(&s.from, "from", 0, "first `seed`")
 	f.Uint64Var(&s.seeds, "seeds", 1000, "how many seeds to play")
 	f.IntVar(&s.nodes, "nodes", 0, "size of the cluster; 0 draws 3 to 32 for every seed")
-	f.StringVar(&s.scenario, "scenario", string(marstest.Swarm), "what to play: swarm, failover, shutdown, vanish, massterm, stable, flap, handback, manual, trap-council, trap-merge, trap-home")
+	f.StringVar(&s.scenario, "scenario", string(marstest.Swarm), "what to play: swarm, failover, shutdown, vanish, massterm, stable, flap, handback, manual, surge, trap-council, trap-merge, trap-home")
 	f.IntVar(&s.workers, "workers", runtime.GOMAXPROCS(0), "histories to play at the same time")
 	f.Float64Var(&s.hours, "hours", 24, "length of the scenario stable")
 	f.BoolVar(&s.json, "json", false, "end with the results as a JSON object")
