@@ -141,6 +141,7 @@ func TestChaosReadsLogs(t *testing.T) {
 		{`{"level":"info","role":"mars","public":"","message":"node started"}`, false},
 		{`{"level":"warn","role":"mars","silent":"6.6s","message":"member expired"}`, true},
 		{`{"level":"warn","role":"mars","silent":"127ms","message":"member expired"}`, false},
+		{`{"level":"warn","role":"udp","behind":"48h0m0s","message":"wall clock of another node differed from that of most nodes"}`, true},
 		{`{"level":"warn","role":"udp","silent":"3h0m2s","message":"authority lost, directory kept"}`, false},
 		{`panic: runtime error: index out of range`, false},
 		{`2026/01/01 00:00:00 http: TLS handshake error`, false},
