@@ -67,8 +67,7 @@ func (e *usageError) Unwrap() error { return e.err }
 
 func rootCommand() *cobra.Command {
 	root := nodeCommand()
-	root.Version = lifecycle.Version
-	root.SetVersionTemplate(lifecycle.BuildText(commit) + "\n")
+	addVersionFlag(root)
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.CompletionOptions.HiddenDefaultCmd = true
@@ -77,16 +76,26 @@ func rootCommand() *cobra.Command {
 	return root
 }
 
-func versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), lifecycle.BuildText(commit))
-			return err
-		},
+// addVersionFlag adds --version. Cobra's own prints by a template, and text/template makes
+// the binary a quarter larger, since it could call any method.
+func addVersionFlag(root *cobra.Command) {
+	asked := root.Flags().Bool("version", false, "print the version")
+	start := root.RunE
+	root.RunE = func(cmd *cobra.Command, args []string) error {
+		if *asked {
+			return printVersion(cmd, args)
+		}
+		return start(cmd, args)
 	}
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: noArgs, RunE: printVersion}
+}
+
+func printVersion(cmd *cobra.Command, _ []string) error {
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), lifecycle.BuildText(commit))
+	return err
 }
 
 // helpCommand is cobra's, but what it does not know is a usage error.
