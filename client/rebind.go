@@ -13,6 +13,11 @@ const (
 	// an answer is overdue, before another socket is tried.
 	silentFor    = time.Second
 	silentProbes = 2
+	// unheardFor and unheardProbes are how long, and how many times in a row, nothing that
+	// was sent is acknowledged although packets come, before another socket is tried: only
+	// the way up is dead then.
+	unheardFor    = 2 * time.Second
+	unheardProbes = 4
 	// rebindPause is between two such tries; it doubles with each that brings nothing.
 	// After rebindsMax of them a handshake has to help.
 	rebindPause = 2 * time.Second
@@ -41,6 +46,7 @@ type roaming struct {
 	dialing bool                // another socket is being opened
 	fresh   net.Conn            // it is open, for the client's goroutine to go on with
 	began   time.Time           // when another socket was opened last
+	unheard time.Time           // since when nothing sent is acknowledged, zero while it is
 	tries   int                 // sockets in a row that brought nothing
 	next    time.Time           // no other before, unless asked for
 	wake    time.Time           // when silence gets too long; zero when it can't
@@ -76,7 +82,12 @@ func (c *Client) roamLocked(l *link, now time.Time) ending {
 		r.tries = 0
 	}
 	overdue := probes >= silentProbes
-	silent := overdue && quiet >= silentFor
+	if probes == 0 {
+		r.unheard = time.Time{}
+	} else if r.unheard.IsZero() {
+		r.unheard = now
+	}
+	silent := overdue && quiet >= silentFor || probes >= unheardProbes && now.Sub(r.unheard) >= unheardFor
 	resumes := c.opts.ResumeFor >= 0
 	r.wake = time.Time{}
 	switch {
