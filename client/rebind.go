@@ -33,10 +33,11 @@ const (
 	lateFor = 3 * time.Second
 	lateMax = 64 // packets from there that may wait
 	// foundMax is how many times in foundSpan a server follows to another address.
-	// It asks for an answer each time, which foundGap tells from asking again.
+	// It asks for an answer each time, once a second at most, which foundGap tells from
+	// asking again: that it does 800 ms later at most.
 	foundMax  = 10
 	foundSpan = time.Minute
-	foundGap  = 500 * time.Millisecond
+	foundGap  = 900 * time.Millisecond
 )
 
 // roaming is what a link knows of its way to the server. Client.mu guards it.

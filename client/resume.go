@@ -28,7 +28,7 @@ func (c *Client) resume(ctx context.Context, a *attempt, p place, other string) 
 	if other == "" {
 		return c.knock(ctx, a, p, true)
 	}
-	ctx, stop := context.WithCancelCause(ctx)
+	both, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	type answer struct {
 		link *link
@@ -41,7 +41,7 @@ func (c *Client) resume(ctx context.Context, a *attempt, p place, other string) 
 			defer func() { answers <- got }()
 			q := p
 			q.addr = addr
-			got.link, got.err = c.knock(ctx, a, q, addr == p.addr)
+			got.link, got.err = c.knock(both, a, q, addr == p.addr)
 		})
 	}
 	first, second := <-answers, answer{}
