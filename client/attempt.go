@@ -105,7 +105,8 @@ type attempt struct {
 	done   chan struct{} // closed with over
 
 	// Guarded by Client.mu.
-	answered time.Time // when the node answered a Hello last, and a Confirm left
+	answered time.Time // when a node answered a Hello last, and a Confirm left
+	alive    time.Time // when the one did that the connection was at
 	failed   bool      // one handshake brought nothing
 	over     bool      // no more will come
 	link     *link     // what it brought
@@ -140,7 +141,7 @@ func (c *Client) endOfAttempt(a *attempt, l *link, err error) {
 	close(a.done)
 	if c.attempt != a {
 		if l != nil {
-			_ = l.conn.Close()
+			c.partLocked(l)
 		}
 		return
 	}
@@ -157,67 +158,7 @@ func (c *Client) endAttemptLocked() {
 	c.attempt = nil
 	a.cancel(errUnwanted)
 	if a.link != nil {
-		_ = a.link.conn.Close()
-	}
-}
-
-// resume handshakes at the node that has the state until it answers, says that the stay
-// is over or that nothing listens there, until the HTTP role says that the node is gone,
-// or until the node has dropped the state by now.
-func (c *Client) resume(ctx context.Context, a *attempt, p place, other string) (*link, error) {
-	if other == "" && p.node != "" && c.opts.URL != "" {
-		c.aside.Go(func() { c.watchNode(ctx, a, p.node) })
-	}
-	hungUp := 0
-	for ctx.Err() == nil {
-		start := time.Now()
-		l, err := c.handshake(ctx, p, true, func() bool { return c.mayConfirm(a) })
-		if err == nil {
-			return l, nil
-		}
-		if _, ended := errors.AsType[*CloseError](err); ended || errors.Is(err, errUnwanted) {
-			return nil, err
-		}
-		if errors.Is(err, ErrHandshakeEnded) {
-			if hungUp++; hungUp >= refusedMax {
-				return nil, err // over TCP that is how a node says that it doesn't know us
-			}
-		}
-		if other != "" {
-			// A move that seemed to fail may have gone through: look there too.
-			p.addr, other = other, p.addr
-		} else if errors.Is(err, ErrHandshakeRefused) {
-			return nil, err
-		}
-		if errors.Is(err, ErrHandshakeTimeout) {
-			c.noteFailed(ctx, a)
-		}
-		if time.Since(start) < retryPause {
-			pause(ctx, retryPause)
-		}
-	}
-	return nil, context.Cause(ctx)
-}
-
-// mayConfirm reports whether a is wanted still. From then on it is whatever the old
-// connection says.
-func (c *Client) mayConfirm(a *attempt) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.attempt != a {
-		return false
-	}
-	a.answered = time.Now()
-	return true
-}
-
-// noteFailed has an old connection given up after a whole handshake in vain.
-func (c *Client) noteFailed(ctx context.Context, a *attempt) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if ctx.Err() == nil {
-		a.failed = true
-		c.pokeLocked()
+		c.partLocked(a.link)
 	}
 }
 
@@ -239,8 +180,6 @@ func (c *Client) attemptedLocked() ending {
 	switch {
 	case errors.Is(a.err, errGone):
 		return ending{outcome: gone, reason: errGone.Error()}
-	case errors.Is(a.err, ErrHandshakeEnded):
-		return ending{outcome: gone, reason: "the node hung up each time"}
 	case errors.Is(a.err, ErrHandshakeRefused):
 		return ending{outcome: refused}
 	}

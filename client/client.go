@@ -102,7 +102,7 @@ type Client struct {
 	link        *link // nil unless phaseUp
 	machine     *reliable.Machine
 	move        *move                   // not nil while the server asked us to go elsewhere; nothing is sent then
-	elsewhere   string                  // where the last move went that failed, "" when there was none
+	elsewhere   string                  // where a move went that failed, as it seems: the user may be there. Else ""
 	attempt     *attempt                // to resume, beside the link or without one; nil when there is none
 	confirms    uint64                  // Confirms that left, see ownDoing
 	confirmedAt time.Time               // when the last one did
@@ -409,7 +409,7 @@ func (c *Client) installLocked(l *link, now time.Time) (resumed bool) {
 	if c.link != nil {
 		c.link.roam.abandon()
 	}
-	c.link, c.move, c.attempt, c.phase = l, nil, nil, phaseUp
+	c.link, c.move, c.elsewhere, c.attempt, c.phase = l, nil, "", nil, phaseUp
 	c.offset = l.accept.ServerTime.Add(l.rtt / 2).Sub(now)
 	return resumed
 }

@@ -351,7 +351,7 @@ func TestHandshakeSchedule(t *testing.T) {
 			t.Errorf("after %v: %v", time.Since(begin), err)
 		}
 		<-read
-		if want := []time.Duration{0, 250e6, 500e6, 1000e6, 2000e6}; !slices.Equal(at, want) {
+		if want := []time.Duration{0, 250e6, 500e6, 1000e6, 2000e6, 3000e6}; !slices.Equal(at, want) {
 			t.Errorf("hellos at %v, want %v", at, want)
 		}
 		for _, h := range hellos {

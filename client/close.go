@@ -141,7 +141,7 @@ func (c *Client) awaitDepartures(ctx context.Context) {
 	if len(all) == 0 {
 		return
 	}
-	var late <-chan time.Time
+	var late, hopeless <-chan time.Time
 	ended := ctx.Done()
 	for _, d := range all {
 		for waits := true; waits; {
@@ -154,6 +154,9 @@ func (c *Client) awaitDepartures(ctx context.Context) {
 				for _, d := range all {
 					d.cancel()
 				}
+				hopeless = time.After(closeGrace)
+			case <-hopeless:
+				return // Options.Dial does not return
 			}
 		}
 	}

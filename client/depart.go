@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,16 +28,18 @@ type departure struct {
 // place ends the departure first, whose CLOSE would otherwise end the new login.
 var departures = struct {
 	sync.Mutex
-	by map[id.SID]*departure
-}{by: make(map[id.SID]*departure)}
+	by map[id.SID][]*departure
+}{by: make(map[id.SID][]*departure)}
 
-// abortDeparture ends the departure from a place, if there is one, and waits for that.
+// abortDeparture ends the departures from a place, if there are any, and waits for that.
 func abortDeparture(sid id.SID) {
 	departures.Lock()
-	d := departures.by[sid]
+	all := departures.by[sid]
 	departures.Unlock()
-	if d != nil {
+	for _, d := range all {
 		d.cancel()
+	}
+	for _, d := range all {
 		<-d.done
 	}
 }
@@ -59,26 +62,67 @@ func (c *Client) giveUpLogin(h *login, err error) {
 		_ = l.conn.Close()
 		return
 	}
+	c.departLocked(h.place.creds.SID, h.depart)
+	c.mu.Unlock()
+}
+
+// departLocked undoes a login at the place of a sid in the background.
+func (c *Client) departLocked(sid id.SID, undo func(context.Context)) {
 	ctx, cancel := context.WithTimeout(context.Background(), departFor)
 	d := &departure{cancel: cancel, done: make(chan struct{})}
 	c.noteDepartureLocked(d)
-	c.mu.Unlock()
-	sid := h.place.creds.SID
 	departures.Lock()
-	departures.by[sid] = d
+	departures.by[sid] = append(slices.Clip(departures.by[sid]), d) // abortDeparture walks the old one
 	departures.Unlock()
 	go func() {
 		defer close(d.done)
 		defer func() {
 			departures.Lock()
-			if departures.by[sid] == d {
+			defer departures.Unlock()
+			rest := slices.DeleteFunc(slices.Clone(departures.by[sid]), func(o *departure) bool { return o == d })
+			if departures.by[sid] = rest; len(rest) == 0 {
 				delete(departures.by, sid)
 			}
-			departures.Unlock()
 		}()
 		defer cancel()
-		h.depart(ctx)
+		undo(ctx)
 	}()
+}
+
+// partLocked gives up a link that nobody wants any more although a node accepted it: the
+// user is there now. While the client lives it goes on from there, or with a new place
+// whose login replaces this one; at its end it says goodbye.
+func (c *Client) partLocked(l *link) {
+	if !c.closing && c.phase != phaseEnded {
+		_ = l.conn.Close()
+		return
+	}
+	c.departLocked(c.place.creds.SID, func(context.Context) {
+		defer l.conn.Close()
+		l.goodbye()
+	})
+}
+
+// leaveAtLocked says goodbye at the node of p, where a move takes the user, or may have
+// taken him. That needs a handshake, unless one that got as far is being undone already.
+func (c *Client) leaveAtLocked(p place) {
+	departures.Lock()
+	departs := len(departures.by[p.creds.SID]) > 0
+	departures.Unlock()
+	if departs {
+		return
+	}
+	c.departLocked(p.creds.SID, func(ctx context.Context) {
+		h := &login{c: c, place: p, resume: true}
+		err := h.run(ctx)
+		if h.x.link == nil {
+			return
+		}
+		defer h.x.link.conn.Close()
+		if err == nil {
+			h.x.link.goodbye()
+		}
+	})
 }
 
 // noteDepartureLocked has Close wait for d, and forgets those that are over.
@@ -108,6 +152,11 @@ func (h *login) depart(ctx context.Context) {
 	if !release() {
 		return // somebody wants the place again
 	}
+	l.goodbye()
+}
+
+// goodbye sends CLOSE on a link that is not the client's.
+func (l *link) goodbye() {
 	pkt, start := l.begin(nil)
 	now := time.Now()
 	l.sayLast(now, l.finish(now, wire.Close{Code: CloseNormal}.AppendTo(pkt), start))

@@ -15,7 +15,7 @@ import (
 )
 
 // schedule is when a Hello and a Confirm are sent, counted from the first.
-var schedule = [...]time.Duration{0, 250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second}
+var schedule = [...]time.Duration{0, 250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second, 3 * time.Second}
 
 // refusedMax is how many times in a row the host may say that nothing listens
 // before it is believed: the message is not authenticated.

@@ -53,6 +53,7 @@ type link struct {
 	out     []byte    // TCP: records that wait for the socket. UDP: scratch for one packet
 	spare   []byte    // TCP: the other buffer, while one is being written
 	writing bool      // TCP: a goroutine is in conn.Write
+	moved   uint64    // number of the newest packet with MOVE
 	roam    roaming
 	judge   judge
 }

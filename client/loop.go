@@ -24,7 +24,7 @@ const (
 	moved             // the connection goes on with ending.link, at another node
 	resumed           // it goes on with ending.link, which was made beside
 	over              // a node said, asked to let the user in, that the stay is over
-	gone              // the HTTP role said that the node is gone, or it hung up too often
+	gone              // the HTTP role said that the node is gone
 )
 
 // ending is an outcome with what belongs to it. The zero value means go on.
@@ -189,7 +189,7 @@ func (c *Client) receive(l *link, pkt []byte) ending {
 	c.stats.PacketsReceived++
 	c.stats.BytesReceived += uint64(len(pkt))
 	if c.move != nil {
-		if e, again := c.receiveMovingLocked(l, now, plain); !again {
+		if e, again := c.receiveMovingLocked(l, now, pn, plain); !again {
 			c.mu.Unlock()
 			return e
 		}
@@ -200,6 +200,12 @@ func (c *Client) receive(l *link, pkt []byte) ending {
 	}
 	if c.recv.PathChallenge.Has {
 		l.roam.foundHere(now)
+	}
+	switch {
+	case c.recv.Move != nil:
+		l.moved = max(l.moved, pn)
+	case pn > l.moved && err == nil:
+		c.elsewhere = "" // a node that gives a user away says nothing but MOVE: this one took ours back
 	}
 	l.judge.opened(now, len(c.recv.Messages) > 0)
 	c.dispatching = true // until prepare: what callbacks send leaves together
@@ -222,7 +228,7 @@ func violationOf(err error) ending {
 // the user is between two nodes stays unacknowledged, so that whoever owns the user
 // sends it again. TCP keeps order: what comes after MOVE there says that the server has
 // given the move up, and again that the packet is to be taken in after all.
-func (c *Client) receiveMovingLocked(l *link, now time.Time, plain []byte) (_ ending, again bool) {
+func (c *Client) receiveMovingLocked(l *link, now time.Time, pn uint64, plain []byte) (_ ending, again bool) {
 	var f wire.Frame
 	for len(plain) > 0 {
 		n, err := f.Parse(plain)
@@ -232,6 +238,7 @@ func (c *Client) receiveMovingLocked(l *link, now time.Time, plain []byte) (_ en
 		plain = plain[n:]
 		switch f.Type {
 		case wire.FrameMove:
+			l.moved = max(l.moved, pn)
 			c.beginMoveLocked(l, f.Move)
 			return ending{}, false
 		case wire.FrameClose:

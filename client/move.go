@@ -30,8 +30,8 @@ func (c *Client) beginMoveLocked(l *link, m wire.Move) {
 	}
 	addr := net.JoinHostPort(m.Host, strconv.Itoa(int(m.Port)))
 	if c.move != nil {
-		if c.move.addr == addr {
-			return // repeated until the server sees us go
+		if c.move.addr == addr || c.move.link != nil {
+			return // repeated until the server sees us go; or sent before it let go of us
 		}
 		c.abandonMoveLocked() // the newest MOVE wins
 	}
@@ -55,10 +55,23 @@ func (c *Client) abandonMoveLocked() {
 		return
 	}
 	c.move.cancel()
-	if c.move.link != nil {
-		_ = c.move.link.conn.Close()
-	}
+	mv := c.move
 	c.move = nil
+	if mv.over {
+		c.dropMovedLocked(mv)
+	}
+}
+
+// dropMovedLocked undoes what a move came to that is not wanted any more.
+func (c *Client) dropMovedLocked(mv *move) {
+	switch {
+	case mv.link != nil:
+		c.partLocked(mv.link)
+	case mv.ended == nil && c.phase == phaseEnded:
+		p := c.place
+		p.addr = mv.addr
+		c.leaveAtLocked(p) // the node before takes nothing in, not even a CLOSE
+	}
 }
 
 func (c *Client) shakeElsewhere(ctx context.Context, mv *move, p place) {
@@ -77,13 +90,11 @@ func (c *Client) shakeElsewhere(ctx context.Context, mv *move, p place) {
 	defer c.mu.Unlock()
 	mv.over = true
 	close(mv.done)
+	mv.link, mv.ended = l, ended
 	if c.move != mv {
-		if l != nil {
-			_ = l.conn.Close()
-		}
+		c.dropMovedLocked(mv)
 		return
 	}
-	mv.link, mv.ended = l, ended
 	c.pokeLocked()
 }
 
@@ -118,7 +129,6 @@ func (c *Client) movedLink() *link {
 func (c *Client) follow(old, l *link) *link {
 	c.mu.Lock()
 	resumed := c.installLocked(l, time.Now())
-	c.elsewhere = ""
 	if resumed {
 		c.stats.Moves++
 	} else {

@@ -13,6 +13,11 @@ const (
 	// an answer is overdue, before another socket is tried.
 	silentFor    = time.Second
 	silentProbes = 2
+	// unheardFor and unheardProbes are how long, and how many times in a row, nothing that
+	// was sent is acknowledged although packets come, before another socket is tried: only
+	// the way up is dead then.
+	unheardFor    = 2 * time.Second
+	unheardProbes = 4
 	// rebindPause is between two such tries; it doubles with each that brings nothing.
 	// After rebindsMax of them a handshake has to help.
 	rebindPause = 2 * time.Second
@@ -28,10 +33,11 @@ const (
 	lateFor = 3 * time.Second
 	lateMax = 64 // packets from there that may wait
 	// foundMax is how many times in foundSpan a server follows to another address.
-	// It asks for an answer each time, which foundGap tells from asking again.
+	// It asks for an answer each time, once a second at most, which foundGap tells from
+	// asking again: that it does 800 ms later at most.
 	foundMax  = 10
 	foundSpan = time.Minute
-	foundGap  = 500 * time.Millisecond
+	foundGap  = 900 * time.Millisecond
 )
 
 // roaming is what a link knows of its way to the server. Client.mu guards it.
@@ -41,6 +47,7 @@ type roaming struct {
 	dialing bool                // another socket is being opened
 	fresh   net.Conn            // it is open, for the client's goroutine to go on with
 	began   time.Time           // when another socket was opened last
+	unheard time.Time           // since when nothing sent is acknowledged, zero while it is
 	tries   int                 // sockets in a row that brought nothing
 	next    time.Time           // no other before, unless asked for
 	wake    time.Time           // when silence gets too long; zero when it can't
@@ -76,7 +83,12 @@ func (c *Client) roamLocked(l *link, now time.Time) ending {
 		r.tries = 0
 	}
 	overdue := probes >= silentProbes
-	silent := overdue && quiet >= silentFor
+	if probes == 0 {
+		r.unheard = time.Time{}
+	} else if r.unheard.IsZero() {
+		r.unheard = now
+	}
+	silent := overdue && quiet >= silentFor || probes >= unheardProbes && now.Sub(r.unheard) >= unheardFor
 	resumes := c.opts.ResumeFor >= 0
 	r.wake = time.Time{}
 	switch {

@@ -12,8 +12,7 @@ import (
 )
 
 const (
-	endpointTimeout = 10 * time.Second       // one question to the HTTP role
-	retryPause      = 250 * time.Millisecond // between two handshakes at the same node
+	endpointTimeout = 10 * time.Second // one question to the HTTP role
 	backoffMin      = 200 * time.Millisecond
 	unknownMax      = 5 * time.Minute        // for the first node of a type, or the URL, to appear
 	lingerMax       = 500 * time.Millisecond // for a TCP server to take CLOSE in
@@ -137,6 +136,10 @@ func (c *Client) hangUp(l *link, p phase, code CloseCode, reason string) {
 	now := time.Now()
 	c.mu.Lock()
 	moving := c.move != nil // nothing more is said on this connection then
+	if at := c.place; p == phaseEnded && !moving && c.elsewhere != "" {
+		at.addr = c.elsewhere
+		c.leaveAtLocked(at)
+	}
 	busy := l.writing
 	c.dropLinkLocked(p)
 	pkt, start := l.begin(l.out)

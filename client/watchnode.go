@@ -17,14 +17,16 @@ const (
 )
 
 // watchNode asks the HTTP role about the node while the attempt gets no answer there, and
-// ends the attempt when the node is gone: the state went with it.
-func (c *Client) watchNode(ctx context.Context, a *attempt, token string) {
+// ends the attempt when the node is gone: the state went with it, unless another has it
+// since a move. That one is asked all the time, and has one handshake's time more: it can't
+// get the user any more from a node that is gone.
+func (c *Client) watchNode(ctx context.Context, a *attempt, token string, moved bool) {
 	for wait := nodeAskAfter; pause(ctx, wait); wait = nodeAskEvery {
-		if !c.nodeGone(ctx, token) {
+		if !c.nodeGone(ctx, token) || moved && !pause(ctx, c.opts.HandshakeTimeout) {
 			continue
 		}
 		c.mu.Lock()
-		answers := a.confirmed() && time.Since(a.answered) < c.opts.HandshakeTimeout
+		answers := time.Since(a.alive) < c.opts.HandshakeTimeout
 		c.mu.Unlock()
 		if !answers { // who answered a Hello just now has the keys of our place, whatever the role knows
 			a.cancel(errGone)

@@ -1,6 +1,8 @@
 package transport
 
 import (
+	"hash/maphash"
+	"slices"
 	"time"
 
 	"github.com/Diarkis/diarkis/internal/id"
@@ -13,7 +15,8 @@ import (
 // comes back. It is guarded by Places.mu; its entries hold no pointers.
 type memory struct {
 	entries map[wire.CID]departed
-	order   []departure // oldest first, some perhaps without an entry
+	order   []departure // oldest first, some without an entry
+	users   map[uint64]ofUser
 }
 
 // departed is one of them.
@@ -21,6 +24,7 @@ type departed struct {
 	base   secure.EndedBase
 	cookie uint64 // of the Confirm accepted last, 0: none
 	at     int64  // when it ended
+	user   uint64 // whose it was, see Places.userOf
 	code   uint8  // of the CLOSE its client may have missed
 	told   bool   // a Hello is answered with it; else with silence
 }
@@ -31,34 +35,73 @@ type departure struct {
 	at   int64
 }
 
-// rememberFor covers the life of a cookie, with some to spare.
-const rememberFor = 15 * time.Second
-
-// add remembers d, and forgets the oldest past most.
-func (m *memory) add(d departed, most int) {
-	if m.entries == nil {
-		m.entries = map[wire.CID]departed{}
-	}
-	for len(m.order) >= most {
-		m.forgetOldest()
-	}
-	cid0 := d.base.CID0()
-	m.entries[cid0] = d
-	m.order = append(m.order, departure{cid0, d.at})
+// ofUser are the entries of one user, oldest first.
+type ofUser struct {
+	cids [staysPerUser]wire.CID
+	n    int
 }
 
-// take forgets the entry of a place that is reserved again, and returns it.
+const (
+	// rememberFor covers the life of a cookie, with some to spare.
+	rememberFor = 15 * time.Second
+	// staysPerUser is how many places that ended are remembered of one user: more than
+	// devices whose CLOSE got lost. Who comes and goes all the time pushes out their own
+	// and nobody else's.
+	staysPerUser = 8
+	// orderSpare is how many more of order may be without an entry than have one.
+	orderSpare = 64
+)
+
+// add remembers d, and forgets the oldest past most, or past staysPerUser of its user.
+func (m *memory) add(d departed, most int) {
+	if m.entries == nil {
+		m.entries, m.users = map[wire.CID]departed{}, map[uint64]ofUser{}
+	}
+	cid0 := d.base.CID0()
+	m.take(cid0)
+	if own := m.users[d.user]; own.n == staysPerUser {
+		m.take(own.cids[0])
+	}
+	for len(m.entries) >= most {
+		m.forgetOldest()
+	}
+	m.entries[cid0] = d
+	own := m.users[d.user]
+	own.cids[own.n] = cid0
+	own.n++
+	m.users[d.user] = own
+	if m.order = append(m.order, departure{cid0, d.at}); len(m.order) > 2*len(m.entries)+orderSpare {
+		m.order = slices.DeleteFunc(m.order, func(o departure) bool { return !m.has(o) })
+	}
+}
+
+func (m *memory) has(o departure) bool {
+	d, ok := m.entries[o.cid0]
+	return ok && d.at == o.at
+}
+
+// take forgets the entry of a place, which is reserved again for one, and returns it.
 func (m *memory) take(cid0 wire.CID) (d departed, ok bool) {
-	d, ok = m.entries[cid0]
+	if d, ok = m.entries[cid0]; !ok {
+		return d, false
+	}
 	delete(m.entries, cid0)
-	return d, ok
+	own := m.users[d.user]
+	if i := slices.Index(own.cids[:own.n], cid0); i >= 0 {
+		copy(own.cids[i:], own.cids[i+1:own.n])
+		own.n--
+	}
+	if m.users[d.user] = own; own.n == 0 {
+		delete(m.users, d.user)
+	}
+	return d, true
 }
 
 func (m *memory) forgetOldest() {
 	o := m.order[0]
 	m.order = m.order[1:]
-	if d, ok := m.entries[o.cid0]; ok && d.at == o.at {
-		delete(m.entries, o.cid0)
+	if m.has(o) {
+		m.take(o.cid0)
 	}
 }
 
@@ -68,14 +111,14 @@ func (m *memory) forgetBefore(at int64) {
 		m.forgetOldest()
 	}
 	if len(m.order) == 0 {
-		m.order, m.entries = nil, nil // which keep the room of the most there were
+		m.order, m.entries, m.users = nil, nil, nil // which keep the room of the most there were
 	}
 }
 
 // rememberLocked keeps what is needed of a place that ended with code, or of which
 // another node has the user now: then only what a replayed Confirm needs.
 func (ps *Places) rememberLocked(p *Place, code wire.CloseCode, told bool) {
-	d := departed{base: p.base.EndedBase, at: ps.core.nanos(time.Now()), code: uint8(code), told: told}
+	d := departed{base: p.base.EndedBase, at: ps.core.nanos(time.Now()), code: uint8(code), told: told, user: ps.userOf(p.uid)}
 	if code > wire.CloseInternal {
 		d.code = uint8(wire.CloseInternal)
 	}
@@ -86,6 +129,9 @@ func (ps *Places) rememberLocked(p *Place, code wire.CloseCode, told bool) {
 		ps.memory.add(d, ps.core.cfg.PlacesMax)
 	}
 }
+
+// userOf is what a user is remembered by: an entry holds no pointers.
+func (ps *Places) userOf(uid id.UID) uint64 { return maphash.String(ps.seed, string(uid)) }
 
 // Replaced is Cancel because a newer sid of the user is open: a client that comes later
 // hears that it was replaced.

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,6 +125,7 @@ type Reservation struct {
 type Places struct {
 	core   *core
 	timers *wheel.Wheel[Place, *Place]
+	seed   maphash.Seed // of userOf; constant
 
 	mu     sync.Mutex // guards the fields below and those of Place
 	told   sync.Cond  // telling, or opening of a place, changed
@@ -147,7 +149,7 @@ type event struct {
 
 func newPlaces(k *core) *Places {
 	ps := &Places{
-		core: k, timers: wheel.New[Place](k.epoch),
+		core: k, timers: wheel.New[Place](k.epoch), seed: maphash.MakeSeed(),
 		bySID: map[id.SID]*Place{}, byCID0: map[wire.CID]*Place{},
 	}
 	ps.told.L = &ps.mu

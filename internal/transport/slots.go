@@ -2,6 +2,7 @@ package transport
 
 import (
 	"container/list"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -13,12 +14,15 @@ import (
 // IPv6 /64, and those of one IPv6 /48. When one of these is full, the newcomer gets
 // in and one of the same goes, in all one of an address that has many; from the larger
 // of two halves: those that proved nothing, and those whose Hello was good and whose
-// Confirm is awaited; there the oldest. So who connects and is silent keeps out nobody
-// who speaks, neither half can empty the other, and who comes again and again pushes
-// out their own. Whose Confirm is awaited counts by place too: a newer handshake of a
+// Confirm is awaited. Of the latter the oldest goes, of the silent ones of an address any:
+// were it the oldest, a neighbour who comes again and again would push out for certain
+// whose Hello takes longer than their round, however often they try. So who connects and
+// is silent keeps out nobody who speaks, neither half can empty the other, and who comes
+// again and again mostly pushes out their own. Whose Confirm is awaited counts by place too: a newer handshake of a
 // place ends its oldest, so that who says Hello and stalls fills no more than a few.
 type slots struct {
-	most, perAddress, perNetwork int // constant; zero or less: any number
+	most, perAddress, perNetwork int             // constant; zero or less: any number
+	pick                         func(n int) int // a number below n, by chance; constant
 
 	mu     sync.Mutex // guards the fields below and those of slot
 	total  crowd
@@ -41,17 +45,27 @@ type crowd struct {
 
 func (c *crowd) len() int { return c.halves[0].Len() + c.halves[1].Len() }
 
-// victim is who goes when one of c has to.
-func (c *crowd) victim() *slot {
-	half := &c.halves[0]
-	if c.halves[1].Len() > half.Len() {
+// victim is who goes when one of c has to; of those that proved nothing the one that pick
+// says.
+func (c *crowd) victim(pick func(n int) int) *slot {
+	half, skip := &c.halves[0], 0
+	switch n := half.Len(); {
+	case c.halves[1].Len() > n:
 		half = &c.halves[1]
-	}
-	if half.Len() == 0 {
+	case n == 0:
 		return nil
+	default:
+		skip = pick(n)
 	}
-	return half.Front().Value.(*slot)
+	e := half.Front()
+	for ; skip > 0; skip-- {
+		e = e.Next()
+	}
+	return e.Value.(*slot)
 }
+
+// oldest is the pick of who came first.
+func oldest(int) int { return 0 }
 
 // slot is one handshake.
 type slot struct {
@@ -72,7 +86,7 @@ type group struct {
 
 func newSlots(total, perAddress int) *slots {
 	return &slots{
-		most: total, perAddress: perAddress, perNetwork: networkShare * perAddress,
+		most: total, perAddress: perAddress, perNetwork: networkShare * perAddress, pick: rand.IntN,
 		crowds: map[netip.Prefix]*crowd{}, places: map[wire.CID][]*slot{},
 	}
 }
@@ -106,9 +120,11 @@ func prefix(a netip.Addr, bits int) netip.Prefix {
 // joinLocked adds n to a crowd as its i-th group. Who has to go for it is appended to gone.
 func (s *slots) joinLocked(n *slot, i int, key netip.Prefix, most int, why wire.Refusal, gone []*slot) []*slot {
 	if c := s.crowdLocked(key); most > 0 && c.len() >= most {
-		v := c.victim()
+		var v *slot
 		if c == &s.total {
 			v = s.victimLocked()
+		} else {
+			v = c.victim(s.pick)
 		}
 		s.evictLocked(v, why)
 		gone = append(gone, v)
@@ -217,7 +233,10 @@ func (s *slots) victimLocked() *slot {
 			break
 		}
 	}
-	return from.victim()
+	if from == &s.total {
+		return from.victim(oldest)
+	}
+	return from.victim(s.pick)
 }
 
 // makeRoom ends one handshake for a connection that there is no descriptor for. It
