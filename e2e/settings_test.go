@@ -101,7 +101,7 @@ func TestPlayersAreToldThePublicAddress(t *testing.T) {
 	}
 	taken := start(t, "udp", nodeOptions{args: []string{"--role=udp", "--port", strconv.Itoa(c.marsPort), "--mars-port", strconv.Itoa(c.marsPort)},
 		env: []string{"DIARKIS_UDP_PUBLIC_PORT=31000"}})
-	if code := taken.waitExit(); code != 69 || !strings.Contains(taken.log(), "udp.port (flag): 127.0.0.1:"+strconv.Itoa(c.marsPort)+" is taken by another process: set DIARKIS_UDP_PORT") {
+	if code := taken.waitExit(); code != 69 || !strings.Contains(taken.log(), "udp.port (flag): 127.0.0.1:"+strconv.Itoa(c.marsPort)+" is taken by another process, and no other port is tried because udp.publicPort (DIARKIS_UDP_PUBLIC_PORT) is mapped to this one: set DIARKIS_UDP_PORT") {
 		t.Errorf("a port that another is mapped to, taken: exit %d\n%s", code, taken.log())
 	}
 }

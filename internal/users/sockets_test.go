@@ -69,9 +69,9 @@ func TestCancelNeverHitsAPlaceThatOpens(t *testing.T) {
 	})
 	var in [players]id.SID
 	var clients [players]*client.Client
-	var wg sync.WaitGroup
+	var wg, departing sync.WaitGroup
 	for i := range players {
-		wg.Go(func() { clients[i], in[i] = enter(t, r, fmt.Sprint("player", i)) })
+		wg.Go(func() { clients[i], in[i] = enter(t, r, fmt.Sprint("player", i), &departing) })
 	}
 	wg.Wait()
 	close(enough)
@@ -91,13 +91,15 @@ func TestCancelNeverHitsAPlaceThatOpens(t *testing.T) {
 	if n, _ := r.unopened.sizes(); n > share {
 		t.Errorf("%d places wait", n)
 	}
+	departing.Wait()
 	if err := r.WaitEmpty(t.Context()); err != nil { // each of them is counted out, too
 		t.Error(err)
 	}
 }
 
-// enter asks for places until one lasts through a handshake.
-func enter(t *testing.T, r *Registry, uid string) (*client.Client, id.SID) {
+// enter asks for places until one lasts through a handshake. Clients that were not let in
+// may have to say goodbye yet: departing waits for them.
+func enter(t *testing.T, r *Registry, uid string, departing *sync.WaitGroup) (*client.Client, id.SID) {
 	for t.Context().Err() == nil {
 		p, err := r.Reserve(ReserveRequest{UID: id.UID(uid)})
 		if err != nil || p.Refused != Accepted {
@@ -108,12 +110,18 @@ func enter(t *testing.T, r *Registry, uid string) (*client.Client, id.SID) {
 			SID: p.SID.Hex(), EncryptionKey: hex.EncodeToString(p.Key[:]), EncryptionIV: hex.EncodeToString(p.IV[:]),
 			EncryptionMacKey: hex.EncodeToString(p.Mac[:]), ServerType: "UDP", ServerHost: p.Host, ServerPort: p.Port,
 		}
+		c, err := client.New(client.Options{UID: uid, NoReconnect: true, ResumeFor: -1})
+		if err != nil {
+			t.Error(err)
+			return nil, id.SID{}
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		c, err := client.Dial(ctx, e, client.Options{UID: uid, NoReconnect: true, ResumeFor: -1})
+		err = c.Dial(ctx, e)
 		cancel()
 		if err == nil {
 			return c, p.SID
 		}
+		departing.Go(func() { _ = c.Close(t.Context()) })
 		if !errors.Is(err, context.DeadlineExceeded) && r.BySID(p.SID) != nil {
 			t.Logf("%s: %v", uid, err)
 		}
