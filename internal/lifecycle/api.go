@@ -41,7 +41,7 @@ func (n *Node) startAPI(ctx context.Context, s *stack) error {
 	n.warnOpenAPI(l.Addr().String(), address, tickets != nil)
 	api := httpapi.New(httpapi.Config{
 		ClientKey: n.cfg.Env.ClientKey.Reveal(), Tickets: tickets, AllowOrigin: h.AllowOrigin, Timeout: h.Timeout,
-		DrainTimeout:   n.apiDrainTime(),
+		DrainTimeout:   n.partTime(3*time.Second),
 		ExposeDebugAPI: h.ExposeDebugAPI, ExposeMetrics: h.ExposeMetrics,
 		Limits: httpapi.Limits{
 			RequestsPerAddress: unlimited(h.RequestsPerAddress), RequestsPerAddressBurst: h.RequestsPerAddressBurst,
@@ -71,10 +71,11 @@ func (n *Node) startAPI(ctx context.Context, s *stack) error {
 	return nil
 }
 
-// apiDrainTime is how long requests in flight may hold up a stop: half of what stopping has,
-// of which there is less when the time for all of it is short.
-func (n *Node) apiDrainTime() time.Duration {
-	return min(n.closeTime()/2, n.cfg.Env.ShutdownTimeout/4, 3*time.Second)
+// partTime is how long a part may wait at a stop for others, who may be gone: at most so
+// long, and half of what stopping has, of which there is less when the time for all of it
+// is short.
+func (n *Node) partTime(most time.Duration) time.Duration {
+	return min(n.closeTime()/2, n.cfg.Env.ShutdownTimeout/4, most)
 }
 
 // ticketsOf returns what checks tickets, nil when none are asked for.

@@ -257,7 +257,7 @@ func (n *Node) meshConfig(ctx context.Context, inc id.Incarnation) (mesh.Config,
 			CertFile: c.TLS.Cert, KeyFile: c.TLS.Key, CAFile: c.TLS.CA,
 			SecretFile: env.ClusterSecretFile, DevelopmentDir: env.RunDir,
 		},
-		LinkFailed: n.suspect,
+		LinkFailed: n.suspect, StopTime: n.partTime(time.Second),
 		Log:        n.log, Reg: n.reg,
 	}
 	if env.ClusterSecretFile == "" {

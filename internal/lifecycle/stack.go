@@ -14,7 +14,7 @@ import (
 const partTimeMin = 100 * time.Millisecond
 
 // stopTimeMax is how long the parts of a node may take to stop where more time is left: longer
-// than any does that goes by its own bounds, as the mesh does within 2 s.
+// than any does that goes by its own bounds.
 const stopTimeMax = 3 * time.Second
 
 // stopTime is how long the parts of a node may take to stop, by deadline. After a second signal

@@ -66,6 +66,10 @@ type Config struct {
 	// HandlersMax is how many request and datagram handlers run at once. Zero means 1024.
 	HandlersMax int
 
+	// StopTime is how long Close waits at most for handlers that run and for peers, who may
+	// be gone. Zero means 1 s.
+	StopTime time.Duration
+
 	// Remotes are further addresses of the mesh known at start, such as that of
 	// MARS: a development secret is made only when they are loopback too.
 	Remotes []netip.Addr
@@ -90,6 +94,7 @@ func (c Config) withDefaults() Config {
 	c.RetryInterval = cmp.Or(c.RetryInterval, time.Second)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, time.Minute)
 	c.HandlersMax = cmp.Or(c.HandlersMax, 1024)
+	c.StopTime = cmp.Or(c.StopTime, time.Second)
 	c.identityEvery = cmp.Or(c.identityEvery, identityEvery)
 	if c.LinkFailed == nil {
 		c.LinkFailed = func(id.Node) {}

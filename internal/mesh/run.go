@@ -36,9 +36,6 @@ const (
 	// themselves with a Retry first.
 	handshakesFree = 32
 
-	// stopWait is how long Close waits for running handlers, then again for answers to arrive.
-	stopWait = time.Second
-
 	// Flow control, in bytes. The connection's window covers every stream's, so
 	// that a one-way stream nobody reads never holds up the requests beside it.
 	streamWindow     = 2 << 20
@@ -224,12 +221,14 @@ func (m *Mesh) Close() error {
 
 func (m *Mesh) stop() {
 	m.Drain()
-	m.awaitQuiet()
+	wait, cancel := context.WithTimeout(context.Background(), m.cfg.StopTime)
+	defer cancel()
+	m.awaitQuiet(wait)
 	m.stopping.Store(true)
 	for _, c := range m.connections() {
 		c.retire()
 	}
-	m.awaitConns()
+	m.awaitConns(wait)
 	m.cancel()
 	for _, c := range m.connections() {
 		c.cancel(errStopping)
@@ -243,23 +242,19 @@ func (m *Mesh) stop() {
 	}
 }
 
-// awaitQuiet waits until no handler runs, or stopWait.
-func (m *Mesh) awaitQuiet() {
-	timer := time.NewTimer(stopWait)
-	defer timer.Stop()
+// awaitQuiet waits until no handler runs, or ctx ends.
+func (m *Mesh) awaitQuiet(ctx context.Context) {
 	for m.running.Load() > 0 {
 		select {
 		case <-m.quiet:
-		case <-timer.C:
+		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// awaitConns waits until every connection has retired, or stopWait.
-func (m *Mesh) awaitConns() {
-	ctx, cancel := context.WithTimeout(m.ctx, stopWait)
-	defer cancel()
+// awaitConns waits until every connection has retired, or ctx ends.
+func (m *Mesh) awaitConns(ctx context.Context) {
 	for _, c := range m.connections() {
 		select {
 		case <-c.ctx.Done():
