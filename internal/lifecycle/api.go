@@ -41,7 +41,7 @@ func (n *Node) startAPI(ctx context.Context, s *stack) error {
 	n.warnOpenAPI(l.Addr().String(), address, tickets != nil)
 	api := httpapi.New(httpapi.Config{
 		ClientKey: n.cfg.Env.ClientKey.Reveal(), Tickets: tickets, AllowOrigin: h.AllowOrigin, Timeout: h.Timeout,
-		DrainTimeout:   n.partTime(3*time.Second),
+		DrainTimeout:   n.partTime(3 * time.Second),
 		ExposeDebugAPI: h.ExposeDebugAPI, ExposeMetrics: h.ExposeMetrics,
 		Limits: httpapi.Limits{
 			RequestsPerAddress: unlimited(h.RequestsPerAddress), RequestsPerAddressBurst: h.RequestsPerAddressBurst,

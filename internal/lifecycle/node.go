@@ -258,7 +258,7 @@ func (n *Node) meshConfig(ctx context.Context, inc id.Incarnation) (mesh.Config,
 			SecretFile: env.ClusterSecretFile, DevelopmentDir: env.RunDir,
 		},
 		LinkFailed: n.suspect, StopTime: n.partTime(time.Second),
-		Log:        n.log, Reg: n.reg,
+		Log: n.log, Reg: n.reg,
 	}
 	if env.ClusterSecretFile == "" {
 		mc.Identity.Secret = env.ClusterSecret.Reveal()
